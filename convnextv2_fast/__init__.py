@@ -1,0 +1,58 @@
+"""ConvNeXt V2 and FCMAE on hand-written kernels: upstream's classes, names, checkpoints and mathematics.
+
+    import convnextv2_fast as cf
+    model = cf.convnextv2_tiny(num_classes=1000)
+
+Importing initialises no device and compiles nothing, and works without any binary.
+"""
+
+from . import dispatch, layouts, library, models, ops, reference
+from ._version import __version__
+from .checkpoints import CheckpointError, LoadReport, convert_state_dict, load_checkpoint
+from .dispatch import UnsupportedInputError, explain, use_backend
+from .library import build_info
+from .models import convnextv2, convnextv2_sparse, fcmae, utils
+from .models.convnextv2 import (
+    ConvNeXtV2,
+    convnext_pico,
+    convnextv2_atto,
+    convnextv2_base,
+    convnextv2_femto,
+    convnextv2_huge,
+    convnextv2_large,
+    convnextv2_nano,
+    convnextv2_pico,
+    convnextv2_tiny,
+)
+
+__all__ = [
+    "CheckpointError",
+    "ConvNeXtV2",
+    "LoadReport",
+    "UnsupportedInputError",
+    "__version__",
+    "build_info",
+    "convert_state_dict",
+    "convnext_pico",
+    "convnextv2",
+    "convnextv2_atto",
+    "convnextv2_base",
+    "convnextv2_femto",
+    "convnextv2_huge",
+    "convnextv2_large",
+    "convnextv2_nano",
+    "convnextv2_pico",
+    "convnextv2_sparse",
+    "convnextv2_tiny",
+    "dispatch",
+    "explain",
+    "fcmae",
+    "layouts",
+    "library",
+    "load_checkpoint",
+    "models",
+    "ops",
+    "reference",
+    "use_backend",
+    "utils",
+]

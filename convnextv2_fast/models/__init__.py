@@ -1,0 +1,1 @@
+"""The mirror of upstream's `models/`: same classes, signatures, names of parameters, results and random draws."""

@@ -1,0 +1,297 @@
+"""The dense ConvNeXt V2: upstream's `models/convnextv2.py` on this library's ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .. import ops
+from ..dispatch import UnsupportedInputError
+from .utils import GRN, DropPath, LayerNorm, drop_path_rates, is_plain, trunc_normal_
+
+SIZES: dict[str, tuple[list[int], list[int]]] = {
+    "atto": ([2, 2, 6, 2], [40, 80, 160, 320]),
+    "femto": ([2, 2, 6, 2], [48, 96, 192, 384]),
+    "pico": ([2, 2, 6, 2], [64, 128, 256, 512]),
+    "nano": ([2, 2, 8, 2], [80, 160, 320, 640]),
+    "tiny": ([3, 3, 9, 3], [96, 192, 384, 768]),
+    "base": ([3, 3, 27, 3], [128, 256, 512, 1024]),
+    "large": ([3, 3, 27, 3], [192, 384, 768, 1536]),
+    "huge": ([3, 3, 27, 3], [352, 704, 1408, 2816]),
+}
+"""(depths, dims) of the eight models."""
+
+
+class Block(nn.Module):
+    """ConvNeXt V2 block: depthwise 7x7, LayerNorm, Linear, GELU, GRN, Linear, drop path, residual.
+
+    Input and output `[N, C, H, W]`, channels_last strides; the two halves are one op each.
+
+    Args:
+        dim: channels C.
+        drop_path: stochastic depth rate.
+        grn_eps: eps of GRN.
+    """
+
+    def __init__(self, dim: int, drop_path: float = 0.0, grn_eps: float = 1e-6) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.act = nn.GELU()
+        self.grn = GRN(4 * dim, eps=grn_eps)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def _fusable(self) -> bool:
+        conv = self.dwconv
+        return (
+            is_plain(
+                (
+                    (conv, nn.Conv2d),
+                    (self.norm, LayerNorm),
+                    (self.pwconv1, nn.Linear),
+                    (self.act, nn.GELU),
+                    (self.grn, GRN),
+                    (self.pwconv2, nn.Linear),
+                    (self.drop_path, DropPath if isinstance(self.drop_path, DropPath) else nn.Identity),
+                )
+            )
+            and conv.kernel_size == (7, 7)
+            and conv.padding == (3, 3)
+            and conv.stride == conv.dilation == (1, 1)
+            and conv.padding_mode == "zeros"
+            and self.act.approximate == "none"
+            and self.norm.data_format == "channels_last"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._fusable():
+            return self._forward_modules(x)
+        rows = x.permute(0, 2, 3, 1)
+        u = ops.dwconv_layer_norm(
+            rows, self.dwconv.weight, self.dwconv.bias, self.norm.weight, self.norm.bias, eps=self.norm.eps
+        )
+        y = ops.mlp_grn(
+            u,
+            self.pwconv1.weight,
+            self.pwconv1.bias,
+            self.grn.gamma,
+            self.grn.beta,
+            self.pwconv2.weight,
+            self.pwconv2.bias,
+            residual=rows,
+            row_scale=self.drop_path.row_scale(u, u.shape[0]) if isinstance(self.drop_path, DropPath) else None,
+            eps=self.grn.eps,
+        )
+        return y.permute(0, 3, 1, 2)
+
+    def _forward_modules(self, x: Tensor) -> Tensor:
+        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+        y = self.pwconv2(self.grn(self.act(self.pwconv1(y))))
+        return x + self.drop_path(y.permute(0, 3, 1, 2))
+
+
+class PatchConv(nn.Sequential):
+    """Stem `(Conv2d, LayerNorm)` or downsampling `(LayerNorm, Conv2d)` of upstream, run as one op. `[N, C, H, W]`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        stem = isinstance(self[0], nn.Conv2d)
+        conv, norm = (self[0], self[1]) if stem else (self[1], self[0])
+        plain = is_plain(((conv, nn.Conv2d), (norm, LayerNorm))) and norm.data_format == "channels_first"
+        if not (plain and conv.kernel_size == conv.stride and conv.padding == (0, 0) and conv.groups == 1):
+            return super().forward(input)
+        pair = (norm.weight, norm.bias)
+        y = ops.patch_conv(
+            input.permute(0, 2, 3, 1),
+            conv.weight,
+            conv.bias,
+            norm_before=None if stem else pair,
+            norm_after=pair if stem else None,
+            eps=norm.eps,
+        )
+        return y.permute(0, 3, 1, 2)
+
+
+class ConvNeXtV2(nn.Module):
+    """ConvNeXt V2 (Woo et al., arXiv 2301.00808).
+
+    Args:
+        in_chans: input channels.
+        num_classes: classes of the head; 0 for none.
+        depths, dims: blocks and channels of the four stages.
+        drop_path_rate: of the last block; linear from 0.
+        head_init_scale: factor on the head's initial weight and bias.
+        features_only: :meth:`forward` returns the stages' maps, and there is no final norm and head.
+        out_indices: the stages that :meth:`forward_features_list` returns.
+        out_norms: normalise each returned map by a LayerNorm `norm0` .. `norm3` of its own, as detection and
+            segmentation frameworks do (they are not in any classification checkpoint).
+        grn_eps: eps of every GRN.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        depths: Sequence[int] = (3, 3, 9, 3),
+        dims: Sequence[int] = (96, 192, 384, 768),
+        drop_path_rate: float = 0.0,
+        head_init_scale: float = 1.0,
+        features_only: bool = False,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norms: bool = False,
+        grn_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.depths, self.dims = list(depths), list(dims)
+        self.num_classes = num_classes
+        self.features_only, self.out_indices = features_only, tuple(out_indices)
+        if not set(self.out_indices) <= {0, 1, 2, 3}:
+            raise ValueError(f"out_indices are stages 0 to 3, got {self.out_indices}")
+        self.grad_checkpointing = False
+        self.downsample_layers = nn.ModuleList()
+        stem = nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4)
+        self.downsample_layers.append(PatchConv(stem, LayerNorm(dims[0], eps=1e-6, data_format="channels_first")))
+        for i in range(3):
+            norm = LayerNorm(dims[i], eps=1e-6, data_format="channels_first")
+            self.downsample_layers.append(PatchConv(norm, nn.Conv2d(dims[i], dims[i + 1], kernel_size=2, stride=2)))
+
+        self.stages = nn.ModuleList()
+        rates = drop_path_rates(drop_path_rate, depths)
+        for dim, depth in zip(dims, depths, strict=True):
+            self.stages.append(nn.Sequential(*[Block(dim, next(rates), grn_eps=grn_eps) for _ in range(depth)]))
+
+        self.norm: nn.Module = nn.Identity() if features_only else nn.LayerNorm(dims[-1], eps=1e-6)
+        self.head: nn.Module = self._new_head(0 if features_only else num_classes)
+        for i in self.out_indices if out_norms else ():
+            self.add_module(f"norm{i}", LayerNorm(dims[i], eps=1e-6, data_format="channels_first"))
+        self.apply(self._init_weights)
+        if isinstance(self.head, nn.Linear):
+            self.head.weight.data.mul_(head_init_scale)
+            self.head.bias.data.mul_(head_init_scale)
+
+    def _new_head(self, num_classes: int) -> nn.Module:
+        return nn.Linear(self.dims[-1], num_classes) if num_classes > 0 else nn.Identity()
+
+    def _init_weights(self, m: nn.Module) -> None:
+        if isinstance(m, nn.Conv2d | nn.Linear):
+            trunc_normal_(m.weight, std=0.02)
+            nn.init.constant_(m.bias, 0)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Channels, stride and module of each returned map, in timm's form."""
+        return [{"num_chs": self.dims[i], "reduction": 4 * 2**i, "module": f"stages.{i}"} for i in self.out_indices]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in backward instead of saving its activations (torch.utils.checkpoint)."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the head by a fresh one, on the same device and in the same dtype; 0 classes for none."""
+        self.num_classes = num_classes
+        head = self._new_head(num_classes)
+        head.apply(self._init_weights)
+        p = next(self.parameters())
+        self.head = head.to(device=p.device, dtype=p.dtype)
+
+    def _check(self, x: Tensor) -> None:
+        channels = self.downsample_layers[0][0].in_channels
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise UnsupportedInputError(f"ConvNeXtV2: wants images [N, {channels}, H, W], got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise UnsupportedInputError(
+                f"ConvNeXtV2: wants floating-point images, got {x.dtype}; convert with .float() / 255 and normalise"
+            )
+        if x.shape[2] < 32 or x.shape[3] < 32:
+            raise UnsupportedInputError(
+                f"ConvNeXtV2: H and W must be at least 32 (stem 4, three halvings), got {x.shape[2]}x{x.shape[3]}"
+            )
+
+    def _stages(self, x: Tensor) -> list[Tensor]:
+        self._check(x)
+        maps = []
+        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
+            x = downsample(x)
+            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+                for block in stage:
+                    x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = stage(x)
+            maps.append(x)
+        return maps
+
+    def forward_features_list(self, x: Tensor) -> list[Tensor]:
+        """The maps of the stages in `out_indices`: `[N, C_i, H / 2**(2+i), W / 2**(2+i)]`, floored; normed if so asked."""
+        maps = self._stages(x)
+        norms = [getattr(self, f"norm{i}", None) for i in self.out_indices]
+        return [maps[i] if norm is None else norm(maps[i]) for i, norm in zip(self.out_indices, norms, strict=True)]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """`[N, C, H, W]` images to the pooled, normed vector `[N, C_3]`."""
+        return self.norm(self._stages(x)[-1].mean([-2, -1]))
+
+    def forward(self, x: Tensor) -> Any:
+        """Images `[N, in_chans, H, W]` to logits `[N, num_classes]`, or to a list of maps with `features_only`.
+
+        Raises:
+            UnsupportedInputError: wrong rank, channels, dtype, or H or W under 32.
+        """
+        if self.features_only:
+            return self.forward_features_list(x)
+        return self.head(self.forward_features(x))
+
+
+def _build(size: str, kwargs: dict[str, Any]) -> ConvNeXtV2:
+    depths, dims = SIZES[size]
+    return ConvNeXtV2(depths=depths, dims=dims, **kwargs)
+
+
+def convnextv2_atto(**kwargs: Any) -> ConvNeXtV2:
+    """depths 2, 2, 6, 2; dims 40, 80, 160, 320; 3.7 M parameters. Keyword arguments of :class:`ConvNeXtV2`."""
+    return _build("atto", kwargs)
+
+
+def convnextv2_femto(**kwargs: Any) -> ConvNeXtV2:
+    """depths 2, 2, 6, 2; dims 48, 96, 192, 384; 5.2 M parameters."""
+    return _build("femto", kwargs)
+
+
+def convnextv2_pico(**kwargs: Any) -> ConvNeXtV2:
+    """depths 2, 2, 6, 2; dims 64, 128, 256, 512; 9.1 M parameters."""
+    return _build("pico", kwargs)
+
+
+convnext_pico = convnextv2_pico  # upstream's spelling
+
+
+def convnextv2_nano(**kwargs: Any) -> ConvNeXtV2:
+    """depths 2, 2, 8, 2; dims 80, 160, 320, 640; 15.6 M parameters."""
+    return _build("nano", kwargs)
+
+
+def convnextv2_tiny(**kwargs: Any) -> ConvNeXtV2:
+    """depths 3, 3, 9, 3; dims 96, 192, 384, 768; 28.6 M parameters."""
+    return _build("tiny", kwargs)
+
+
+def convnextv2_base(**kwargs: Any) -> ConvNeXtV2:
+    """depths 3, 3, 27, 3; dims 128, 256, 512, 1024; 88.7 M parameters."""
+    return _build("base", kwargs)
+
+
+def convnextv2_large(**kwargs: Any) -> ConvNeXtV2:
+    """depths 3, 3, 27, 3; dims 192, 384, 768, 1536; 198 M parameters."""
+    return _build("large", kwargs)
+
+
+def convnextv2_huge(**kwargs: Any) -> ConvNeXtV2:
+    """depths 3, 3, 27, 3; dims 352, 704, 1408, 2816; 660 M parameters."""
+    return _build("huge", kwargs)

@@ -1,0 +1,241 @@
+"""FCMAE's sparse encoder: upstream's `models/convnextv2_sparse.py` without MinkowskiEngine, on packed patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..dispatch import UnsupportedInputError
+from ..layouts import PatchLayout, SparseTensor
+from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear
+from .utils import (
+    LayerNorm,
+    MinkowskiDropPath,
+    MinkowskiGRN,
+    MinkowskiLayerNorm,
+    check_scope,
+    drop_path_rates,
+    grn_groups,
+    is_plain,
+    trunc_normal_,
+)
+
+STEM_STRIDE = 4
+ENCODER_STRIDE = 32
+
+
+class Block(nn.Module):
+    """Sparse ConvNeXt V2 block on :class:`SparseTensor`: each half one op, as in the dense block.
+
+    Args:
+        dim: channels C.
+        drop_path: stochastic depth rate.
+        D: dimension of the space; 2 (upstream's default of 3 is accepted, the sites are planar all the same).
+        grn_scope, grn_eps: of :class:`MinkowskiGRN`.
+    """
+
+    def __init__(
+        self, dim: int, drop_path: float = 0.0, D: int = 3, grn_scope: str = "batch", grn_eps: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.dwconv = MinkowskiDepthwiseConvolution(dim, kernel_size=7, bias=True, dimension=D)
+        self.norm = MinkowskiLayerNorm(dim, 1e-6)
+        self.pwconv1 = MinkowskiLinear(dim, 4 * dim)
+        self.act = MinkowskiGELU()
+        self.pwconv2 = MinkowskiLinear(4 * dim, dim)
+        self.grn = MinkowskiGRN(4 * dim, grn_scope=grn_scope, grn_eps=grn_eps)
+        self.drop_path = MinkowskiDropPath(drop_path)
+
+    def _fusable(self) -> bool:
+        return is_plain(
+            (
+                (self.dwconv, MinkowskiDepthwiseConvolution),
+                (self.norm, MinkowskiLayerNorm),
+                (self.norm.ln, nn.LayerNorm),
+                (self.pwconv1, MinkowskiLinear),
+                (self.pwconv1.linear, nn.Linear),
+                (self.act, MinkowskiGELU),
+                (self.pwconv2, MinkowskiLinear),
+                (self.pwconv2.linear, nn.Linear),
+                (self.grn, MinkowskiGRN),
+                (self.drop_path, MinkowskiDropPath),
+            )
+        )
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        if not self._fusable():
+            y = self.norm(self.dwconv(x))
+            y = self.pwconv2(self.grn(self.act(self.pwconv1(y))))
+            return x.replace(x.F + self.drop_path(y).F)
+        ln, first, second = self.norm.ln, self.pwconv1.linear, self.pwconv2.linear
+        u = ops.dwconv_layer_norm(
+            x.F, self.dwconv.kernel, self.dwconv.bias, ln.weight, ln.bias, eps=ln.eps, layout=x.layout
+        )
+        y = ops.mlp_grn(
+            u,
+            first.weight,
+            first.bias,
+            self.grn.gamma,
+            self.grn.beta,
+            second.weight,
+            second.bias,
+            residual=x.F,
+            row_scale=self.drop_path.row_scale(x.replace(u)),
+            eps=self.grn.eps,
+            rows_per_group=grn_groups(x, self.grn.grn_scope),
+        )
+        return x.replace(y)
+
+
+class SparseConvNeXtV2(nn.Module):
+    """Sparse ConvNeXt V2 encoder. No head and no final norm, as upstream.
+
+    Args:
+        in_chans, depths, dims, drop_path_rate: as in the dense model. `num_classes` is kept as an attribute only.
+        D: as in :class:`Block`.
+        grn_scope: "batch" (upstream's) or "sample".
+        grn_eps: eps of every GRN.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        depths: Sequence[int] = (3, 3, 9, 3),
+        dims: Sequence[int] = (96, 192, 384, 768),
+        drop_path_rate: float = 0.0,
+        D: int = 3,
+        grn_scope: str = "batch",
+        grn_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.depths, self.dims = list(depths), list(dims)
+        self.num_classes = num_classes
+        self.grn_scope = check_scope(grn_scope)
+        self.grad_checkpointing = False
+        self.downsample_layers = nn.ModuleList()
+        stem = nn.Sequential(
+            nn.Conv2d(in_chans, dims[0], kernel_size=STEM_STRIDE, stride=STEM_STRIDE),
+            LayerNorm(dims[0], eps=1e-6, data_format="channels_first"),
+        )
+        self.downsample_layers.append(stem)
+        for i in range(3):
+            conv = MinkowskiConvolution
+            self.downsample_layers.append(
+                nn.Sequential(
+                    MinkowskiLayerNorm(dims[i], eps=1e-6),
+                    conv(dims[i], dims[i + 1], kernel_size=2, stride=2, bias=True, dimension=D),
+                )
+            )
+        self.stages = nn.ModuleList()
+        rates = drop_path_rates(drop_path_rate, depths)
+        for dim, depth in zip(dims, depths, strict=True):
+            blocks = [Block(dim, next(rates), D, grn_scope=grn_scope, grn_eps=grn_eps) for _ in range(depth)]
+            self.stages.append(nn.Sequential(*blocks))
+        self.apply(self._init_weights)
+
+    def _init_weights(self, m: nn.Module) -> None:
+        if isinstance(m, MinkowskiConvolution | MinkowskiDepthwiseConvolution):
+            trunc_normal_(m.kernel, std=0.02)
+            nn.init.constant_(m.bias, 0)
+        if isinstance(m, MinkowskiLinear):
+            trunc_normal_(m.linear.weight, std=0.02)
+            nn.init.constant_(m.linear.bias, 0)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in backward instead of saving its activations."""
+        self.grad_checkpointing = enable
+
+    def upsample_mask(self, mask: Tensor, scale: int) -> Tensor:
+        """`[N, L]` (square) or `[N, h, w]` to `[N, h*scale, w*scale]`."""
+        if mask.ndim == 2:
+            p = int(mask.shape[1] ** 0.5)
+            mask = mask.reshape(-1, p, p)
+        return mask.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+
+    def _layout(self, x: Tensor, mask: Tensor | None, patch_size: int | None, kept: int | None) -> PatchLayout:
+        """The layout of the stem's output. The mask's length gives the patch size where it is not given."""
+        channels = self.downsample_layers[0][0].in_channels
+        if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
+            raise UnsupportedInputError(
+                f"SparseConvNeXtV2: wants floating-point images [N, {channels}, H, W], got {tuple(x.shape)} {x.dtype}"
+            )
+        n, _, h, w = x.shape
+        if mask is None:
+            patch_size = patch_size or ENCODER_STRIDE
+            mask = x.new_zeros(n, (h // patch_size) * (w // patch_size))
+            kept = mask.shape[1]
+        if patch_size is None:
+            cells = mask.shape[1] if mask.ndim == 2 else mask.shape[1] * mask.shape[2]
+            patch_size = round((h * w / cells) ** 0.5) if cells else ENCODER_STRIDE
+        step = max(patch_size, ENCODER_STRIDE)
+        tile, rest = divmod(patch_size, STEM_STRIDE)
+        if rest or tile < 1 or tile & (tile - 1):
+            raise UnsupportedInputError(
+                f"SparseConvNeXtV2: the patch size must be {STEM_STRIDE} x 2**k, got {patch_size} "
+                f"(images {tuple(x.shape)}, mask {tuple(mask.shape)})"
+            )
+        if h % step or w % step:
+            raise UnsupportedInputError(
+                f"SparseConvNeXtV2: H and W must be multiples of {step} with patches of {patch_size}, got {h}x{w}"
+            )
+        grid = (h // patch_size, w // patch_size)
+        if mask.shape[0] != n or mask[0:1].numel() not in (0, grid[0] * grid[1]):
+            raise UnsupportedInputError(
+                f"SparseConvNeXtV2: a {h}x{w} image has {grid[0]}x{grid[1]} patches of {patch_size}; "
+                f"wants a mask [{n}, {grid[0] * grid[1]}], got {tuple(mask.shape)}"
+            )
+        return PatchLayout.from_mask(mask.reshape(n, -1), tile, grid=grid, kept=kept)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, patch_size: int | None = None, kept: int | None = None
+    ) -> Tensor:
+        """Encodes the kept patches.
+
+        Args:
+            x: images `[N, in_chans, H, W]`; H and W multiples of 32 and of the patch size.
+            mask: `[N, L]` or `[N, h, w]`, 0 keep, 1 removed; None keeps all.
+            patch_size: 4 * 2**k pixels; taken from the mask's length if not given.
+            kept: patches kept in every sample, where known: spares reading the mask back from the device.
+        Returns:
+            `[N, C_3, H/32, W/32]`, zeros where no child site is active. The size comes from the images, so unlike
+            upstream's it does not shrink when the last row of patches is masked in every sample; and a visible patch
+            stays active whatever its values.
+        Raises:
+            UnsupportedInputError: sizes, mask and patch size do not fit.
+        """
+        layout = self._layout(x, mask, patch_size, kept)
+        conv, norm = self.downsample_layers[0][0], self.downsample_layers[0][1]
+        rows = ops.patch_conv(
+            x.permute(0, 2, 3, 1),
+            conv.weight,
+            conv.bias,
+            norm_after=(norm.weight, norm.bias),
+            eps=norm.eps,
+            layout=layout,
+        )
+        sparse = SparseTensor(rows, layout)
+        for i in range(4):
+            if i > 0:
+                sparse = self._downsample(i, sparse)
+            for block in self.stages[i]:
+                sparse = self._block(block, sparse)
+        return sparse.dense()[0]
+
+    def _downsample(self, i: int, x: SparseTensor) -> SparseTensor:
+        norm, conv = self.downsample_layers[i][0], self.downsample_layers[i][1]
+        if not is_plain(((norm, MinkowskiLayerNorm), (norm.ln, nn.LayerNorm), (conv, MinkowskiConvolution))):
+            return self.downsample_layers[i](x)
+        pair = (norm.ln.weight, norm.ln.bias)
+        rows = ops.patch_conv(x.F, conv.kernel, conv.bias, norm_before=pair, eps=norm.ln.eps, layout=x.layout)
+        return SparseTensor(rows, x.layout.coarsen(conv.kernel_size)[0])
+
+    def _block(self, block: nn.Module, x: SparseTensor) -> SparseTensor:
+        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
+            return block(x)
+        # checkpoint sees tensors only: the layout carries no gradient
+        rows = torch.utils.checkpoint.checkpoint(lambda f: block(x.replace(f)).F, x.F, use_reentrant=False)
+        return x.replace(rows)

@@ -1,0 +1,292 @@
+"""FCMAE, the fully convolutional masked autoencoder: upstream's `models/fcmae.py` without MinkowskiEngine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..dispatch import UnsupportedInputError
+from .convnextv2 import SIZES, Block
+from .convnextv2_sparse import ENCODER_STRIDE, STEM_STRIDE, SparseConvNeXtV2
+from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiLinear
+from .utils import trunc_normal_
+
+
+class FCMAE(nn.Module):
+    """Masked autoencoder with a sparse ConvNeXt V2 encoder and a small dense decoder (Woo et al., arXiv 2301.00808).
+
+    Args:
+        img_size: sets the attribute `num_patches` only; sizes are read off the images, which need not be square.
+        in_chans: image channels, any number.
+        depths, dims: of the encoder.
+        decoder_depth, decoder_embed_dim: of the decoder.
+        patch_size: 4 * 2**k pixels. Where it is not the encoder's stride of 32, the encoder's map is brought to the
+            patch grid behind `proj`: repeated for smaller patches, averaged over the patch for larger ones.
+        mask_ratio: an attribute only, as upstream: :meth:`forward` takes its own.
+        norm_pix_loss: the targets are normalised patch by patch (unbiased variance).
+        grn_scope: "batch" (upstream's PyTorch code) or "sample" (the paper), of the encoder's GRN.
+        grn_eps: eps of every GRN.
+        init: "upstream" keeps upstream's initialisation, whose truncated normal has a std of 1 nearly everywhere (large
+            activations, unsafe in float16); "std02" takes .02 throughout.
+    Raises:
+        UnsupportedInputError: an impossible patch size, or an unknown `init` or `grn_scope`.
+    """
+
+    def __init__(
+        self,
+        img_size: int = 224,
+        in_chans: int = 3,
+        depths: Sequence[int] = (3, 3, 9, 3),
+        dims: Sequence[int] = (96, 192, 384, 768),
+        decoder_depth: int = 1,
+        decoder_embed_dim: int = 512,
+        patch_size: int = 32,
+        mask_ratio: float = 0.6,
+        norm_pix_loss: bool = False,
+        grn_scope: str = "batch",
+        grn_eps: float = 1e-6,
+        init: str = "upstream",
+    ) -> None:
+        super().__init__()
+        tile, rest = divmod(patch_size, STEM_STRIDE)
+        if rest or tile < 1 or tile & (tile - 1):
+            raise UnsupportedInputError(f"FCMAE: patch_size must be {STEM_STRIDE} x 2**k, got {patch_size}")
+        if init not in ("upstream", "std02"):
+            raise UnsupportedInputError(f"FCMAE: init must be 'upstream' or 'std02', got {init!r}")
+        self.img_size = img_size
+        self.in_chans = in_chans
+        self.depths = list(depths)
+        self.imds = list(dims)  # upstream's spelling
+        self.patch_size = patch_size
+        self.mask_ratio = mask_ratio
+        self.num_patches = (img_size // patch_size) ** 2
+        self.decoder_embed_dim = decoder_embed_dim
+        self.decoder_depth = decoder_depth
+        self.norm_pix_loss = norm_pix_loss
+
+        self.encoder = SparseConvNeXtV2(
+            in_chans=in_chans, depths=depths, dims=dims, D=2, grn_scope=grn_scope, grn_eps=grn_eps
+        )
+        self.proj = nn.Conv2d(dims[-1], decoder_embed_dim, kernel_size=1)
+        self.mask_token = nn.Parameter(torch.zeros(1, decoder_embed_dim, 1, 1))
+        self.decoder = nn.Sequential(*[Block(decoder_embed_dim, 0.0, grn_eps=grn_eps) for _ in range(decoder_depth)])
+        self.pred = nn.Conv2d(decoder_embed_dim, patch_size**2 * in_chans, kernel_size=1)
+        self.apply(self._init_upstream if init == "upstream" else self._init_std02)
+        if init == "std02":
+            nn.init.normal_(self.mask_token, std=0.02)
+
+    def _init_upstream(self, m: nn.Module) -> None:
+        if isinstance(m, MinkowskiConvolution):
+            trunc_normal_(m.kernel, std=0.02)
+            nn.init.constant_(m.bias, 0)
+        if isinstance(m, MinkowskiDepthwiseConvolution):
+            trunc_normal_(m.kernel)
+            nn.init.constant_(m.bias, 0)
+        if isinstance(m, MinkowskiLinear):
+            trunc_normal_(m.linear.weight)
+            nn.init.constant_(m.linear.bias, 0)
+        if isinstance(m, nn.Conv2d):
+            trunc_normal_(m.weight.data.view(m.weight.shape[0], -1))
+            nn.init.constant_(m.bias, 0)
+        if isinstance(m, nn.LayerNorm):
+            nn.init.constant_(m.bias, 0)
+            nn.init.constant_(m.weight, 1.0)
+        # Drawn again at every module visited: upstream's order of random numbers.
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    @staticmethod
+    def _init_std02(m: nn.Module) -> None:
+        if isinstance(m, MinkowskiConvolution | MinkowskiDepthwiseConvolution):
+            trunc_normal_(m.kernel, std=0.02)
+            nn.init.constant_(m.bias, 0)
+        if isinstance(m, nn.Conv2d | nn.Linear):
+            trunc_normal_(m.weight, std=0.02)
+            nn.init.constant_(m.bias, 0)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the encoder's blocks in backward instead of saving their activations."""
+        self.encoder.set_grad_checkpointing(enable)
+
+    def grid(self, imgs: Tensor) -> tuple[int, int]:
+        """Patches `(h, w)` of images `[N, C, H, W]`.
+
+        Raises:
+            UnsupportedInputError: not such images, or H or W no multiple of the patch size.
+        """
+        p = self.patch_size
+        if imgs.ndim != 4 or imgs.shape[1] != self.in_chans or not imgs.is_floating_point():
+            raise UnsupportedInputError(
+                f"FCMAE: wants floating-point images [N, {self.in_chans}, H, W], got {tuple(imgs.shape)} {imgs.dtype}"
+            )
+        h, w = imgs.shape[2] // p, imgs.shape[3] // p
+        if h < 1 or w < 1 or imgs.shape[2] % p or imgs.shape[3] % p:
+            raise UnsupportedInputError(
+                f"FCMAE: H and W must be multiples of the patch size {p}, got {imgs.shape[2]}x{imgs.shape[3]}"
+            )
+        return h, w
+
+    def patchify(self, imgs: Tensor) -> Tensor:
+        """`[N, C, H, W]` to `[N, L, p*p*C]`, patches row-major, (row, column, channel) within a patch."""
+        h, w = self.grid(imgs)
+        p = self.patch_size
+        x = imgs.reshape(imgs.shape[0], self.in_chans, h, p, w, p)
+        return torch.einsum("nchpwq->nhwpqc", x).reshape(imgs.shape[0], h * w, p * p * self.in_chans)
+
+    def unpatchify(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """The inverse of :meth:`patchify`; `grid` is `(h, w)`, square if not given.
+
+        Raises:
+            UnsupportedInputError: L is not h*w.
+        """
+        side = int(x.shape[1] ** 0.5)
+        h, w = grid or (side, side)
+        if h * w != x.shape[1]:
+            raise UnsupportedInputError(f"FCMAE.unpatchify: {x.shape[1]} patches are no {h}x{w} grid; give grid=(h, w)")
+        p = self.patch_size
+        x = x.reshape(x.shape[0], h, w, p, p, self.in_chans)
+        return torch.einsum("nhwpqc->nchpwq", x).reshape(x.shape[0], self.in_chans, h * p, w * p)
+
+    def gen_random_mask(self, x: Tensor, mask_ratio: float) -> Tensor:
+        """float32 `[N, L]`, 0 keep, 1 removed: `int(L * (1 - ratio))` kept per sample, upstream's draws.
+
+        Raises:
+            UnsupportedInputError: a ratio outside [0, 1].
+        """
+        h, w = self.grid(x)
+        length = h * w
+        keep = self._keep(length, mask_ratio)
+        noise = torch.randn(x.shape[0], length, device=x.device)
+        ids_restore = torch.argsort(torch.argsort(noise, dim=1), dim=1)
+        mask = torch.ones([x.shape[0], length], device=x.device)
+        mask[:, :keep] = 0
+        return torch.gather(mask, dim=1, index=ids_restore)
+
+    @staticmethod
+    def _keep(length: int, mask_ratio: float) -> int:
+        if not 0.0 <= mask_ratio <= 1.0:
+            raise UnsupportedInputError(f"FCMAE: mask_ratio must lie in [0, 1], got {mask_ratio}")
+        return int(length * (1 - mask_ratio))
+
+    def upsample_mask(self, mask: Tensor, scale: int) -> Tensor:
+        """`[N, L]` (square) or `[N, h, w]` to `[N, h*scale, w*scale]`."""
+        return self.encoder.upsample_mask(mask, scale)
+
+    def forward_encoder(
+        self, imgs: Tensor, mask_ratio: float = 0.6, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The encoder's map `[N, C_3, H/32, W/32]` and the mask `[N, L]`."""
+        h, w = self.grid(imgs)
+        kept = None
+        if mask is None:
+            mask = self.gen_random_mask(imgs, mask_ratio)
+            kept = self._keep(h * w, mask_ratio)
+        elif mask.ndim not in (2, 3) or mask.flatten(1).shape != (imgs.shape[0], h * w):
+            raise UnsupportedInputError(
+                f"FCMAE: {tuple(imgs.shape)} images have {h}x{w} patches of {self.patch_size}; "
+                f"wants a mask [{imgs.shape[0]}, {h * w}], got {tuple(mask.shape)}"
+            )
+        mask = mask.flatten(1)
+        return self.encoder(imgs, mask, patch_size=self.patch_size, kept=kept), mask
+
+    def _to_patch_grid(self, x: Tensor) -> Tensor:
+        if self.patch_size < ENCODER_STRIDE:
+            r = ENCODER_STRIDE // self.patch_size
+            return x.repeat_interleave(r, dim=2).repeat_interleave(r, dim=3)
+        if self.patch_size > ENCODER_STRIDE:
+            return F.avg_pool2d(x, self.patch_size // ENCODER_STRIDE)
+        return x
+
+    def forward_decoder(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's map and the mask to predictions `[N, p*p*C, h, w]` on the patch grid."""
+        x = self._to_patch_grid(self.proj(x))
+        n, _, h, w = x.shape
+        removed = mask.reshape(n, h, w).unsqueeze(1).type_as(x)
+        x = x * (1.0 - removed) + self.mask_token.to(x.dtype) * removed
+        return self.pred(self.decoder(x))
+
+    def forward_loss(self, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error over removed patches; NaN where nothing was removed, as upstream.
+
+        imgs `[N, C, H, W]`; pred `[N, p*p*C, h, w]` or `[N, L, p*p*C]`; mask `[N, L]`. In float32 at least."""
+        if pred.ndim == 4:
+            pred = pred.flatten(2).transpose(1, 2)
+        target = self.patchify(imgs)
+        wide = torch.promote_types(target.dtype, torch.float32)
+        target, pred = target.to(wide), pred.to(wide)
+        if self.norm_pix_loss:
+            mean, var = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True)
+            target = (target - mean) / (var + 1.0e-6) ** 0.5
+        mask = mask.flatten(1).to(wide)
+        loss = ((pred - target) ** 2).mean(dim=-1)
+        return (loss * mask).sum() / mask.sum()
+
+    def forward(
+        self, imgs: Tensor, labels: Tensor | None = None, mask_ratio: float = 0.6, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One pre-training step's forward.
+
+        Args:
+            imgs: `[N, in_chans, H, W]`, H and W multiples of 32 and of the patch size.
+            labels: ignored, as upstream.
+            mask_ratio: share of patches to remove, where no mask is given.
+            mask: `[N, L]` or `[N, h, w]`, 0 keep, 1 removed; samples may keep different numbers.
+        Returns:
+            loss (scalar), pred `[N, p*p*C, h, w]`, mask `[N, L]`.
+        Raises:
+            UnsupportedInputError: images, mask or ratio do not fit.
+        """
+        x, mask = self.forward_encoder(imgs, mask_ratio, mask)
+        pred = self.forward_decoder(x, mask)
+        return self.forward_loss(imgs, pred, mask), pred, mask
+
+
+def _build(size: str, kwargs: dict[str, Any]) -> FCMAE:
+    depths, dims = SIZES[size]
+    return FCMAE(depths=depths, dims=dims, **kwargs)
+
+
+def convnextv2_atto(**kwargs: Any) -> FCMAE:
+    """FCMAE of this size; keyword arguments of :class:`FCMAE`."""
+    return _build("atto", kwargs)
+
+
+def convnextv2_femto(**kwargs: Any) -> FCMAE:
+    """FCMAE of this size; keyword arguments of :class:`FCMAE`."""
+    return _build("femto", kwargs)
+
+
+def convnextv2_pico(**kwargs: Any) -> FCMAE:
+    """FCMAE of this size; keyword arguments of :class:`FCMAE`."""
+    return _build("pico", kwargs)
+
+
+convnext_pico = convnextv2_pico  # the dense module's spelling, for those who use one name for both
+
+
+def convnextv2_nano(**kwargs: Any) -> FCMAE:
+    """FCMAE of this size; keyword arguments of :class:`FCMAE`."""
+    return _build("nano", kwargs)
+
+
+def convnextv2_tiny(**kwargs: Any) -> FCMAE:
+    """FCMAE of this size; keyword arguments of :class:`FCMAE`."""
+    return _build("tiny", kwargs)
+
+
+def convnextv2_base(**kwargs: Any) -> FCMAE:
+    """FCMAE of this size; keyword arguments of :class:`FCMAE`."""
+    return _build("base", kwargs)
+
+
+def convnextv2_large(**kwargs: Any) -> FCMAE:
+    """FCMAE of this size; keyword arguments of :class:`FCMAE`."""
+    return _build("large", kwargs)
+
+
+def convnextv2_huge(**kwargs: Any) -> FCMAE:
+    """FCMAE of this size; keyword arguments of :class:`FCMAE`."""
+    return _build("huge", kwargs)

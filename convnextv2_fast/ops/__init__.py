@@ -1,0 +1,10 @@
+"""The ops, each in a room of its own: the public function here, its reference and its kernels beside it."""
+
+from .dwconv_layer_norm import dwconv_layer_norm
+from .grn import grn
+from .layer_norm import layer_norm
+from .mlp_grn import mlp_grn
+from .patch_conv import patch_conv
+from .sparse_dwconv import sparse_dwconv
+
+__all__ = ["dwconv_layer_norm", "grn", "layer_norm", "mlp_grn", "patch_conv", "sparse_dwconv"]

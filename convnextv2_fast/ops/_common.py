@@ -1,0 +1,111 @@
+"""What the public functions of all ops share: argument checks, the autocast policy, weight layouts, groups of rows."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from ..dispatch import UnsupportedInputError
+from ..layouts import Layout
+
+
+def shapes(**tensors: Tensor | None) -> str:
+    """`x (2, 3) float32, weight (3,) float32`, for error messages."""
+    return ", ".join(
+        f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in tensors.items() if t is not None
+    )
+
+
+def check(ok: bool, op: str, wants: str, **tensors: Tensor | None) -> None:
+    """One error form for all ops: the op, what it wants, what it got."""
+    if not ok:
+        raise UnsupportedInputError(f"{op}: {wants}; got {shapes(**tensors)}")
+
+
+def check_rows(op: str, x: Tensor, layout: Layout | None) -> None:
+    """Activations are floating point, `[N, H, W, C]`, or `[T, C]` with the layout that says where the rows sit."""
+    check(x.is_floating_point(), op, "the activations must be floating point", x=x)
+    if layout is None:
+        check(x.ndim == 4, op, "x must be [N, H, W, C] (channels last), or [T, C] with layout=", x=x)
+    elif x.ndim == 4:
+        check(tuple(x.shape[:3]) == tuple(layout.shape), op, f"x does not fit the layout's plane {layout.shape}", x=x)
+    else:
+        check(
+            x.ndim == 2 and x.shape[0] == layout.rows,
+            op,
+            f"x must be [{layout.rows}, C], the rows of its {type(layout).__name__}",
+            x=x,
+        )
+
+
+def check_params(op: str, x: Tensor, **params: Tensor | None) -> None:
+    """Parameters live on x's device, in x's dtype or in float32 (as under autocast)."""
+    for name, p in params.items():
+        if p is None:
+            continue
+        if p.device != x.device:
+            raise UnsupportedInputError(f"{op}: {name} is on {p.device}, x on {x.device}; move them together")
+        if p.dtype != x.dtype and p.dtype != torch.float32:
+            raise UnsupportedInputError(
+                f"{op}: parameters must have x's dtype or float32; got {shapes(x=x, **{name: p})}"
+            )
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that convolutions and matrix products run in under autocast; None outside it.
+
+    The policy of the library: activations are cast once, parameters stay as they are (kernels read float32 ones), and
+    statistics and accumulation are float32."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
+def autocast_off(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Our policy has been applied: torch must not cast again inside."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+
+
+def taps(weight: Tensor) -> Tensor:
+    """A depthwise weight as `[49, C]`, tap = kx*7 + ky (MinkowskiEngine's order, y fastest)."""
+    if weight.ndim == 2:
+        return weight
+    return weight[:, 0].permute(2, 1, 0).reshape(-1, weight.shape[0])
+
+
+def conv2d_weight(kernel: Tensor) -> Tensor:
+    """A depthwise weight as `[C, 1, 7, 7]`, the inverse of :func:`taps`."""
+    if kernel.ndim == 4:
+        return kernel
+    side = round(kernel.shape[0] ** 0.5)
+    return kernel.view(side, side, -1).permute(2, 1, 0).unsqueeze(1)
+
+
+def is_depthwise7(weight: Tensor, channels: int) -> bool:
+    return tuple(weight.shape) in ((49, channels), (channels, 1, 7, 7))
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """float32 for float16 and bfloat16, the tensor's own dtype otherwise."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def samples(x: Tensor, rows_per_group: int | Tensor | None, op: str) -> int | Tensor:
+    """Rows of one GRN group: the argument, or H*W of an `[N, H, W, C]` input; checked against x."""
+    if rows_per_group is None:
+        check(x.ndim == 4, op, "rows_per_group is needed for [T, C] rows", x=x)
+        return x.shape[1] * x.shape[2]
+    if isinstance(rows_per_group, Tensor):
+        return rows_per_group
+    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
+    check(
+        rows == 0 or (rows_per_group > 0 and rows % rows_per_group == 0),
+        op,
+        f"rows_per_group={rows_per_group} does not divide the {rows} rows",
+        x=x,
+    )
+    return rows_per_group

@@ -1,0 +1,89 @@
+"""The block's second half: Linear, GELU, GRN, Linear, drop path, residual."""
+
+from torch import Tensor
+
+from ... import dispatch
+from .._common import autocast_dtype, autocast_off, check, check_params, samples
+from . import reference
+
+_OP = "mlp_grn"
+STRATEGIES = ("materialize", "recompute", "chunked")
+
+
+def mlp_grn(
+    u: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    residual: Tensor | None = None,
+    row_scale: Tensor | None = None,
+    eps: float = 1e-6,
+    rows_per_group: int | Tensor | None = None,
+    strategy: str | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """`residual + row_scale * (GRN(GELU(u w1' + b1)) w2' + b2)`, exact (erf) GELU, K hidden channels (4C upstream).
+
+    Args:
+        u: `[N, H, W, C]`, or rows `[T, C]` with `rows_per_group`.
+        w1, b1: `[K, C]`, `[K]`. w2, b2: `[C', K]`, `[C']`. Parameters in u's dtype or float32.
+        gamma, beta: K elements, any shape.
+        residual: added at the end, shape of the result; sets the result's dtype by promotion.
+        row_scale: `[R]` with R dividing T: the factor of each run of T/R adjacent rows (drop path's per-sample scale).
+        eps: GRN's, added to the mean of the norms.
+        rows_per_group: rows that share one GRN norm, see :func:`convnextv2_fast.ops.grn`.
+        strategy: "materialize", "recompute" or "chunked"; None lets the backend choose. A hint for kernels that have
+            more than one; the reference materialises.
+        backend: one of :data:`convnextv2_fast.dispatch.NAMES`; None takes context, environment, automatic choice.
+    Returns:
+        `[..., C']`. Under autocast u is cast to the autocast dtype.
+    Raises:
+        UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
+    """
+    hidden, c = w1.shape if w1.ndim == 2 else (-1, -1)
+    check(
+        u.is_floating_point()
+        and u.ndim in (2, 4)
+        and u.shape[-1] == c
+        and b1.shape == (hidden,)
+        and gamma.numel() == beta.numel() == hidden
+        and w2.ndim == 2
+        and w2.shape[1] == hidden
+        and b2.shape == w2.shape[:1],
+        _OP,
+        "wants u [N, H, W, C] or [T, C], w1 [K, C], b1 [K], gamma and beta of K elements, w2 [C', K], b2 [C']",
+        u=u,
+        w1=w1,
+        b1=b1,
+        gamma=gamma,
+        beta=beta,
+        w2=w2,
+        b2=b2,
+    )
+    if strategy is not None and strategy not in STRATEGIES:
+        raise dispatch.UnsupportedInputError(
+            f"{_OP}: unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}"
+        )
+    if residual is not None:
+        wants = (*u.shape[:-1], w2.shape[0])
+        check(tuple(residual.shape) == wants, _OP, f"residual must be {wants}", u=u, residual=residual)
+    rows = u.numel() // c if c else 0
+    if row_scale is not None:
+        fits = row_scale.ndim == 1 and (rows == 0 or (row_scale.numel() > 0 and rows % row_scale.numel() == 0))
+        check(fits, _OP, "row_scale must be [R] with R dividing the number of rows", u=u, row_scale=row_scale)
+    cast = autocast_dtype(u)
+    if cast is not None:
+        u = u.to(cast)
+    check_params(_OP, u, w1=w1, b1=b1, gamma=gamma, beta=beta, w2=w2, b2=b2)
+    group = samples(u, rows_per_group, _OP)
+    run = dispatch.choose(dispatch.Spec.of(_OP, u, w1, b1, gamma, beta, w2, b2), backend).run
+    options = dict(residual=residual, row_scale=row_scale, eps=eps, rows_per_group=group, strategy=strategy)
+    with autocast_off(u):
+        return run(u, w1, b1, gamma, beta, w2, b2, **options)
+
+
+dispatch.register(_OP, [dispatch.Implementation("torch", reference.mlp_grn, dispatch.always)])
