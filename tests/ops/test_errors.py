@@ -1,0 +1,92 @@
+"""Bad input gets one clear line that names the op, what it wants and what it got."""
+
+import pytest
+import torch
+
+import convnextv2_fast as cf
+from convnextv2_fast.layouts import DenseLayout, SiteLayout
+
+Z = torch.zeros
+ops = cf.ops
+
+
+def dwconv(x, weight=None, bias=None, ln=None, **kw):
+    c = x.shape[-1]
+    one = Z(c)
+    return ops.dwconv_layer_norm(
+        x, Z(c, 1, 7, 7) if weight is None else weight, bias, one if ln is None else ln, one, **kw
+    )
+
+
+def mlp(u=None, **kw):
+    u = Z(1, 2, 2, 4) if u is None else u
+    named = dict(w1=Z(16, 4), b1=Z(16), gamma=Z(16), beta=Z(16), w2=Z(4, 16), b2=Z(4)) | kw
+    return ops.mlp_grn(u, **named)
+
+
+CASES = {
+    "rank": (lambda: dwconv(Z(4, 4, 8)), r"dwconv_layer_norm: x must be \[N, H, W, C\].*got x \(4, 4, 8\) float32"),
+    "integer": (
+        lambda: dwconv(Z(1, 4, 4, 8, dtype=torch.int32)),
+        "dwconv_layer_norm: .* must be floating point.*int32",
+    ),
+    "kernel": (
+        lambda: dwconv(Z(1, 4, 4, 8), Z(8, 1, 3, 3)),
+        r"weight \[C, 1, 7, 7\] or \[49, C\].*weight \(8, 1, 3, 3\)",
+    ),
+    "channels": (lambda: dwconv(Z(1, 4, 4, 8), Z(49, 9)), r"got x \(1, 4, 4, 8\) float32, weight \(49, 9\)"),
+    "layer norm": (lambda: dwconv(Z(1, 4, 4, 8), ln=Z(7)), r"ln_weight \(7,\)"),
+    "mixed dtypes": (lambda: dwconv(Z(1, 4, 4, 8), Z(49, 8).half()), "parameters must have x's dtype or float32"),
+    "rows": (lambda: dwconv(Z(5, 8), layout=DenseLayout(1, 2, 2)), r"x must be \[4, C\], the rows of its DenseLayout"),
+    "plane": (
+        lambda: dwconv(Z(1, 3, 2, 8), layout=DenseLayout(1, 2, 2)),
+        r"does not fit the layout's plane \(1, 2, 2\)",
+    ),
+    "sparse rank": (
+        lambda: ops.sparse_dwconv(Z(1, 2, 2, 8), Z(49, 8), None, layout=DenseLayout(1, 2, 2)),
+        r"sparse_dwconv: wants rows \[T, C\]",
+    ),
+    "sparse kernel": (
+        lambda: ops.sparse_dwconv(Z(4, 8), Z(9, 8), None, layout=DenseLayout(1, 2, 2)),
+        r"sparse_dwconv: wants kernel \[49, C\]",
+    ),
+    "grn elements": (lambda: ops.grn(Z(1, 2, 2, 8), Z(7), Z(8)), r"grn: .*gamma \(7,\)"),
+    "grn rank": (lambda: ops.grn(Z(2, 2, 8), Z(8), Z(8)), r"grn: wants x \[N, H, W, C\] or \[T, C\]"),
+    "grn groups": (
+        lambda: ops.grn(Z(6, 8), Z(8), Z(8), rows_per_group=4),
+        "rows_per_group=4 does not divide the 6 rows",
+    ),
+    "grn no groups": (lambda: ops.grn(Z(6, 8), Z(8), Z(8)), r"rows_per_group is needed for \[T, C\] rows"),
+    "layer_norm": (lambda: ops.layer_norm(Z(2, 8), Z(8), Z(4)), r"layer_norm: wants x \[..., C\].*bias \(4,\)"),
+    "mlp w1": (lambda: mlp(w1=Z(16, 5)), r"mlp_grn: wants u .*w1 \(16, 5\)"),
+    "mlp w2": (lambda: mlp(w2=Z(4, 15)), r"mlp_grn: .*w2 \(4, 15\)"),
+    "mlp residual": (lambda: mlp(residual=Z(1, 2, 2, 5)), r"mlp_grn: residual must be \(1, 2, 2, 4\)"),
+    "mlp row_scale": (lambda: mlp(row_scale=Z(3)), r"mlp_grn: row_scale must be \[R\]"),
+    "mlp strategy": (lambda: mlp(strategy="fastest"), "unknown strategy 'fastest'; choose one of materialize"),
+    "patch too small": (
+        lambda: ops.patch_conv(Z(1, 3, 4, 3), Z(5, 3, 4, 4), Z(5)),
+        "patch_conv: H and W must be at least k=4",
+    ),
+    "patch weight": (lambda: ops.patch_conv(Z(1, 4, 4, 3), Z(5, 3, 4, 3), Z(5)), r"weight \(5, 3, 4, 3\)"),
+    "patch rank": (lambda: ops.patch_conv(Z(4, 3), Z(5, 3, 2, 2), Z(5)), r"patch_conv: wants \[N, H, W, Cin\]"),
+    "patch norm": (
+        lambda: ops.patch_conv(Z(1, 4, 4, 3), Z(5, 3, 4, 4), Z(5), norm_after=(Z(3), Z(3))),
+        r"norm_after must be two tensors \[5\]",
+    ),
+    "patch layout": (
+        lambda: ops.patch_conv(Z(1, 8, 8, 3), Z(5, 3, 4, 4), Z(5), layout=SiteLayout.from_mask(Z(1, 3, 2))),
+        r"does not fit a result of \(N, H, W\) = \(1, 3, 2\) at k=4",
+    ),
+    "device": (
+        lambda: dwconv(Z(1, 4, 4, 8), Z(49, 8, device="meta")),
+        "weight is on meta, x on cpu; move them together",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_clear_error(name):
+    call, message = CASES[name]
+    with pytest.raises(cf.UnsupportedInputError, match=message) as e:
+        call()
+    assert "\n" not in str(e.value)

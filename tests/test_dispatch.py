@@ -1,0 +1,144 @@
+"""Argument > context > environment > automatic, and the sentences that go with each."""
+
+import logging
+
+import pytest
+import torch
+
+import convnextv2_fast as cf
+from convnextv2_fast import dispatch
+from convnextv2_fast.dispatch import Implementation, Spec
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """An op with three backends: `cuda` never runs here, `cpu` runs float32, `torch` everything."""
+    monkeypatch.setattr(dispatch, "_registry", dict(dispatch._registry))
+    dispatch.register(
+        "toy",
+        [
+            Implementation("cuda", "on cuda", lambda s: ["needs a CUDA tensor"] if s.device != "cuda" else []),
+            Implementation("cpu", "on cpu", lambda s: [] if s.dtype == torch.float32 else [f"no {s.dtype}"]),
+            Implementation("torch", "reference", dispatch.always),
+        ],
+    )
+    return Spec.of("toy", torch.zeros(2, 3), torch.zeros(3))
+
+
+def wide(spec: Spec) -> Spec:
+    return spec._replace(dtype=torch.float64)
+
+
+def test_automatic_choice_takes_the_first_that_can(toy, caplog):
+    with caplog.at_level(logging.DEBUG, logger="convnextv2_fast"):
+        assert dispatch.choose(toy).backend == "cpu"
+    assert "not cuda: needs a CUDA tensor" in caplog.text
+    assert dispatch.choose(wide(toy)).backend == "torch"
+
+
+def test_precedence(toy, monkeypatch):
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "torch")
+    assert dispatch.choose(toy).backend == "torch"
+    with cf.use_backend("cpu"):
+        assert dispatch.choose(toy).backend == "cpu"
+        assert dispatch.choose(toy, "torch").backend == "torch"
+        with cf.use_backend("torch", op="toy"), cf.use_backend("auto", op="grn"):
+            assert dispatch.choose(toy).backend == "torch"
+        assert dispatch.choose(toy).backend == "cpu"
+    assert dispatch.choose(toy).backend == "torch"
+    assert dispatch.choose(toy, "auto").backend == "cpu"
+
+
+def test_an_explicit_choice_that_cannot_run_lists_reasons_and_what_works(toy):
+    with pytest.raises(cf.UnsupportedInputError) as e:
+        dispatch.choose(wide(toy), "cpu")
+    text = str(e.value)
+    assert "toy: backend 'cpu' cannot run float64" in text and "no torch.float64" in text and "These can: torch" in text
+    with cf.use_backend("cuda"), pytest.raises(cf.UnsupportedInputError, match="needs a CUDA tensor"):
+        dispatch.choose(toy)
+    with pytest.raises(cf.UnsupportedInputError, match="toy has no triton implementation yet"):
+        dispatch.choose(toy, "triton")
+
+
+def test_a_context_leaves_ops_without_that_backend_alone(toy):
+    with cf.use_backend("triton"):
+        assert dispatch.choose(toy).backend == "cpu"
+
+
+def test_the_context_ends_with_an_exception(toy):
+    with pytest.raises(RuntimeError), cf.use_backend("torch"):
+        raise RuntimeError
+    assert dispatch.choose(toy).backend == "cpu"
+
+
+@pytest.mark.parametrize("where", ["argument", "context", "environment"])
+def test_unknown_backend(toy, where, monkeypatch):
+    with pytest.raises(ValueError, match=r"unknown backend 'gpu'.*choose one of auto, cuda, triton, cpu, torch"):
+        if where == "argument":
+            cf.ops.grn(torch.zeros(1, 2, 2, 3), torch.zeros(3), torch.zeros(3), backend="gpu")
+        elif where == "context":
+            with cf.use_backend("gpu"):
+                pass
+        else:
+            monkeypatch.setenv(dispatch.ENVIRONMENT, "gpu")
+            cf.ops.grn(torch.zeros(1, 2, 2, 3), torch.zeros(3), torch.zeros(3))
+
+
+def test_unknown_op():
+    with pytest.raises(ValueError, match=r"unknown op 'conv': the ops are .*dwconv_layer_norm"):
+        cf.explain("conv", torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="unknown op"), cf.use_backend("cpu", op="conv"):
+        pass
+
+
+def test_the_last_implementation_is_the_reference():
+    with pytest.raises(ValueError, match="last implementation must be 'torch'"):
+        dispatch.register("other", [Implementation("cpu", None, dispatch.always)])
+
+
+def test_explain(toy):
+    x, w = torch.zeros(2, 3), torch.zeros(3)
+    text = str(cf.explain("toy", x, w))
+    assert "runs on: cpu (automatic choice)" in text
+    assert "not cuda: needs a CUDA tensor" in text and "not torch: possible, but not chosen" in text
+    refused = cf.explain("toy", x.double(), w.double(), backend="cpu")
+    assert refused.chosen is None and "nothing, an error is raised ('cpu' asked for by argument)" in str(refused)
+    assert cf.explain("toy", x, w, backend="triton").reasons["triton"] == ["toy has no triton implementation yet"]
+
+
+def test_explain_agrees_with_what_runs():
+    x = torch.randn(1, 7, 7, 16)
+    weight, bias = torch.randn(16, 1, 7, 7), torch.randn(16)
+    chosen = cf.explain("dwconv_layer_norm", x, weight, bias, bias, bias).chosen
+    a = cf.ops.dwconv_layer_norm(x, weight, bias, bias, bias)
+    assert torch.equal(a, cf.ops.dwconv_layer_norm(x, weight, bias, bias, bias, backend=chosen))
+
+
+def test_spec():
+    x, p = torch.zeros(2, 3, requires_grad=True), torch.zeros(3, dtype=torch.float64)
+    spec = Spec.of("toy", x, None, p, torch.zeros(3))
+    assert spec.param_dtype is None and spec.needs_grad and spec.channels == 3 and spec.layout == "dense"
+    with torch.no_grad():
+        assert not Spec.of("toy", x, p).needs_grad
+
+
+def test_torch_compile_sees_a_change_of_backend(monkeypatch):
+    """A compiled function is guarded on the context: it is traced again, not run on the old choice."""
+    reference = dispatch.implementations("grn")[-1]
+    shifted = Implementation("cpu", lambda *a, **k: reference.run(*a, **k) + 1, dispatch.always)
+    monkeypatch.setitem(dispatch._registry, "grn", (shifted, reference))
+    x, one = torch.randn(1, 4, 4, 8), torch.ones(8)
+    f = torch.compile(lambda: cf.ops.grn(x, one, one), backend="eager", fullgraph=True)
+    automatic = f()
+    with cf.use_backend("torch"):
+        chosen = f()
+    torch.testing.assert_close(automatic, chosen + 1)
+    torch.testing.assert_close(f(), automatic)
+    torch._dynamo.reset()
+
+
+def test_backends():
+    found = dispatch.backends()
+    assert set(found) == {"torch", "cpu", "cuda"} and found["torch"] == []
+    if not torch.cuda.is_available():
+        assert found["cuda"]

@@ -1,0 +1,94 @@
+"""Layouts: rows to plane and back, order, coarsening, and what they refuse."""
+
+import pytest
+import torch
+
+from convnextv2_fast.dispatch import UnsupportedInputError
+from convnextv2_fast.layouts import DenseLayout, PatchLayout, SiteLayout, SparseTensor
+from tests.problems import layout_for
+
+KINDS = ["rows", "patch", "ragged", "site"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(2, 3, 4), (1, 1, 1), (0, 2, 2), (3, 2, 5)], ids=str)
+def test_round_trip(kind, shape):
+    layout = layout_for(kind, *shape)
+    x = torch.randn(layout.rows, 5)
+    plane = layout.to_dense(x)
+    assert plane.shape == (*layout.shape, 5)
+    assert torch.equal(layout.from_dense(plane), x)
+    site_map = layout.site_map
+    assert (site_map >= 0).sum() == layout.rows and not plane[site_map < 0].any()
+    per_sample = layout.rows_per_sample
+    counts = [per_sample] * shape[0] if isinstance(per_sample, int) else per_sample.tolist()
+    assert sum(counts) == layout.rows
+    assert layout.coordinates[:, 0].tolist() == [n for n, c in enumerate(counts) for _ in range(c)]
+    for row, (n, y, z) in enumerate(layout.coordinates.tolist()):
+        assert site_map[n, y, z] == row
+
+
+def test_patch_rows_are_patch_major():
+    layout = PatchLayout.from_mask(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), 2)
+    assert layout.coordinates[:, 1:].tolist() == [[0, 2], [0, 3], [1, 2], [1, 3], [2, 0], [2, 1], [3, 0], [3, 1]]
+    assert layout.slots.tolist() == [[[-1, 0], [1, -1]]]
+    assert (layout.rows, layout.rows_per_sample, layout.kept) == (8, 8, 2)
+
+
+def test_a_known_count_gives_the_same_layout():
+    mask = (torch.argsort(torch.rand(4, 12), dim=1) >= 5).float()
+    a, b = (PatchLayout.from_mask(mask, 4, grid=(3, 4), kept=kept) for kept in (None, 5))
+    assert torch.equal(a.index, b.index) and a.rows_per_sample == b.rows_per_sample == 80
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coarsening_keeps_a_site_when_any_child_is_active(kind):
+    layout = layout_for(kind, 2, 3, 4)
+    coarse, children = layout.coarsen(2)
+    plane = (layout.site_map >= 0).float().unsqueeze(1)
+    if kind != "rows":  # the dense convolution floors, the sparse one keeps a ragged edge
+        plane = torch.nn.functional.pad(plane, (0, plane.shape[3] % 2, 0, plane.shape[2] % 2))
+    want = torch.nn.functional.max_pool2d(plane, 2).bool().squeeze(1)
+    assert torch.equal(coarse.site_map >= 0, want)
+    if children is not None:
+        position = layout.coordinates
+        for row, kids in zip(coarse.coordinates.tolist(), children.tolist(), strict=True):
+            for tap, kid in enumerate(kids):
+                if kid >= 0:
+                    assert position[kid].tolist() == [row[0], 2 * row[1] + tap // 2, 2 * row[2] + tap % 2]
+
+
+def test_patches_coarsen_without_a_table_until_they_are_one_site():
+    layout = PatchLayout.from_mask(torch.tensor([[0.0, 1.0, 1.0, 0.0]]), 2)
+    once, children = layout.coarsen(2)
+    assert isinstance(once, PatchLayout) and once.s == 1 and children is None
+    twice, children = once.coarsen(2)
+    assert isinstance(twice, SiteLayout) and twice.rows == 1 and children.tolist() == [[0, -1, -1, 1]]
+
+
+def test_sparse_tensor():
+    layout = DenseLayout(1, 2, 3)
+    x = SparseTensor(torch.randn(6, 4), layout)
+    assert len(x) == 6 and x.shape == (6, 4) and x.C.tolist()[4] == [0, 1, 1]
+    dense = x.dense()[0]
+    assert dense.shape == (1, 4, 2, 3) and dense.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: PatchLayout.from_mask(torch.zeros(2, 5), 8), r"mask of shape \(2, 5\) does not cover"),
+        (lambda: PatchLayout.from_mask(torch.zeros(2, 6), 8, grid=(2, 2)), r"does not cover a patch grid of \(2, 2\)"),
+        (lambda: SiteLayout.from_mask(torch.zeros(2, 5)), r"\[N, H, W\] map"),
+        (lambda: SiteLayout.from_coordinates(torch.tensor([[0, 0, 9]]), (1, 4, 4)), "outside"),
+        (lambda: SiteLayout.from_coordinates(torch.tensor([[0, 1, 1], [0, 1, 1]]), (1, 4, 4)), "listed twice"),
+        (lambda: SiteLayout.from_coordinates(torch.tensor([[1, 1, 1], [0, 1, 1]]), (2, 4, 4)), "samples in order"),
+        (lambda: SiteLayout.from_coordinates(torch.zeros(3, 2), (2, 4, 4)), r"\[T, 3\]"),
+        (lambda: DenseLayout(1, 2, 2).to_dense(torch.zeros(3, 1)), r"expected \[4, C\] rows, got \(3, 1\)"),
+        (lambda: DenseLayout(1, 2, 2).from_dense(torch.zeros(1, 2, 3, 1)), "expected"),
+        (lambda: SiteLayout.from_mask(torch.ones(1, 2, 2)).from_dense(torch.zeros(1, 3, 2, 1)), "channels-last"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(UnsupportedInputError, match=message):
+        call()
