@@ -1,8 +1,7 @@
 """The other implementations of ConvNeXt V2, importable: timm and transformers both import torchvision.
 
-torchvision from the package index is built against a torch with its own operators; beside a CPU-only torch it may fail to
-import because two of its operators are undefined. They are declared here then, without an implementation (nothing calls
-them).
+A torchvision built for another torch than the one beside it fails to import because two of its operators are undefined.
+They are declared here then, without an implementation: nothing calls them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,21 @@
+"""Checkpoints of every ConvNeXt V2: recognise, convert in all directions, load completely or not at all.
+
+`formats` holds one table per format, `convert` recognises and rewrites, `files` reads, `load` fits a checkpoint to a
+model. `python -m convnextv2_fast.checkpoints` converts files.
+"""
+
+from .convert import convert_state_dict, detect_format, remap_checkpoint_keys
+from .files import read_state_dict
+from .formats import FORMATS, CheckpointError
+from .load import LoadReport, load_checkpoint
+
+__all__ = [
+    "FORMATS",
+    "CheckpointError",
+    "LoadReport",
+    "convert_state_dict",
+    "detect_format",
+    "load_checkpoint",
+    "read_state_dict",
+    "remap_checkpoint_keys",
+]
