@@ -65,11 +65,14 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True)
 class Implementation:
-    """One backend of one op. ``reasons(spec)`` lists, a sentence each, why it cannot run; empty: it can."""
+    """One backend of one op. ``reasons(spec)`` lists, a sentence each, why it cannot run; empty: it can.
+
+    With ``automatic=False`` it runs only when asked for: a kernel that has not been measured faster, or proven, yet."""
 
     backend: str
     run: Any
     reasons: Callable[[Spec], list[str]]
+    automatic: bool = True
 
 
 def always(spec: Spec) -> list[str]:
@@ -143,7 +146,7 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
         if origin == "argument":
             raise UnsupportedInputError(_refusal(spec, name, [f"{spec.op} has no {name} implementation yet"]))
     for candidate in candidates:
-        reasons = candidate.reasons(spec)
+        reasons = candidate.reasons(spec) if candidate.automatic else ["it runs only when asked for"]
         if not reasons:
             return candidate
         if not torch.compiler.is_compiling():
@@ -194,7 +197,7 @@ class Explanation:
         lines = [head, f"  runs on: {self.chosen or 'nothing, an error is raised'} ({asked})"]
         for backend, reasons in self.reasons.items():
             if backend != self.chosen:
-                lines.append(f"  not {backend}: {'; '.join(reasons) or 'possible, but not chosen'}")
+                lines.append(f"  not {backend}: {'; '.join(reasons) or 'it can, if asked for'}")
         return "\n".join(lines)
 
 
@@ -210,14 +213,22 @@ def explain(op: str, x: Tensor, *params: Tensor | None, layout: Any = None, back
     Raises:
         ValueError: unknown op or backend.
     """
-    spec = Spec.of(op, x, *params, layout=layout)
-    reasons = {c.backend: c.reasons(spec) for c in implementations(op)}
-    requested, origin = _requested(op, backend)
+    return explain_spec(Spec.of(op, x, *params, layout=layout), backend)
+
+
+def explain_spec(spec: Spec, backend: str | None = None) -> Explanation:
+    """:func:`explain` for a call that is described rather than at hand.
+
+    Raises:
+        ValueError: unknown op or backend.
+    """
+    reasons = {c.backend: c.reasons(spec) for c in implementations(spec.op)}
+    requested, origin = _requested(spec.op, backend)
     try:
         chosen: str | None = choose(spec, backend).backend
     except UnsupportedInputError:
         chosen = None
-        reasons.setdefault(requested, [f"{op} has no {requested} implementation yet"])
+        reasons.setdefault(requested, [f"{spec.op} has no {requested} implementation yet"])
     return Explanation(spec, chosen, requested, origin, reasons)
 
 

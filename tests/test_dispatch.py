@@ -60,6 +60,20 @@ def test_an_explicit_choice_that_cannot_run_lists_reasons_and_what_works(toy):
         dispatch.choose(toy, "triton")
 
 
+def test_an_unproven_kernel_runs_only_when_asked_for(toy):
+    dispatch.register(
+        "toy",
+        [
+            Implementation("triton", "unproven", dispatch.always, automatic=False),
+            Implementation("torch", "reference", dispatch.always),
+        ],
+    )
+    assert dispatch.choose(toy).backend == "torch"
+    assert dispatch.choose(toy, "triton").run == "unproven"
+    with cf.use_backend("triton"):
+        assert dispatch.choose(toy).run == "unproven"
+
+
 def test_a_context_leaves_ops_without_that_backend_alone(toy):
     with cf.use_backend("triton"):
         assert dispatch.choose(toy).backend == "cpu"
@@ -100,7 +114,7 @@ def test_explain(toy):
     x, w = torch.zeros(2, 3), torch.zeros(3)
     text = str(cf.explain("toy", x, w))
     assert "runs on: cpu (automatic choice)" in text
-    assert "not cuda: needs a CUDA tensor" in text and "not torch: possible, but not chosen" in text
+    assert "not cuda: needs a CUDA tensor" in text and "not torch: it can, if asked for" in text
     refused = cf.explain("toy", x.double(), w.double(), backend="cpu")
     assert refused.chosen is None and "nothing, an error is raised ('cpu' asked for by argument)" in str(refused)
     assert cf.explain("toy", x, w, backend="triton").reasons["triton"] == ["toy has no triton implementation yet"]

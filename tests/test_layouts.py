@@ -5,7 +5,7 @@ import torch
 
 from convnextv2_fast.dispatch import UnsupportedInputError
 from convnextv2_fast.layouts import DenseLayout, PatchLayout, SiteLayout, SparseTensor
-from tests.problems import layout_for
+from convnextv2_fast.testing import layout_for
 
 KINDS = ["rows", "patch", "ragged", "site"]
 

@@ -5,16 +5,7 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
-from tests.problems import ALL_OPS, Problem, make
-
-KINDS = ["dense", "rows", "patch", "ragged", "site"]
-
-
-def kinds(op: str) -> list[str]:
-    if op == "layer_norm":
-        return ["dense", "rows"]
-    return ["rows", "patch", "ragged", "site"] if op == "sparse_dwconv" else KINDS
-
+from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
 
 CASES = [(op, kind) for op in ALL_OPS for kind in kinds(op)]
 
@@ -46,7 +37,8 @@ def run(problem: Problem, dtype: torch.dtype, backend: str, seed: int = 0):
 def assert_as_good_as_torch(got, plain, exact, dtype, what):
     """The rule of the library: at most twice the error of plain PyTorch in the same dtype, plus a rounding floor."""
     for name, want in exact.items():
-        scale = want.abs().max().clamp_min(1e-30)
+        # With one channel LayerNorm is constant and gradients cancel: they have no scale of their own.
+        scale = want.abs().max().clamp_min(1e-3)
         ours = ((got[name].double() - want).abs().max() / scale).item()
         theirs = ((plain[name].double() - want).abs().max() / scale).item()
         assert ours <= 2 * theirs + 4 * torch.finfo(dtype).eps, (

@@ -7,7 +7,7 @@ from torch import nn
 
 import convnextv2_fast as cf
 from convnextv2_fast.layouts import DenseLayout, PatchLayout, SiteLayout
-from tests.problems import layout_for, make
+from convnextv2_fast.testing import layout_for, make
 
 D = torch.float64
 

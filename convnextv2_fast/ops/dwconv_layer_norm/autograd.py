@@ -12,7 +12,7 @@ from .._common import conv2d_weight, taps
 
 
 class DwconvLayerNorm(torch.autograd.Function):
-    """Saves x, the LayerNorm's input z and its float32 mean and rstd."""
+    """Saves x, the LayerNorm's input z and, for float32, its mean and rstd."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -26,7 +26,11 @@ class DwconvLayerNorm(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         y, z, mean, rstd = run.forward_train(x, kernel, bias, ln_weight, ln_bias, eps)
-        ctx.save_for_backward(x, kernel, ln_weight, z, mean, rstd)
+        # The forward normalises the unrounded z. Half-precision statistics must fit the z that backward reads: where
+        # |mean| >> std its rounding is many std. They are taken again from it there.
+        stats = (mean, rstd) if z.dtype == torch.float32 else (None, None)
+        ctx.save_for_backward(x, kernel, ln_weight, z, *stats)
+        ctx.eps = eps
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.ln_bias_dtype = ln_bias.dtype
         return y
@@ -36,10 +40,13 @@ class DwconvLayerNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, kernel, ln_weight, z, mean, rstd = ctx.saved_tensors
         n, h, w, c = x.shape
+        z = z.float()
+        if mean is None:
+            _, mean, rstd = torch.ops.aten.native_layer_norm(z, [c], None, None, ctx.eps)
         stats = (n, h, w, 1)
         dz, dln_weight, dln_bias = torch.ops.aten.native_layer_norm_backward(
             dy.float().contiguous(),
-            z.float(),
+            z,
             [c],
             mean.view(stats),
             rstd.view(stats),

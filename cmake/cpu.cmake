@@ -1,0 +1,37 @@
+# _C_cpu.so. Each kernel is compiled once per instruction set, from csrc/cpu/<op>/<op>_<isa>.cpp, with flags for that
+# file alone; which one runs is decided at run time. Nothing else is compiled for more than the baseline CPU.
+include(CheckCXXCompilerFlag)
+
+set(CNV2_CPU_OPS dwconv_layer_norm)
+
+set(BUILD_INFO_ISA scalar)
+set(isa_flags_scalar "")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(isa_flags_avx2 -mavx2 -mfma -mf16c)
+  set(isa_flags_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c)
+  foreach(isa avx2 avx512)
+    string(REPLACE ";" " " flags "${isa_flags_${isa}}")
+    check_cxx_compiler_flag("${flags}" CNV2_COMPILER_HAS_${isa})
+    if(CNV2_COMPILER_HAS_${isa})
+      list(APPEND BUILD_INFO_ISA ${isa})
+    endif()
+  endforeach()
+endif()
+
+set(sources csrc/cpu/isa.cpp csrc/torch/register_cpu.cpp)
+foreach(op ${CNV2_CPU_OPS})
+  list(APPEND sources csrc/torch/${op}_cpu.cpp)
+  foreach(isa ${BUILD_INFO_ISA})
+    set(source csrc/cpu/${op}/${op}_${isa}.cpp)
+    list(APPEND sources ${source})
+    # GCC 12 warns about its own AVX-512 intrinsics (GCC bug 105593).
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+      "${isa_flags_${isa}};-fno-math-errno;-Wno-uninitialized;-Wno-maybe-uninitialized")
+  endforeach()
+endforeach()
+
+cnv2_add_library(_C_cpu ${sources})
+foreach(isa ${BUILD_INFO_ISA})
+  string(TOUPPER ${isa} upper)
+  target_compile_definitions(_C_cpu PRIVATE CNV2_HAVE_${upper})
+endforeach()

@@ -1,0 +1,59 @@
+"""The command line: `python -m convnextv2_fast env | check | explain | bench`.
+
+Each command is a module with `add_parser(commands)` and `run(args) -> int`. It needs torch only; rich and matplotlib
+are used where installed and asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from .. import __version__, dispatch
+from . import bench, check, env, explain
+from ._arguments import CommandError
+
+PROG = "python -m convnextv2_fast"
+BAD_USE, INTERRUPTED = 2, 130
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """A command's parser: a bad value gives one line, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_USE, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(prog=PROG, description="ConvNeXt V2 and FCMAE on hand-written kernels.")
+    top.add_argument("--version", action="version", version=f"convnextv2_fast {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
+    for module in (env, check, explain, bench):
+        module.add_parser(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+    Returns:
+        The exit code: 0, 1 where something was found wrong, 2 for a bad command line, 130 after an interrupt.
+    """
+    args = parser().parse_args(argv)
+    try:
+        wanted = os.environ.get(dispatch.ENVIRONMENT) or "auto"
+        if wanted not in dispatch.NAMES and args.command != "env":  # env shows the variable, whatever is in it
+            raise CommandError(f"{dispatch.ENVIRONMENT}={wanted!r} is no backend: {', '.join(dispatch.NAMES)}")
+        return args.run(args)
+    except (CommandError, dispatch.UnsupportedInputError) as error:
+        print(f"{PROG} {args.command}: error: {error}", file=sys.stderr)
+        return BAD_USE
+    except KeyboardInterrupt:
+        print(f"{PROG} {args.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,39 @@
+"""The bar chart of `bench --plot`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ._arguments import CommandError
+from ._measure import Row
+
+
+def require_matplotlib() -> None:
+    """Raises CommandError, saying what to install, where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise CommandError("--plot needs matplotlib: python -m pip install matplotlib") from None
+
+
+def draw(path: Path, title: str, rows: Sequence[Row]) -> None:
+    """One horizontal bar per row: the median from zero, with a whisker from the 20th to the 80th percentile."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.4 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    low, middle, high = zip(*(row.percentiles() for row in rows), strict=True)
+    places = list(range(len(rows)))
+    whiskers = [[m - l for m, l in zip(middle, low, strict=True)], [h - m for h, m in zip(high, middle, strict=True)]]
+    axes.barh(places, middle, xerr=whiskers, color="#4c72b0", ecolor="#333333", capsize=3)
+    for place, m, h in zip(places, middle, high, strict=True):
+        axes.annotate(f"{m:.3g}", (h, place), xytext=(6, 0), textcoords="offset points", va="center")
+    axes.set_yticks(places, [row.label for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(high) * 1.12)
+    axes.set_xlabel("milliseconds per call, less is better (median; whisker: 20th to 80th percentile)")
+    axes.set_title(title, fontsize="medium", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    FigureCanvasAgg(figure).print_figure(path, dpi=150, format=path.suffix.removeprefix(".") or "png")

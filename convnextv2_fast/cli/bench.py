@@ -1,0 +1,190 @@
+"""`bench`: times of a whole model per backend, beside torch.compile and timm where asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import dispatch
+from . import _plot, env
+from ._arguments import DTYPES, CommandError, count, device, positive, require_device
+from ._judge import first_line, threads
+from ._measure import Row, compare, output, rounds, warm_up
+from ._models import NAMES
+from ._providers import rows as make_rows
+from ._text import print_table, progress
+
+SCHEMA = 1
+_PLOT_TYPES = (".png", ".svg", ".pdf")
+_CHANCES = Exception  # whatever a provider raises is a line of the report, not its end
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to argparse's subparsers."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "bench",
+        help="times of a whole model per backend",
+        description="Times a whole model with random weights and images: this library per backend, and torch.compile "
+        "and timm if asked for. Every row must first agree with the torch backend; then rounds are interleaved. "
+        "'train' is forward and backward, without an optimizer.",
+    )
+    add = parser.add_argument
+    add("--model", default="tiny", choices=NAMES, metavar="NAME", help=f"{', '.join(NAMES)} (default: tiny)")
+    add("--batch", type=positive, help="images per call (default: 1 on a CPU, 64 on a GPU)")
+    add("--size", type=positive, default=224, help="image height and width (default: 224)")
+    add("--dtype", default="float32", choices=list(DTYPES)[:3], help="of weights and images (default: float32)")
+    add("--device", type=device, help="default: the GPU if torch sees one, else the CPU")
+    add("--mode", default="infer", choices=("infer", "train"), help="default: infer")
+    add("--rounds", type=positive, default=10, help="times taken of each row (default: 10)")
+    add("--warmup", type=count, default=3, help="calls of each row beforehand (default: 3, at least 1)")
+    add("--backend", action="append", choices=dispatch.NAMES, help="repeatable (default: auto and torch)")
+    add("--compile", action="store_true", help="add a row: torch.compile of the torch backend")
+    add("--timm", action="store_true", help="add a row: timm, eager, if it imports")
+    add("--threads", type=positive, help="threads on the CPU (default: torch's)")
+    add("--json", type=Path, metavar="FILE", help="write everything measured")
+    add("--plot", type=Path, metavar="FILE", help=f"draw a bar chart ({', '.join(_PLOT_TYPES)}); needs matplotlib")
+    parser.set_defaults(run=run)
+
+
+def _limit(dtype: torch.dtype, at: torch.device) -> float:
+    """How far, relatively, an output may lie from the torch backend's before a row gets no times."""
+    if dtype != torch.float32:
+        return 16 * torch.finfo(dtype).eps
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest"
+    return 5e-3 if at.type == "cuda" and tf32 else 1e-4
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Before anything is measured: files can be written, and what draws the plot is there."""
+    for path in (args.json, args.plot):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise CommandError(f"{path}: there is no such folder to write a file to")
+    if args.plot is not None:
+        if args.plot.suffix not in _PLOT_TYPES:
+            raise CommandError(f"--plot {args.plot.name}: the name must end in {', '.join(_PLOT_TYPES)}")
+        _plot.require_matplotlib()
+
+
+def _measure(rows: Sequence[Row], reference: Row, args: argparse.Namespace, at: torch.device) -> bool:
+    """Checks, warms up and times every row; False if it was interrupted."""
+    try:
+        try:
+            want = output(reference, at)
+        except dispatch.UnsupportedInputError:
+            raise
+        except _CHANCES as error:
+            raise CommandError(f"the torch backend cannot run this: {first_line(error)}") from error
+        with progress(f"{args.model}, {args.mode}", len(rows) * (1 + args.rounds)) as advance:
+            for row in rows:
+                if row.error is None:
+                    try:
+                        compare(row, want, _limit(DTYPES[args.dtype], at), at)
+                        if row.error is None:
+                            warm_up(row, at, args.warmup)
+                    except _CHANCES as error:
+                        row.error = f"{type(error).__name__}: {first_line(error)}"
+                advance()
+            for _ in rounds([row for row in rows if row.error is None], at, args.rounds):
+                advance()
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def _title(args: argparse.Namespace, found: dict[str, Any], at: torch.device) -> str:
+    box = found["machine"]
+    where = box["gpus"][at.index]["name"] if at.type == "cuda" else f"{box['cpu']}, {torch.get_num_threads()} threads"
+    work = "inference" if args.mode == "infer" else "forward and backward"
+    sizes = f"batch {args.batch}, {args.size}x{args.size}, {args.dtype}"
+    return f"{args.model}, {work}, {sizes}; {where}; torch {found['versions']['torch']}"
+
+
+def _report(title: str, rows: Sequence[Row], batch: int, on_gpu: bool) -> None:
+    """The table, and below it which backends ran each op and which rows were not measured, and why."""
+    base = next((row.percentiles()[1] for row in rows if row.label == "fast (torch)" and row.times), None)
+    headers = ["", "ms", "p20", "p80", "images/s", "speed-up", *(["extra MiB"] if on_gpu else []), "difference"]
+    lines = []
+    for row in rows:
+        if row.times:
+            low, middle, high = row.percentiles()
+            cells = [f"{value:.2f}" for value in (middle, low, high)]
+            cells += [f"{batch * 1e3 / middle:.1f}", f"{base / middle:.2f}x" if base else "-"]
+            if on_gpu:
+                cells.append("-" if row.extra_memory is None else f"{row.extra_memory / 2**20:.0f}")
+            lines.append([row.label, *cells, "-" if row.difference is None else f"{row.difference:.0e}"])
+    if lines:
+        print_table(title, headers, lines)
+        print("ms: median, 20th and 80th percentile of a call; speed-up and difference: against the torch backend")
+    for row in rows:
+        if row.error is not None:
+            print(f"{row.label}: not measured: {row.error}")
+        elif row.ops:
+            print(f"{row.label}: {', '.join(f'{op} on {_and(names)}' for op, names in row.ops.items())}")
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names)
+
+
+def _as_json(args: argparse.Namespace, found: dict[str, Any], rows: Sequence[Row], complete: bool) -> dict[str, Any]:
+    arguments = {k: v for k, v in vars(args).items() if k not in ("run", "command", "json", "plot")}
+    results = []
+    for row in rows:
+        low, middle, high = row.percentiles() if row.times else (None, None, None)
+        results.append(
+            {
+                "label": row.label,
+                "ops": row.ops,
+                "median_ms": middle,
+                "p20_ms": low,
+                "p80_ms": high,
+                "images_per_second": args.batch * 1e3 / middle if middle else None,
+                "extra_memory_bytes": row.extra_memory,
+                "difference_from_torch_backend": row.difference,
+                "calls_per_round": row.calls,
+                "times_ms": row.times,
+                "error": row.error,
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "complete": complete,
+        "arguments": {k: str(v) if isinstance(v, torch.device) else v for k, v in arguments.items()},
+        **found,
+        "rows": results,
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints and writes; 0, 1 if a row could not be measured, 130 if interrupted.
+
+    Raises:
+        CommandError, UnsupportedInputError: the arguments ask for what cannot be.
+    """
+    at = require_device(args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    args.device, args.batch = at, args.batch or (64 if at.type == "cuda" else 1)
+    _check_outputs(args)
+    with threads(args.threads):
+        found = env.collect()
+        rows, reference = make_rows(args, at)
+        complete = _measure(rows, reference, args, at)
+        title = _title(args, found, at)
+    if not complete:
+        print("interrupted; this is what was measured until then", file=sys.stderr)
+    _report(title, rows, args.batch, at.type == "cuda")
+    try:
+        if args.json is not None:
+            args.json.write_text(json.dumps(_as_json(args, found, rows, complete), indent=1) + "\n", encoding="utf-8")
+        if args.plot is not None and any(row.times for row in rows):
+            _plot.draw(args.plot, title, [row for row in rows if row.times])
+    except OSError as error:
+        raise CommandError(f"cannot write: {error}") from error
+    if not complete:
+        return 130
+    return 1 if any(row.error for row in rows) else 0

@@ -1,0 +1,152 @@
+"""Loads the native libraries that lie beside this file, and says why when there is none to load.
+
+``_C_cpu.so`` and ``_C_cuda.so`` are built by setup.py. They contain no Python code: they attach C++ implementations to
+operators whose schemas and shape functions are declared here, from Python, by :func:`define`. So every operator has a
+schema, traces and compiles without any library; only running it needs one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._version import __version__
+
+NAMESPACE = "convnextv2_fast"
+ISA_ENVIRONMENT = "CONVNEXTV2_FAST_CPU_ISA"
+REBUILD = "rebuild with: python -m pip install --no-build-isolation ."
+
+_FOLDER = Path(__file__).resolve().parent
+_definitions = torch.library.Library(NAMESPACE, "DEF")
+
+
+def define(schema: str, fake: Callable[..., Any]) -> None:
+    """Declares the private operator ``torch.ops.convnextv2_fast.<name>``.
+
+    Args:
+        schema: ``"name(Tensor x, ...) -> Tensor"``.
+        fake: the same signature on tensors without data: returns outputs of the right shapes, dtypes and strides.
+    """
+    _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+    torch.library.register_fake(f"{NAMESPACE}::{schema[: schema.index('(')]}", fake, lib=_definitions)
+
+
+def _read_build_info(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "_build_info.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _torch_version() -> tuple[int, int]:
+    major, minor = re.match(r"(\d+)\.(\d+)", torch.__version__).groups()  # type: ignore[union-attr]
+    return int(major), int(minor)
+
+
+def _load(name: str, folder: Path, info: dict[str, Any]) -> str | None:
+    """Loads ``_C_<name>.so``; returns None, or one sentence: what is missing and what would help."""
+    path = folder / f"_C_{name}.so"
+    if not path.is_file():
+        needs = "nvcc, cmake and a C++ compiler" if name == "cuda" else "a C++ compiler and cmake"
+        return f"this installation has no {path.name}; with {needs} at hand, {REBUILD}"
+    if name == "cuda" and torch.version.cuda is None:
+        return f"torch {torch.__version__} is not a CUDA build; install a CUDA build of torch to use {path.name}"
+    built_for = info.get("version", "an unknown version")
+    if built_for.split("+")[0] != __version__:
+        return f"{path.name} was built for convnextv2_fast {built_for}, this is {__version__}; {REBUILD}"
+    target = str(info.get("target_abi", "2.10"))
+    if _torch_version() < tuple(int(part) for part in target.split(".")):
+        return f"{path.name} needs torch >= {target}, this is {torch.__version__}; install a newer torch"
+    try:
+        torch.ops.load_library(str(path))
+    except Exception as error:  # whatever is wrong with a binary must not break the import of the package
+        return f"{path.name} does not load on torch {torch.__version__} ({str(error).splitlines()[0]}); {REBUILD}"
+    return None
+
+
+def why_not(name: str) -> str | None:
+    """Why the native library ``"cpu"`` or ``"cuda"`` is not there; None if it is loaded.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in _missing:
+        raise ValueError(f"unknown native library {name!r}: 'cpu' or 'cuda'")
+    return _missing[name]
+
+
+def build_info() -> dict[str, Any]:
+    """How the native libraries were built: version, torch, target ABI, compiler, instruction sets, CUDA architectures.
+
+    Empty for a pure Python installation."""
+    return dict(_build_info)
+
+
+def parse_archs(archs: str) -> tuple[tuple[int, int, str], ...]:
+    """CMake's list, such as ``"80-real 90-real 90-virtual"``, as `(major, minor, "real" | "virtual" | "")`."""
+    parts = (arch.partition("-") for arch in archs.split())
+    return tuple((*divmod(int(re.sub(r"\D", "", number)), 10), kind) for number, _, kind in parts)
+
+
+def cuda_code_for(capability: tuple[int, int], archs: tuple[tuple[int, int, str], ...] | None = None) -> bool:
+    """Whether ``_C_cuda.so`` holds code for a GPU of this compute capability: its own, or PTX of an older one.
+
+    Plain comparisons, so that torch.compile can trace it.
+
+    Args:
+        capability: such as (9, 0).
+        archs: of :func:`parse_archs`; None: of this build.
+    """
+    for major, minor, kind in _cuda_archs if archs is None else archs:
+        if kind != "virtual" and major == capability[0] and minor <= capability[1]:
+            return True
+        if kind != "real" and (major, minor) <= capability:
+            return True
+    return False
+
+
+def cpu_isa() -> str | None:
+    """The instruction set that the CPU kernels use, ``"scalar"``, ``"avx2"`` or ``"avx512"``; None without them."""
+    return None if _cpu is None else _cpu.cnv2_cpu_isa().decode()
+
+
+def set_cpu_isa(isa: str) -> None:
+    """Makes the CPU kernels use ``isa`` from the next call on, in the whole process. For tests and comparisons.
+
+    Raises:
+        ValueError: this machine or this build does not have it; nothing is changed.
+    """
+    if _cpu is None:
+        raise ValueError(f"no instruction set to choose: {_missing['cpu']}")
+    if not _cpu.cnv2_set_cpu_isa(isa.encode()):
+        raise ValueError(
+            f"instruction set {isa!r} is not available: the best here is {_cpu.cnv2_best_cpu_isa().decode()!r}, "
+            f"of 'scalar', 'avx2', 'avx512'"
+        )
+
+
+def _open_cpu(folder: Path) -> ctypes.CDLL:
+    handle = ctypes.CDLL(str(folder / "_C_cpu.so"))  # loaded already: this only gives access to its C functions
+    handle.cnv2_cpu_isa.restype = handle.cnv2_best_cpu_isa.restype = ctypes.c_char_p
+    handle.cnv2_set_cpu_isa.argtypes = (ctypes.c_char_p,)
+    return handle
+
+
+_build_info = _read_build_info(_FOLDER)
+_cuda_archs = parse_archs(str(_build_info.get("cuda_archs", "")))
+_missing: dict[str, str | None] = {name: _load(name, _FOLDER, _build_info) for name in ("cpu", "cuda")}
+_cpu = None if _missing["cpu"] else _open_cpu(_FOLDER)
+
+if _cpu is not None and os.environ.get(ISA_ENVIRONMENT):
+    try:
+        set_cpu_isa(os.environ[ISA_ENVIRONMENT])
+    except ValueError as error:
+        warnings.warn(f"{ISA_ENVIRONMENT}: {error}; using {cpu_isa()!r}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,40 @@
+// What the CPU this process runs on can execute, operating system support included. No framework header.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <cpuid.h>
+#endif
+
+namespace cnv2 {
+
+// Ordered: every later one implies the earlier ones.
+enum class CpuIsa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+
+namespace {
+
+inline CpuIsa detect_cpu_isa() {
+#if defined(__x86_64__) || defined(__i386__)
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return CpuIsa::kScalar;
+  constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+  constexpr unsigned kNeeded = kFma | kOsxsave | kAvx | kF16c;
+  if ((ecx & kNeeded) != kNeeded) return CpuIsa::kScalar;
+  // The registers that the operating system saves at a context switch: without them the instructions trap.
+  uint32_t xcr0, high;
+  __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
+  if ((xcr0 & 0x6u) != 0x6u) return CpuIsa::kScalar;  // xmm, ymm
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return CpuIsa::kScalar;
+  if (!(ebx & (1u << 5))) return CpuIsa::kScalar;  // AVX2
+  constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
+  constexpr unsigned kAvx512 = kF | kDq | kBw | kVl;
+  if ((ebx & kAvx512) == kAvx512 && (xcr0 & 0xe6u) == 0xe6u) return CpuIsa::kAvx512;  // masks, zmm
+  return CpuIsa::kAvx2;
+#else
+  return CpuIsa::kScalar;
+#endif
+}
+
+}  // namespace
+}  // namespace cnv2
