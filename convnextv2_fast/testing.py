@@ -97,7 +97,8 @@ def kinds(op: str) -> tuple[str, ...]:
 
 
 def layout_for(kind: str, n: int, h: int, w: int, seed: int = 0) -> Layout | None:
-    """None for "dense"; patches of edge 2 (about half kept, one patch at least); scattered sites; "rows" is dense rows."""
+    """None for "dense"; "rows" is dense rows; "patch" and "ragged" are patches of edge 2, about half of them kept, the
+    same number in every sample or any; "site" is scattered sites."""
     g = torch.Generator().manual_seed(seed)
     if kind == "dense":
         return None

@@ -37,7 +37,9 @@ def device(text: str) -> torch.device:
 
 def require_device(found: torch.device) -> torch.device:
     """The device, if this machine has it; a CommandError if not."""
-    if found.type == "cpu" and not found.index:
+    if found.type == "cpu":
+        if found.index:
+            raise CommandError(f"device {str(found)!r}: torch has one CPU device; say cpu")
         return torch.device("cpu")
     if found.type != "cuda":
         raise CommandError(f"device {str(found)!r}: only cpu and cuda devices are measured and checked")

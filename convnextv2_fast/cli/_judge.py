@@ -89,7 +89,10 @@ def no_tf32() -> Iterator[None]:
 
 @contextlib.contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Within the block torch uses `number` threads on the CPU; None changes nothing."""
+    """Within the block torch uses `number` threads on the CPU; None changes nothing.
+
+    One thread for the references: ATen convolves float64 and bfloat16 on a CPU group by group, and on a busy machine
+    handing out those scraps takes a hundred times as long as the work."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

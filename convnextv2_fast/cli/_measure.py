@@ -28,7 +28,7 @@ class Row:
         difference: of the outputs from those of the torch backend, relative (Euclidean norms).
         calls: calls per round. times: milliseconds per call, one number per round.
         extra_memory: peak bytes on the GPU during a call beyond what was there before it.
-        error: why there are no times.
+        error: why there are no times. absent: because the package it needs is not there, which is nobody's failure.
     """
 
     label: str
@@ -40,6 +40,7 @@ class Row:
     times: list[float] = field(default_factory=list)
     extra_memory: int | None = None
     error: str | None = None
+    absent: bool = False
 
     def percentiles(self) -> tuple[float, float, float]:
         """20th, 50th (the median) and 80th percentile of the times."""

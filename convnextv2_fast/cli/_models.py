@@ -14,7 +14,7 @@ from .. import dispatch, reference
 from ..models import convnextv2, fcmae
 from ..models.convnextv2 import SIZES
 from ..testing import gradient_error, randomise, tolerance
-from ._judge import Line, Results, first_line, judge
+from ._judge import Line, Results, first_line, judge, threads
 
 NAMES = (*SIZES, *(f"fcmae-{size}" for size in SIZES))
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -93,20 +93,33 @@ def _subjects() -> Iterator[_Subject]:
 def check_models(backend: str | None, places: Sequence[torch.device]) -> Iterator[Line]:
     """Outputs and gradients of a dense model and of FCMAE: with `backend`, or with the automatic choice and "torch"."""
     for subject in _subjects():
-        exact = subject.by_reference(torch.device("cpu"), torch.float64)
+        with threads(1):
+            exact = subject.by_reference(torch.device("cpu"), torch.float64)
         for at in places:
             for dtype in _DTYPES:
-                plain = subject.by_reference(at, dtype)
+                with threads(1):
+                    plain = subject.by_reference(at, dtype)
                 for name in ("auto", "torch") if backend is None else (backend,):
-                    line = Line("ok", subject.title, name, str(at), "-", str(dtype).removeprefix("torch."))
-                    try:
-                        with dispatch.use_backend(name):
-                            got = subject.by_model(at, dtype)
-                        judge(line, got[0], plain[0], exact[0], dtype)
-                        allowed = tolerance(gradient_error(plain[1], exact[1]), dtype)
-                        line.add(gradient_error(got[1], exact[1]), allowed, "gradients")
-                    except dispatch.UnsupportedInputError as error:
-                        line.status, line.note = "skipped", first_line(error)
-                    except Exception as error:  # whatever a kernel does wrong is a finding, not the end of the report
-                        line.fail(f"{type(error).__name__}: {first_line(error)}")
-                    yield line
+                    yield _check(subject, name, at, dtype, plain, exact)
+
+
+def _check(
+    subject: _Subject,
+    backend: str,
+    at: torch.device,
+    dtype: torch.dtype,
+    plain: tuple[Results, Results],
+    exact: tuple[Results, Results],
+) -> Line:
+    line = Line("ok", subject.title, backend, str(at), "-", str(dtype).removeprefix("torch."))
+    try:
+        with dispatch.use_backend(backend), threads(1):
+            outputs, gradients = subject.by_model(at, dtype)
+    except dispatch.UnsupportedInputError as error:
+        line.status, line.note = "skipped", first_line(error)
+        return line
+    except Exception as error:  # whatever a kernel does wrong is a finding, not the end of the report
+        return line.fail(f"{type(error).__name__}: {first_line(error)}")
+    judge(line, outputs, plain[0], exact[0], dtype)
+    line.add(gradient_error(gradients, exact[1]), tolerance(gradient_error(plain[1], exact[1]), dtype), "gradients")
+    return line

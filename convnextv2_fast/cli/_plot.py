@@ -22,18 +22,19 @@ def draw(path: Path, title: str, rows: Sequence[Row]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.4 + 0.5 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(8, 1.5 + 0.5 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     low, middle, high = zip(*(row.percentiles() for row in rows), strict=True)
     places = list(range(len(rows)))
-    whiskers = [[m - l for m, l in zip(middle, low, strict=True)], [h - m for h, m in zip(high, middle, strict=True)]]
-    axes.barh(places, middle, xerr=whiskers, color="#4c72b0", ecolor="#333333", capsize=3)
+    below = [m - end for m, end in zip(middle, low, strict=True)]
+    above = [end - m for m, end in zip(middle, high, strict=True)]
+    axes.barh(places, middle, xerr=[below, above], color="#4c72b0", ecolor="#333333", capsize=3)
     for place, m, h in zip(places, middle, high, strict=True):
         axes.annotate(f"{m:.3g}", (h, place), xytext=(6, 0), textcoords="offset points", va="center")
     axes.set_yticks(places, [row.label for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, max(high) * 1.12)
     axes.set_xlabel("milliseconds per call, less is better (median; whisker: 20th to 80th percentile)")
-    axes.set_title(title, fontsize="medium", loc="left")
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium", wrap=True)
     axes.spines[["top", "right"]].set_visible(False)
     FigureCanvasAgg(figure).print_figure(path, dpi=150, format=path.suffix.removeprefix(".") or "png")

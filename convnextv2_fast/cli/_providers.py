@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import copy
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from ._measure import Row
 from ._models import build, images
 
 CLASSES = 1000
+# One forward: the outputs to compare, and a function that gives the loss.
+Forward = Callable[[], tuple[Tensor, Callable[[], Tensor]]]
 
 
 def _specs(name: str, device: torch.device, dtype: torch.dtype, gradients: bool) -> list[dispatch.Spec]:
@@ -31,7 +34,8 @@ def _specs(name: str, device: torch.device, dtype: torch.dtype, gradients: bool)
     layout = "patch" if sparse else "dense"
     found = [spec(op="patch_conv", channels=c, layout=layout) for c in (3, *dims[:3])]
     for c in dims:
-        found += [spec(op="dwconv_layer_norm", channels=c, layout=layout), spec(op="mlp_grn", channels=c, layout="dense")]
+        found.append(spec(op="dwconv_layer_norm", channels=c, layout=layout))
+        found.append(spec(op="mlp_grn", channels=c, layout="dense"))
     if sparse:  # the decoder is a dense block
         found += [spec(op=op, channels=512, layout="dense") for op in ("dwconv_layer_norm", "mlp_grn")]
     return found
@@ -53,8 +57,8 @@ def _ops(backend: str, specs: Sequence[dispatch.Spec]) -> dict[str, list[str]]:
     return {op: sorted(names) for op, names in found.items()}
 
 
-def _step(model: nn.Module, run: Callable[[], tuple[Tensor, Callable[[], Tensor]]], train: bool) -> Callable[[], Tensor]:
-    """One forward, or one forward and backward (no optimizer). `run` returns the outputs and what gives the loss."""
+def _step(model: nn.Module, run: Forward, train: bool) -> Callable[[], Tensor]:
+    """One forward, or one forward and backward (no optimizer)."""
 
     def infer() -> Tensor:
         with torch.inference_mode():
@@ -69,7 +73,7 @@ def _step(model: nn.Module, run: Callable[[], tuple[Tensor, Callable[[], Tensor]
     return forward_backward if train else infer
 
 
-def _task(module: Callable[[Tensor], Any], name: str, x: Tensor) -> Callable[[], tuple[Tensor, Callable[[], Tensor]]]:
+def _task(module: Callable[[Tensor], Any], name: str, x: Tensor) -> Forward:
     """Classification with cross entropy, or FCMAE's pre-training."""
     labels = torch.arange(x.shape[0], device=x.device) % CLASSES
 
@@ -84,14 +88,8 @@ def _task(module: Callable[[Tensor], Any], name: str, x: Tensor) -> Callable[[],
     return pretrain if name.startswith("fcmae-") else classify
 
 
-def _timm(name: str, model: nn.Module) -> nn.Module:
-    """timm's model of this size with the same weights.
-
-    Raises:
-        Exception: whatever importing timm raises here, and ImportError without timm.
-    """
-    import timm
-
+def _timm(timm: Any, name: str, model: nn.Module) -> nn.Module:
+    """timm's model of this size with the same weights."""
     peer = timm.create_model(f"convnextv2_{name}", pretrained=False, num_classes=CLASSES)
     peer.load_state_dict(checkpoints.convert_state_dict(model.state_dict(), source="upstream", target="timm"))
     return peer
@@ -124,9 +122,11 @@ def rows(args: argparse.Namespace, device: torch.device) -> tuple[list[Row], Row
         found.append(row("torch.compile (torch backend)", "torch", compiled, model, _ops("torch", specs)))
     if args.timm:
         try:
-            peer = _timm(args.model, original).to(device, dtype).train(train)
+            timm = importlib.import_module("timm")
         except Exception as error:  # a broken installation of timm or torchvision is not for us to repair
-            found.append(Row("timm (eager)", lambda: x, error=f"{type(error).__name__}: {first_line(error)}"))
+            why = f"{type(error).__name__}: {first_line(error)}"
+            found.append(Row("timm (eager)", lambda: x, error=why, absent=True))
         else:
+            peer = _timm(timm, args.model, original).to(device, dtype).train(train)
             found.append(row("timm (eager)", None, peer, peer, {}))
     return found, row("fast (torch)", "torch", model, model, {})

@@ -38,15 +38,15 @@ def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(headers), line(["-" * width for width in widths]), *(line(row) for row in rows)])
 
 
-def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """On stdout."""
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        print(f"{title}\n{plain_table(headers, rows)}")
+        print(plain_table(headers, rows))
         return
-    table = Table(title=title, title_justify="left", title_style="")
+    table = Table()
     for i, header in enumerate(headers):
         table.add_column(header, justify="left" if i == 0 else "right")
     for row in rows:

@@ -131,9 +131,7 @@ def machine() -> dict[str, Any]:
 
 def collect() -> dict[str, Any]:
     """Everything `env` prints, ready for JSON."""
-    backends = {
-        name: {"available": not reasons, "reasons": reasons} for name, reasons in dispatch.backends().items()
-    }
+    backends = {name: {"available": not reasons, "reasons": reasons} for name, reasons in dispatch.backends().items()}
     return without_paths(
         {
             "versions": versions(),

@@ -50,7 +50,12 @@ def _explain(op: str, args: argparse.Namespace) -> dispatch.Explanation:
 def _row(found: dispatch.Explanation) -> tuple[str, str, str, str]:
     others = {name: reasons for name, reasons in found.reasons.items() if name != found.chosen}
     possible = ", ".join(name for name, reasons in others.items() if not reasons)
-    return found.spec.op, found.chosen or "an error", possible or "-", ", ".join(n for n, r in others.items() if r) or "-"
+    return (
+        found.spec.op,
+        found.chosen or "an error",
+        possible or "-",
+        ", ".join(n for n, r in others.items() if r) or "-",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
     known = dispatch.registered_ops()
     if args.op is None:
         rows = [_row(_explain(op, args)) for op in known]
-        spec = _explain(known[0], args).spec._replace(layout=args.layout)
-        print_table(spec.describe(), ("op", "runs on", "possible too", "cannot run it"), rows)
+        print(_explain(known[0], args).spec._replace(layout=args.layout).describe())
+        print_table(("op", "runs on", "possible too", "cannot run it"), rows)
         print("explain OP gives the reasons")
         return 0
     if args.op not in known:

@@ -39,7 +39,7 @@ inline std::string describe(const char* name, const Tensor& t) {
   std::ostringstream out;
   out << name << " (";
   for (int64_t d = 0; d < t.dim(); ++d) out << (d ? ", " : "") << t.size(d);
-  out << ") " << name_of(t.scalar_type()) << (t.is_contiguous() ? "" : ", not contiguous");
+  out << (t.dim() == 1 ? ",) " : ") ") << name_of(t.scalar_type()) << (t.is_contiguous() ? "" : ", not contiguous");
   return out.str();
 }
 

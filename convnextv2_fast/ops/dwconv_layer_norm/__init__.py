@@ -64,7 +64,8 @@ def dwconv_layer_norm(
         if x.ndim == 2:  # rows of a DenseLayout: kernels for the sparse layouts have yet to be written
             assert layout is not None
             x = layout.to_dense(x)
-        args = (x.contiguous(), taps(weight).contiguous(), None if bias is None else bias.view(-1), ln_weight, ln_bias)
+        vectors = (None if v is None else v.reshape(-1).contiguous() for v in (bias, ln_weight, ln_bias))
+        args = (x.contiguous(), taps(weight).contiguous(), *vectors)
         y = DwconvLayerNorm.apply(run, *args, eps) if spec.needs_grad else run.forward(*args, eps)
         return y.view(shape)
 

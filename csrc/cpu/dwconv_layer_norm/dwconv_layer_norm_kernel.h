@@ -3,7 +3,7 @@
 //
 // Convolution: V::width channels x kStrip output columns of one row stay in registers. For each of the seven kernel
 // rows the seven taps are loaded once, and each input vector is loaded once and multiplied into every accumulator it
-// touches: (kStrip + 13) loads for 7 * kStrip multiply-adds. The first row of accumulators starts from the bias.
+// touches: (kStrip + 13) loads for 7 * kStrip multiply-adds.
 // LayerNorm: a tile of such results, with all channels, stays in float32 in the cache; two passes for the statistics.
 #pragma once
 
@@ -130,8 +130,7 @@ struct DwconvLayerNormKernel {
   template <class T, bool kBorder, bool kTail>
   static CNV2_INLINE void convolve(const T* x, const float* packed, float* out, int count, const Strip& s) {
     V acc[kStrip];
-    const V bias = V::load(packed + kTaps * kWidth);
-    unroll<0, kStrip>([&](auto j) CNV2_LAMBDA { acc[j.value] = bias; });
+    unroll<0, kStrip>([&](auto j) CNV2_LAMBDA { acc[j.value] = V::zero(); });
     for (int ky = s.ky_begin; ky < s.ky_end; ++ky) {
       const T* row = x + ky * s.row_stride;
       const float* taps = packed + ky * kTaps1d * kWidth;
@@ -146,8 +145,10 @@ struct DwconvLayerNormKernel {
                                     CNV2_LAMBDA { acc[j.value] = V::fma(in, tap[i.value - j.value], acc[j.value]); });
       });
     }
+    // Last: a large bias does not cost the sums their low bits.
+    const V bias = V::load(packed + kTaps * kWidth);
     unroll<0, kStrip>([&](auto j) CNV2_LAMBDA {
-      if (!kBorder || j.value < count) acc[j.value].store(out + j.value * s.out_stride);
+      if (!kBorder || j.value < count) V::add(acc[j.value], bias).store(out + j.value * s.out_stride);
     });
   }
 

@@ -24,9 +24,8 @@ constexpr int64_t dwconv_layer_norm_shared_floats(int64_t c) {
 template <class T, class P, int kStrip>
 __device__ inline void convolve_channel(const DwconvLayerNormParams& p, const T* image, int64_t y, int64_t x0,
                                         int64_t c, float (&acc)[kStrip]) {
-  const float bias = p.bias == nullptr ? 0.0f : load_float(static_cast<const P*>(p.bias) + c);
 #pragma unroll
-  for (int j = 0; j < kStrip; ++j) acc[j] = bias;
+  for (int j = 0; j < kStrip; ++j) acc[j] = 0.0f;
   const P* kernel = static_cast<const P*>(p.kernel) + c;
   for (int ky = 0; ky < kTaps1d; ++ky) {
     const int64_t row = y + ky - kPad;
@@ -45,6 +44,10 @@ __device__ inline void convolve_channel(const DwconvLayerNormParams& p, const T*
       }
     }
   }
+  // Last: a large bias does not cost the sums their low bits.
+  const float bias = p.bias == nullptr ? 0.0f : load_float(static_cast<const P*>(p.bias) + c);
+#pragma unroll
+  for (int j = 0; j < kStrip; ++j) acc[j] += bias;
 }
 
 // T: type of x, y and z; P: of the parameters. Grid: any number of blocks, which take strips in turn.

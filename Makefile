@@ -1,0 +1,115 @@
+# Entry point of the repository. Nothing but make, a shell and Python >= 3.10 is assumed; everything else goes into $(VENV).
+#   PYTHON  interpreter that creates the environment (for gpu-report: that runs the report)
+#   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
+.DEFAULT_GOAL := help
+.PHONY: help venv build test bench gpu-report benchmarks-smoke lint format clean
+SHELL := /bin/sh
+
+VENV ?= .venv
+PYTHON ?=
+OUT ?= build/gpu-report
+COMMIT ?=
+ARGS ?=
+PY = $(VENV)/bin/python
+PIP = "$(PY)" -m pip --disable-pip-version-check
+REQUIREMENTS = requirements-dev.txt requirements-peers.txt
+NATIVE = find csrc cmake CMakeLists.txt setup.py pyproject.toml -type f
+
+help:
+	@echo "make test              environment, build, the whole test suite      (ARGS='-k grn' for a part)"
+	@echo "make bench             parity and speed on four photographs          (ARGS=--save writes results)"
+	@echo "make benchmarks-smoke  every benchmark once, tiny"
+	@echo "make gpu-report        tests, sanitizer, measurements on a GPU       PYTHON=python3 OUT=directory"
+	@echo "make venv | build      the environment alone | and the package in it"
+	@echo "make lint | format     ruff and clang-format: check | rewrite"
+	@echo "make clean             what builds and tests leave behind (the environment stays)"
+
+# Creates the environment and installs what is pinned. A second call sees that nothing changed and does nothing.
+venv:
+	@want="$$(cat $(REQUIREMENTS) | cksum)"; \
+	if [ -x "$(PY)" ] && [ "$$(cat "$(VENV)/.requirements" 2>/dev/null)" = "$$want" ]; then exit 0; fi; \
+	if ! [ -x "$(PY)" ]; then \
+	  found=""; \
+	  for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.10 python); do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then found="$$candidate"; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "error: no Python >= 3.10 found$(if $(PYTHON), in PYTHON=$(PYTHON),). Install one (Debian: apt-get install python3 python3-venv)," >&2; \
+	    echo "       or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
+	  fi; \
+	  echo "== $(VENV): $$("$$found" --version)"; \
+	  if ! "$$found" -m venv "$(VENV)"; then \
+	    rm -rf "$(VENV)"; \
+	    echo "error: $$found cannot make an environment. Install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; \
+	  fi; \
+	fi; \
+	torch="$$(sed -n '/^torch==/p' requirements-dev.txt)"; \
+	echo "== installing $$torch (large)"; \
+	if ! $(PIP) install --quiet "$$torch"; then \
+	  echo "error: pip could not install $$torch: see its message above. Is the network or the package index reachable?" >&2; exit 1; \
+	fi; \
+	echo "== installing the packages of requirements-dev.txt"; \
+	if ! $(PIP) install --quiet -r requirements-dev.txt; then \
+	  echo "== that failed; trying one by one, to say which" >&2; missing=""; \
+	  sed '/^#/d; /^ *$$/d' requirements-dev.txt > "$(VENV)/.each"; \
+	  while IFS= read -r line; do \
+	    $(PIP) install --quiet "$$line" < /dev/null || missing="$$missing [$$line]"; \
+	  done < "$(VENV)/.each"; rm -f "$(VENV)/.each"; \
+	  if [ -n "$$missing" ]; then echo "error: pip could not install:$$missing" >&2; exit 1; fi; \
+	fi; \
+	echo "== installing timm and torchvision, without their dependencies"; \
+	if ! $(PIP) install --quiet --no-deps -r requirements-peers.txt; then \
+	  echo "error: pip could not install timm and torchvision (requirements-peers.txt): see its message above" >&2; exit 1; \
+	fi; \
+	echo "$$want" > "$(VENV)/.requirements"
+
+# Installs the package in place. Native sources that changed are compiled again, the others not.
+build: venv
+	@want="$$( { cat "$(VENV)/.requirements"; pwd; echo "$$CONVNEXTV2_FAST_CPU $$CONVNEXTV2_FAST_CUDA $$TORCH_CUDA_ARCH_LIST $$CXX"; \
+	  $(NATIVE) | LC_ALL=C sort | while IFS= read -r file; do cksum "$$file"; done; } | cksum)"; \
+	if [ "$$(cat "$(VENV)/.build" 2>/dev/null)" = "$$want" ]; then exit 0; fi; \
+	rm -f "$(VENV)/.build"; \
+	echo "== building convnextv2_fast"; \
+	if ! $(PIP) install --quiet --no-build-isolation --no-deps -e .; then \
+	  echo "error: the build failed: see the compiler's message above. To go on in pure Python:" >&2; \
+	  echo "       CONVNEXTV2_FAST_CPU=0 CONVNEXTV2_FAST_CUDA=0 make $(MAKECMDGOALS)" >&2; exit 1; \
+	fi; \
+	"$(PY)" -c 'from convnextv2_fast import library as l; \
+	[print("==", name, "kernels:", l.why_not(name) or "loaded") for name in ("cpu", "cuda")]'; \
+	if ! { command -v "$${CXX:-c++}" || command -v g++ || command -v clang++; } > /dev/null; then \
+	  echo "warning: no C++ compiler found, so this is pure Python. For the native kernels: apt-get install g++, then make build" >&2; \
+	  exit 0; \
+	fi; \
+	echo "$$want" > "$(VENV)/.build"
+
+test: build
+	@"$(PY)" -m pytest tests $(ARGS)
+
+bench: build
+	@"$(PY)" -m benchmarks.photos $(ARGS)
+
+benchmarks-smoke: build
+	@"$(PY)" -m pytest benchmarks --smoke -q --benchmark-columns=median $(ARGS)
+
+# Uses the interpreter given, installs nothing.
+gpu-report:
+	@"$(if $(PYTHON),$(PYTHON),python3)" -m benchmarks.gpu_report --out "$(OUT)" $(if $(COMMIT),--commit "$(COMMIT)") $(ARGS)
+
+PYTHON_SOURCES = benchmarks convnextv2_fast tests setup.py
+CXX_SOURCES = find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu'
+CLANG_FORMAT = "$(PY)" -c 'import clang_format, sys; sys.exit(clang_format.clang_format())'
+
+lint: venv
+	@"$(PY)" -m ruff check $(PYTHON_SOURCES)
+	@"$(PY)" -m ruff format --check $(PYTHON_SOURCES)
+	@$(CXX_SOURCES) | while IFS= read -r file; do $(CLANG_FORMAT) --dry-run -Werror "$$file" || exit 1; done
+
+format: venv
+	@"$(PY)" -m ruff check --fix $(PYTHON_SOURCES)
+	@"$(PY)" -m ruff format $(PYTHON_SOURCES)
+	@$(CXX_SOURCES) | while IFS= read -r file; do $(CLANG_FORMAT) -i "$$file" || exit 1; done
+
+clean:
+	@rm -rf build dist ./*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks "$(VENV)/.build"
+	@rm -f convnextv2_fast/*.so convnextv2_fast/_build_info.json
+	@find benchmarks convnextv2_fast tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Benchmarks of convnextv2_fast beside its peers. Not part of the wheel; run from the repository root."""

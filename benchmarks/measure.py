@@ -1,0 +1,121 @@
+"""One group of candidates: build, check, time together. Used by the pytest suite, `make bench` and the GPU report."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from convnextv2_fast import UnsupportedInputError
+
+from . import _check, providers
+from ._check import CheckFailed
+from ._roofline import ceilings
+from ._timing import Run, Timing, graphed, interleaved, peak_memory, watch_for
+from .cases import Candidate, Case
+from .peers import Unavailable
+
+
+@dataclass
+class Outcome:
+    """What became of one provider: "ok" with a timing, "skipped" or "failed" with a reason."""
+
+    status: str
+    reason: str = ""
+    timing: Timing | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    wrong: bool = False  # failed because its result is wrong
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure."""
+
+    rounds: int = 15
+    warmup: int = 2
+    round_seconds: float = 0.005
+    max_seconds: float = 20.0
+    graph: bool = False  # CUDA graph replay where it can be captured
+
+    @classmethod
+    def smoke(cls) -> Effort:
+        """One round: only that it runs."""
+        return cls(rounds=1, warmup=0, round_seconds=0.0, max_seconds=math.inf)
+
+
+def one_line(error: BaseException) -> str:
+    """The exception's class and first line, short enough for a table."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _checked(name: str, candidate: Candidate, case: Case) -> dict[str, float]:
+    """Errors of the candidate against its reference; CheckFailed when above the tolerance."""
+    device = case.setting.device
+    expected = candidate.expected()
+    if name.startswith("fast-"):
+        with warnings.catch_warnings(), _check.poisoned(device):
+            warnings.simplefilter("ignore")  # "no deterministic implementation": irrelevant to the check
+            outputs = candidate.outputs()
+    else:
+        outputs = candidate.outputs()
+    found = _check.difference(outputs, expected)
+    _check.require(found, case.setting.working_dtype, case.is_model, f"{case.name}, {name}")
+    return {"max_relative_error": found.max_relative, "max_absolute_error": found.max_absolute}
+
+
+def figures(case: Case, seconds: float, device_peak: int | None) -> dict[str, float | None]:
+    """Rates of a median time, by the case's own floor."""
+    floor = ceilings(case.setting.device, case.setting.working_dtype).floor(case.work)
+    found: dict[str, float | None] = {
+        "gb_per_s": round(case.work.bytes / seconds / 1e9, 2),
+        "gflop_per_s": round(case.work.flops / seconds / 1e9, 2),
+        "roofline_share": round(floor / seconds, 4),
+    }
+    if case.images:
+        found["images_per_s"] = round(case.images / seconds, 2)
+    if device_peak is not None:
+        found["peak_mib"] = round(device_peak / 2**20, 1)
+    return found
+
+
+def measure(case: Case, wanted: Iterable[str], effort: Effort) -> dict[str, Outcome]:
+    """Builds and checks every wanted provider, then times those that passed, interleaved."""
+    outcomes: dict[str, Outcome] = {}
+    runs: dict[str, Run] = {}
+    errors: dict[str, dict[str, float]] = {}
+    device = case.setting.device
+    for name in wanted:
+        try:
+            candidate = providers.build(name, case)
+            errors[name] = _checked(name, candidate, case)
+            runs[name] = candidate.run
+            if effort.graph and device == "cuda" and not case.backward and "compile" not in name:
+                runs[name] = graphed(candidate.run, case.sets)
+        except (Unavailable, UnsupportedInputError) as reason:
+            outcomes[name] = Outcome("skipped", str(reason))
+        except CheckFailed as wrong:
+            outcomes[name] = Outcome("failed", str(wrong), wrong=True)
+        except Exception as error:  # a peer that fails is a row of the table, not the end of it
+            outcomes[name] = Outcome("failed", one_line(error))
+    timings = interleaved(
+        runs,
+        watch=watch_for(device),
+        rounds=effort.rounds,
+        warmup=effort.warmup,
+        round_seconds=effort.round_seconds,
+        max_seconds=effort.max_seconds,
+    )
+    for name, timing in timings.items():
+        if isinstance(timing, Exception):
+            outcomes[name] = Outcome("failed", one_line(timing))
+            continue
+        rates = figures(case, timing.median, peak_memory(runs[name], device))
+        outcomes[name] = Outcome("ok", timing=timing, info=errors[name] | rates)
+    if any("compile" in name or "autotune" in name for name in runs):
+        torch.compiler.reset()
+    return outcomes

@@ -1,0 +1,218 @@
+"""`make bench`: parity and speed on real photographs, in a few minutes on a laptop.
+
+Four photographs (scikit-image's astronaut, coffee, chelsea, rocket) go through convnextv2_tiny with seeded random
+weights and GRN parameters that are not zero. First every backend's logits are compared with the float64 reference; a
+backend that is wrong gets no time. Then inference and one training step are timed beside plain PyTorch, medians of
+interleaved rounds. The weights are random, so no class names are shown: they would mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _machine, providers
+from ._check import difference, tolerance
+from .cases import Setting
+from .measure import Effort, Outcome, measure
+from .module_cases import ModelCase
+from .peers import Unavailable, need
+
+NAMES = ("astronaut", "coffee", "chelsea", "rocket")
+PEERS = ("eager", "channels_last", "compile")
+MINIMUM = 60.0  # seconds that compiling a model and timing it take at least
+RESULTS = Path(__file__).resolve().parent / "results"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+
+def photographs(resolution: int) -> Tensor:
+    """The four photographs, shorter side resized, centre cropped, ImageNet-normalised: `[4, 3, r, r]` float32."""
+    need("skimage")
+    from skimage import data, transform
+
+    found = []
+    for name in NAMES:
+        image = np.asarray(getattr(data, name)(), dtype=np.float64)[..., :3] / 255
+        scale = resolution / min(image.shape[:2])
+        size = tuple(max(resolution, round(side * scale)) for side in image.shape[:2])
+        image = transform.resize(image, size, anti_aliasing=True)
+        top, left = ((side - resolution) // 2 for side in size)
+        image = (image[top : top + resolution, left : left + resolution] - MEAN) / STD
+        found.append(torch.from_numpy(image).permute(2, 0, 1).float())
+    return torch.stack(found).contiguous()
+
+
+class PhotoCase(ModelCase):
+    """A model on the photographs; a batch of 1 takes them in turn."""
+
+    def __init__(self, images: Tensor, batch: int, setting: Setting, backward: bool, size: str) -> None:
+        super().__init__(size, batch, setting, backward, resolution=images.shape[-1])
+        self.sets = len(images) // batch
+        self.checked = 1 if backward else batch  # a float64 backward takes its time
+        self._photos = images
+
+    @functools.cached_property
+    def inputs(self) -> list[Tensor]:
+        return [part.to(self.placement) for part in self._photos.split(self.images)[: self.sets]]
+
+
+def parity(images: Tensor, setting: Setting, size: str) -> list[dict[str, Any]]:
+    """Every backend's logits on all photographs beside the float64 reference."""
+    case = PhotoCase(images, len(images), setting, False, size)
+    rows = []
+    for backend in providers.backends():
+        row: dict[str, Any] = {"backend": backend, "limit": tolerance(setting.working_dtype, True)}
+        try:
+            candidate = providers.build(f"fast-{backend}", case)
+            found = difference(candidate.outputs(), candidate.expected())
+            row |= {"max_absolute_error": found.max_absolute, "max_relative_error": found.max_relative}
+            row["status"] = "ok" if found.max_relative <= row["limit"] else "WRONG"
+        except Unavailable as reason:
+            row |= {"status": "skipped", "reason": str(reason)}
+        rows.append(row)
+    return rows
+
+
+def table(title: str, head: list[str], rows: list[list[str]]) -> None:
+    """Prints with rich where it is installed, else as aligned text."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+        print(f"\n{title}")
+        for row in [head, ["-" * width for width in widths], *rows]:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    shown = Table(title=title, title_justify="left")
+    for i, name in enumerate(head):
+        shown.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    Console().print(shown)
+
+
+def parity_table(rows: list[dict[str, Any]]) -> None:
+    cells = []
+    for row in rows:
+        if row["status"] == "skipped":
+            cells.append([row["backend"], "-", "-", "-", f"skipped: {row['reason']}"])
+            continue
+        errors = [f"{row[key]:.2e}" for key in ("max_absolute_error", "max_relative_error", "limit")]
+        cells.append([row["backend"], *errors, row["status"]])
+    table(
+        f"Parity: logits of {len(NAMES)} photographs against the float64 reference",
+        ["backend", "max abs error", "max rel error", "limit", "status"],
+        cells,
+    )
+
+
+def speed_table(case: ModelCase, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
+    """Prints one group; returns its rows for the JSON file."""
+    base = outcomes["eager"].timing.median if outcomes["eager"].timing else None
+    cells, rows = [], []
+    for name, outcome in outcomes.items():
+        row: dict[str, Any] = {"case": case.name, "provider": name, "status": outcome.status}
+        if outcome.timing is None:
+            cells.append([name, "-", "-", "-", f"{outcome.status}: {outcome.reason}"])
+            rows.append(row | {"reason": outcome.reason})
+            continue
+        times = outcome.timing.milliseconds()
+        speedup = base / outcome.timing.median if base else float("nan")
+        spread = f"{times['ms']:.1f} ({times['ms_p20']:.1f}-{times['ms_p80']:.1f})"
+        cells.append(
+            [name, spread, f"{outcome.info['images_per_s']:.2f}", f"{speedup:.2f}x", f"{times['rounds']} rounds"]
+        )
+        rows.append(row | times | outcome.info | {"speedup_over_eager": round(speedup, 3)})
+    what = "training step (forward, loss, backward)" if case.backward else "inference"
+    head = ["provider", "ms, median (20 % - 80 %)", "img/s", "vs eager", ""]
+    table(f"convnextv2_{case.size}, {what}, batch {case.images}, {case.setting.precision}", head, cells)
+    return rows
+
+
+def save(results: dict[str, Any], directory: Path) -> None:
+    """Writes the numbers as JSON and a bar chart as PNG."""
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = directory / f"photos-{results['machine']['torch'].replace('+', '-')}-{results['date'][:10]}"
+    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    print(f"wrote {stem.with_suffix('.json').name}")
+    try:
+        import matplotlib
+    except ImportError:
+        print("no PNG: matplotlib is not installed")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = sorted({row["case"] for row in results["speed"]})
+    figure, axes = pyplot.subplots(1, len(groups), figsize=(4.2 * len(groups), 3.4), squeeze=False)
+    for axis, group in zip(axes[0], groups, strict=True):
+        rows = [row for row in results["speed"] if row["case"] == group and "ms" in row]
+        colours = ["tab:blue" if row["provider"].startswith("fast-") else "tab:gray" for row in rows]
+        axis.barh([row["provider"] for row in rows], [row["ms"] for row in rows], color=colours)
+        axis.invert_yaxis()
+        axis.set_xlabel("ms (median, less is better)")
+        axis.set_title(group, fontsize=7)
+    machine = results["machine"]
+    figure.suptitle(f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(stem.with_suffix(".png"), dpi=120)
+    print(f"wrote {stem.with_suffix('.png').name}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 1 if any backend is wrong."""
+    parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--save", action="store_true", help="write JSON and PNG under benchmarks/results/")
+    parser.add_argument("--size", default="tiny", help="atto .. huge (default tiny)")
+    parser.add_argument("--resolution", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=15.0, help="no new round of a group after this")
+    parser.add_argument("--budget", type=float, default=240.0, help="seconds in all, as near as can be (default 240)")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes most of the time")
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    setting = Setting("cuda" if torch.cuda.is_available() else "cpu", "float32")
+    machine = _machine.describe()
+    print(f"{machine['cpu']}, {machine['threads']} threads, {machine['torch_isa']}; torch {machine['torch']}")
+    print(f"device {setting.device}; CPU library: {machine['cpu_library']}; CUDA library: {machine['cuda_library']}")
+    images = photographs(options.resolution)
+
+    checked = parity(images, setting, options.size)
+    parity_table(checked)
+    wanted = [*(f"fast-{name}" for name in providers.backends()), *PEERS]
+    effort = Effort(rounds=options.rounds, warmup=1, round_seconds=0.0, max_seconds=options.seconds)
+    speed = []
+    compiling = 0.0  # seconds that the last group with torch.compile took
+    for batch, backward in ((4, False), (1, False), (4, True)):
+        case = PhotoCase(images, batch, setting, backward, options.size)
+        left = options.budget - (time.monotonic() - began)
+        why = "--no-compile" if options.no_compile else ""
+        if not why and left < max(MINIMUM, compiling):
+            why = f"{max(left, 0):.0f} s of --budget {options.budget:.0f} are left, too few to compile"
+        start = time.monotonic()
+        outcomes = measure(case, [name for name in wanted if not (why and name == "compile")], effort)
+        if why:
+            outcomes["compile"] = Outcome("skipped", why)
+        else:
+            compiling = time.monotonic() - start
+        speed += speed_table(case, {name: outcomes[name] for name in wanted})
+    if options.save:
+        date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        results = {"command": "make bench", "date": date, "machine": machine, "parity": checked, "speed": speed}
+        save(results, RESULTS)
+    failed = [row for row in checked if row["status"] == "WRONG"]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

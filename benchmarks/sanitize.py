@@ -1,0 +1,51 @@
+"""What compute-sanitizer watches: every native kernel, forward and backward, once, on tiny and awkward shapes.
+
+compute-sanitizer --tool memcheck python -m benchmarks.sanitize
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from convnextv2_fast import dispatch
+
+from . import _check, problems
+from .cases import OpCase, Setting
+from .problems import Shape
+
+# odd sides, channels off every vector width, several samples; FCMAE's planes need sides that are multiples of 7
+SHAPES = {"patch_conv": [Shape(2, 9, 8, 3, 8, 4), Shape(1, 5, 7, 40, 24, 2)], "sparse_dwconv": [Shape(2, 14, 14, 40)]}
+USUAL = [Shape(1, 1, 1, 8), Shape(2, 7, 7, 40), Shape(3, 13, 5, 48), Shape(1, 9, 16, 96)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
+    device = parser.parse_args().device
+    ran = 0
+    for op in dispatch.registered_ops():
+        for implementation in dispatch.implementations(op):
+            if implementation.backend == "torch":
+                continue
+            for precision in ("float32", "bfloat16"):
+                for shape in SHAPES.get(op, USUAL):
+                    setting = Setting(device, precision, smoke=True)
+                    case = OpCase(op, shape, setting, backward=True)
+                    problem = case.problems[0]
+                    spec = dispatch.Spec.of(op, *problem.tensors, layout=problem.layout)._replace(needs_grad=True)
+                    if implementation.reasons(spec):
+                        continue
+                    ours = case.candidate(problems.public(op), backend=implementation.backend)
+                    found = _check.difference(ours.outputs(), case.expected)
+                    _check.require(found, setting.dtype, False, f"{case.name}, {implementation.backend}")
+                    ran += 1
+    if device == "cuda":
+        torch.cuda.synchronize()
+    print(f"{ran} kernel runs" if ran else f"no native kernel can run on {device}: nothing to watch")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,223 @@
+"""`bench`: what it prints and writes; that no row is timed before it is right; interrupts and missing packages."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+import convnextv2_fast as cf
+from convnextv2_fast import dispatch
+from convnextv2_fast.cli import _measure, _providers, _text, bench
+from convnextv2_fast.cli._measure import Row
+from convnextv2_fast.dispatch import Implementation
+from tests import peers
+
+SMALL = ["bench", "--model", "atto", "--size", "64", "--batch", "1", "--threads", "1", "--device", "cpu"]
+QUICK = [*SMALL, "--rounds", "2", "--warmup", "0"]
+ROW = {
+    "label",
+    "ops",
+    "median_ms",
+    "p20_ms",
+    "p80_ms",
+    "images_per_second",
+    "extra_memory_bytes",
+    "difference_from_torch_backend",
+    "calls_per_round",
+    "times_ms",
+    "error",
+}
+
+
+def test_writes_json_and_a_plot(cli, tmp_path):
+    pytest.importorskip("matplotlib")
+    torch.set_num_threads(2)
+    code, out, err = cli(*QUICK, "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png"))
+    assert code == 0 and not err and torch.get_num_threads() == 2
+    assert out.startswith("atto, inference, batch 1, 64x64, float32; ") and "threads: 1; torch " in out
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "b.json").read_text()
+    found = json.loads(text)
+    assert str(tmp_path) not in text
+    assert {"schema", "complete", "arguments", "versions", "machine", "build", "backends", "rows"} <= set(found)
+    assert found["schema"] == bench.SCHEMA and found["complete"] and found["machine"]["threads"] == 1
+    assert found["arguments"]["device"] == "cpu" and found["arguments"]["rounds"] == 2
+    assert [row["label"] for row in found["rows"]] == ["fast (auto)", "fast (torch)"]
+    for row in found["rows"]:
+        assert set(row) == ROW and row["error"] is None and len(row["times_ms"]) == 2
+        assert 0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
+        assert row["images_per_second"] == pytest.approx(1e3 / row["median_ms"])
+        assert row["difference_from_torch_backend"] < 1e-4 and row["label"] in out
+    chosen = cf.explain("dwconv_layer_norm", torch.zeros(1, 7, 7, 40)).chosen
+    assert found["rows"][0]["ops"]["dwconv_layer_norm"] == [chosen]
+    assert found["rows"][1]["ops"] == {op: ["torch"] for op in ("patch_conv", "dwconv_layer_norm", "mlp_grn")}
+
+
+def test_pretraining_in_half_precision_without_rich(cli, without_rich):
+    argv = ["--model", "fcmae-atto", "--mode", "train", "--dtype", "bfloat16", "--backend", "torch", "--rounds", "1"]
+    code, out, _ = cli(*QUICK, *argv)
+    lines = out.splitlines()
+    assert code == 0 and lines[0].startswith("fcmae-atto, forward and backward, batch 1, 64x64, bfloat16; ")
+    assert lines[1].split() == ["ms", "p20", "p80", "images/s", "speed-up", "difference"]
+    assert lines[3].startswith("fast (torch)") and lines[3].split()[-2:] == ["1.00x", "0e+00"]
+    assert len({len(line) for line in lines[1:4]}) == 1, "columns are aligned"
+
+
+def test_the_plot_needs_matplotlib(cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, err = cli(*SMALL, "--plot", "x.png")
+    want = "python -m convnextv2_fast bench: error: --plot needs matplotlib: python -m pip install matplotlib\n"
+    assert (code, out, err) == (2, "", want)
+
+
+def test_a_wrong_result_gets_no_times(cli, monkeypatch):
+    reference = dispatch.implementations("mlp_grn")[-1]
+    wrong = Implementation("cpu", lambda *a, **k: reference.run(*a, **k) * 1.1, dispatch.always)
+    monkeypatch.setitem(dispatch._registry, "mlp_grn", (wrong, reference))
+    code, out, _ = cli(*QUICK)
+    assert code == 1 and "fast (auto): not measured: its output differs from the torch backend's by " in out
+    row = next(line for line in out.splitlines() if "fast (torch)" in line)
+    assert "1.00x" in row
+
+
+def test_a_row_that_dies_leaves_the_others(cli, monkeypatch):
+    def dies(model):
+        def run(x):
+            raise RuntimeError("no C++ compiler\nlong story")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", dies)
+    code, out, _ = cli(*QUICK, "--backend", "torch", "--compile")
+    assert code == 1 and "torch.compile (torch backend): not measured: RuntimeError: no C++ compiler\n" in out
+    assert "1.00x" in out and "long story" not in out
+
+
+def test_compile_runs_the_torch_backend(cli, monkeypatch, tmp_path):
+    seen = []
+
+    def compiled(model):
+        def run(x):
+            seen.append(dispatch._overrides)
+            return model(x)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    code, out, _ = cli(*QUICK, "--backend", "auto", "--compile")
+    assert code == 0 and set(seen) == {((None, "torch"),)}
+    assert "torch.compile (torch backend): patch_conv on torch, dwconv_layer_norm on torch, mlp_grn on torch" in out
+
+
+def test_timm_absent_is_said_and_no_failure(cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    code, out, _ = cli(*QUICK, "--backend", "torch", "--timm")
+    assert code == 0 and "timm (eager): not measured: ModuleNotFoundError" in out and "1.00x" in out
+
+
+def test_timm_computes_the_same(cli, tmp_path):
+    try:
+        peers.timm()
+    except ImportError:
+        pytest.skip("timm is not installed")
+    code, _, _ = cli(*QUICK, "--backend", "torch", "--timm", "--json", str(tmp_path / "b.json"))
+    row = json.loads((tmp_path / "b.json").read_text())["rows"][1]
+    assert code == 0 and row["label"] == "timm (eager)" and len(row["times_ms"]) == 2
+    assert row["difference_from_torch_backend"] < 1e-5 and row["ops"] == {}
+
+
+def test_an_interrupt_reports_what_there_is(cli, monkeypatch, tmp_path):
+    rounds = _measure.rounds
+
+    def interrupted(*args):
+        for i, step in enumerate(rounds(*args)):
+            if i == 2:
+                raise KeyboardInterrupt
+            yield step
+
+    monkeypatch.setattr(bench, "rounds", interrupted)
+    code, out, err = cli(*QUICK, "--json", str(tmp_path / "b.json"))
+    assert code == 130 and err == "interrupted; this is what was measured until then\n"
+    assert "fast (auto)" in out and "images/s" in out
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert not found["complete"] and sum(len(row["times_ms"]) for row in found["rows"]) == 3
+
+
+def test_an_interrupt_before_the_first_time(cli, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "warm_up", interrupted)
+    code, out, _ = cli(*QUICK)
+    assert code == 130 and "images/s" not in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--backend", "triton"], "backend 'triton': no op of this model has such an implementation yet"),
+        (["--backend", "cuda"], "dwconv_layer_norm: backend 'cuda' cannot run float32 activations"),
+    ],
+)
+def test_a_backend_that_runs_nothing_gets_no_row_under_its_name(cli, argv, message):
+    code, out, err = cli(*QUICK, *argv)
+    assert code == 2 and not out and message in err and err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written(cli, tmp_path):
+    (tmp_path / "b.json").mkdir()
+    code, out, err = cli(*QUICK, "--json", str(tmp_path / "b.json"))
+    assert code == 2 and not out and "there is no such folder to write a file to" in err
+
+
+def test_the_specs_are_those_of_the_model(monkeypatch):
+    """What bench says of the ops is what dispatch was asked while the model ran."""
+    asked = set()
+    choose = dispatch.choose
+
+    def recorded(spec, backend=None):
+        asked.add(spec)
+        return choose(spec, backend)
+
+    monkeypatch.setattr(dispatch, "choose", recorded)
+    with torch.inference_mode():
+        for name in ("atto", "fcmae-atto"):
+            asked.clear()
+            _providers.build(name)(_providers.images(1, 64))
+            assert asked == set(_providers._specs(name, torch.device("cpu"), torch.float32, False)), name
+
+
+def test_rounds_are_interleaved_and_begin_with_another_row():
+    order = []
+    rows = [Row(name, lambda name=name: order.append(name)) for name in "abc"]
+    for _ in _measure.rounds(rows, torch.device("cpu"), 3):
+        pass
+    assert "".join(order) == "abcbcacab" and all(len(row.times) == 3 for row in rows)
+
+
+def test_fast_calls_are_repeated_within_a_round(monkeypatch):
+    calls = []
+    row = Row("a", lambda: calls.append(1))
+    monkeypatch.setattr(_measure, "_milliseconds", lambda row, device: row.step() or 0.25)
+    _measure.warm_up(row, torch.device("cpu"), 3)
+    assert len(calls) == 3 and row.calls == 40
+
+
+def test_percentiles():
+    assert Row("a", list, times=[7.0]).percentiles() == (7.0, 7.0, 7.0)
+    assert Row("a", list, times=[5.0, 1.0, 2.0, 4.0, 3.0, 6.0]).percentiles() == (2.0, 3.5, 5.0)
+
+
+def test_compare_refuses_what_is_not_finite():
+    row = Row("a", lambda: torch.tensor([1.0, float("nan")]))
+    _measure.compare(row, torch.ones(2).double(), 1e-4, torch.device("cpu"))
+    assert row.difference is None and row.error.startswith("its output differs from the torch backend's by nan")
+    row = Row("a", lambda: torch.ones(3))
+    _measure.compare(row, torch.ones(2).double(), 1e-4, torch.device("cpu"))
+    assert row.error == "its output has shape (3,), the torch backend's (2,)"
+
+
+def test_plain_table():
+    table = _text.plain_table(("", "ms"), [("fast (auto)", "1.25"), ("x", "100.50")])
+    assert table == "                 ms\n-----------  ------\nfast (auto)    1.25\nx            100.50"

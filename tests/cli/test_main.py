@@ -1,0 +1,76 @@
+"""The command line as a whole: help, version, and errors of one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+import convnextv2_fast as cf
+from convnextv2_fast import dispatch
+from convnextv2_fast.cli import env
+
+
+def test_as_a_module():
+    """The only way in that a user has; one subprocess, since importing torch takes seconds."""
+    done = subprocess.run([sys.executable, "-m", "convnextv2_fast", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"convnextv2_fast {cf.__version__}\n"), done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "env", "check", "explain", "bench"])
+def test_help(cli, command):
+    code, out, _ = cli(*command.split(), "--help")
+    assert code == 0 and out.startswith(f"usage: python -m convnextv2_fast {command}".strip())
+    if not command:
+        assert all(f"    {name} " in out for name in ("env", "check", "explain", "bench"))
+
+
+@pytest.mark.parametrize("argv", [(), ("benhc",)])
+def test_unknown_command(cli, argv):
+    code, out, err = cli(*argv)
+    assert code == 2 and not out and err.startswith("usage: python -m convnextv2_fast") and "COMMAND" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("explain", "conv"), "unknown op 'conv': the ops are "),
+        (("explain", "grn", "--dtype", "int8"), "argument --dtype: invalid choice: 'int8'"),
+        (("explain", "grn", "--device", "toaster"), "'toaster' is no device; say cpu, cuda or cuda:0"),
+        (("explain", "grn", "--shape", "1", "2", "3"), "argument --shape: expected 4 arguments"),
+        (("explain", "grn", "--shape", "1", "2", "3", "0"), "'0' is no whole number from 1"),
+        (("check", "--op", "conv"), "argument --op: invalid choice: 'conv'"),
+        (("check", "--backend", "triton", "--op", "grn"), "no triton implementation of grn exists yet"),
+        (("check", "--device", "cuda:77"), "device 'cuda:77': torch "),
+        (("check", "--device", "cpu:1"), "device 'cpu:1': torch has one CPU device; say cpu"),
+        (("check", "--device", "meta"), "device 'meta': only cpu and cuda devices"),
+        (("bench", "--model", "giant"), "argument --model: invalid choice: 'giant'"),
+        (("bench", "--batch", "-1"), "'-1' is no whole number from 1"),
+        (("bench", "--rounds", "2.5"), "'2.5' is no whole number from 1"),
+        (("bench", "--model", "atto", "--size", "16"), "H and W must be at least 32"),
+        (("bench", "--model", "fcmae-atto", "--size", "80"), "multiples of the patch size 32, got 80x80"),
+        (("bench", "--model", "fcmae-atto", "--timm"), "timm has no FCMAE"),
+        (("bench", "--json", "no/such/folder/x.json"), "there is no such folder"),
+        (("bench", "--plot", "x.bmp"), "the name must end in .png"),
+    ],
+)
+def test_bad_values_give_one_line(cli, argv, message):
+    code, out, err = cli(*argv)
+    assert code == 2 and not out and message in err and err.count("\n") == 1
+    assert err.startswith(f"python -m convnextv2_fast {argv[0]}: error: ")
+
+
+@pytest.mark.parametrize("command", ["check", "explain", "bench"])
+def test_a_bad_environment_variable_is_reported_by_all_but_env(cli, monkeypatch, command):
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "gpu")
+    code, _, err = cli(command)
+    assert code == 2 and "CONVNEXTV2_FAST_BACKEND='gpu' is no backend: auto, cuda, " in err
+    code, out, _ = cli("env")
+    assert code == 0 and "CONVNEXTV2_FAST_BACKEND" in out
+
+
+def test_interrupt(cli, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(env, "collect", interrupted)
+    assert cli("env") == (130, "", "python -m convnextv2_fast env: interrupted\n")

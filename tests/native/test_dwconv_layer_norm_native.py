@@ -1,0 +1,202 @@
+"""The native CPU operators of dwconv_layer_norm against float64, on every instruction set of this machine."""
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convnextv2_fast import library
+from convnextv2_fast.dispatch import Spec
+from convnextv2_fast.ops.dwconv_layer_norm import native
+from convnextv2_fast.testing import relative_error, tolerance
+
+pytestmark = [
+    pytest.mark.cpu_kernel,
+    pytest.mark.skipif(library.why_not("cpu") is not None, reason=str(library.why_not("cpu"))),
+]
+
+EPS = 1e-6
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+BEST = library.cpu_isa() or "scalar"
+ISAS = ("scalar", "avx2", "avx512")[: ("scalar", "avx2", "avx512").index(BEST) + 1]
+# Every H and W of 1, 3, 7, 13, 14, 56, every C of 1, 8, 40, 48, 96, 352, every N of 0, 1, 3.
+SHAPES = [
+    (1, 1, 1, 1),
+    (3, 1, 1, 352),
+    (3, 1, 3, 8),
+    (1, 3, 1, 40),
+    (1, 3, 7, 48),
+    (3, 7, 7, 40),
+    (1, 7, 7, 352),
+    (1, 7, 56, 8),
+    (1, 13, 13, 96),
+    (3, 13, 14, 1),
+    (1, 14, 14, 48),
+    (1, 14, 3, 352),
+    (1, 56, 13, 8),
+    (1, 56, 56, 40),
+    (0, 7, 7, 40),
+]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    library.set_cpu_isa(request.param)
+    yield request.param
+    library.set_cpu_isa(BEST)
+
+
+def problem(shape, dtype=F32, param_dtype=None, bias=True):
+    """(x, kernel, bias, ln_weight, ln_bias), rounded to their dtypes."""
+    *_, c = shape
+    param_dtype = param_dtype or dtype
+    params = [torch.randn(49, c) / 7, torch.randn(c) if bias else None, torch.randn(c), torch.randn(c)]
+    return (torch.randn(shape).to(dtype), *(p if p is None else p.to(param_dtype) for p in params))
+
+
+def plain(x: Tensor, kernel: Tensor, bias: Tensor | None, ln_weight: Tensor, ln_bias: Tensor):
+    """Plain PyTorch in x's dtype: y, z, mean, rstd."""
+    c = x.shape[-1]
+    kernel, ln_weight, ln_bias = (t.to(x.dtype) for t in (kernel, ln_weight, ln_bias))
+    weight = kernel.view(7, 7, c).permute(2, 1, 0).unsqueeze(1)
+    bias = None if bias is None else bias.to(x.dtype)
+    z = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=3, groups=c).permute(0, 2, 3, 1)
+    y = F.layer_norm(z, (c,), ln_weight, ln_bias, EPS)
+    wide = z if z.dtype == torch.float64 else z.float()
+    variance, mean = torch.var_mean(wide, -1, correction=0)
+    return y, z, mean.reshape(-1), torch.rsqrt(variance + EPS).reshape(-1)
+
+
+def exactly(*args: Tensor | None):
+    return plain(*(None if t is None else t.double() for t in args))
+
+
+@functools.cache  # every instruction set gets the same problem
+def judged_problem(shape, dtype, param_dtype):
+    args = problem(shape, dtype, param_dtype, bias=shape[0] != 3)
+    return args, exactly(*args), plain(*args)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "param_dtype"), [(F32, F32), (BF16, BF16), (BF16, F32), (F16, F16), (F16, F32)], ids=str
+)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_float64(isa, shape, dtype, param_dtype):
+    args, (want_y, want_z, want_mean, want_rstd), (plain_y, plain_z, _, plain_rstd) = judged_problem(
+        shape, dtype, param_dtype
+    )
+    y, z, mean, rstd = native.RUN.forward_train(*args, EPS)
+    assert torch.equal(native.RUN.forward(*args, EPS), y)  # no NaN left: torch.empty is poisoned
+    assert y.shape == z.shape == shape and y.dtype == z.dtype == dtype
+    assert mean.shape == rstd.shape == (y.numel() // shape[3],) and mean.dtype == rstd.dtype == F32
+    if not y.numel():
+        return
+    assert relative_error(y, want_y) <= tolerance(relative_error(plain_y, want_y), dtype)
+    assert relative_error(z, want_z) <= tolerance(relative_error(plain_z, want_z), dtype)
+    # The statistics come from the unrounded convolution: they are float32 results in every dtype.
+    scale = want_z.abs().max()
+    assert (mean - want_mean).abs().max() <= 8 * torch.finfo(F32).eps * scale
+    if shape[3] > 1:  # with one channel the variance is zero, and z's last bits are all that is left of it
+        limit = 2 * relative_error(plain_rstd, want_rstd) if dtype == F32 else 0.0
+        assert relative_error(rstd, want_rstd) <= limit + 256 * torch.finfo(F32).eps
+
+
+def test_statistics_survive_a_large_mean(isa):
+    """Two passes: a common offset a thousand times the spread leaves the float32 bits of the difference."""
+    x, kernel, _, ln_weight, ln_bias = problem((2, 5, 6, 48))
+    bias = torch.randn(48) + 1000.0
+    args = (x, kernel, bias, ln_weight, ln_bias)
+    want = exactly(*args)[0]
+    assert relative_error(native.RUN.forward(*args, EPS), want) <= tolerance(relative_error(plain(*args)[0], want), F32)
+
+
+def test_special_values_stay_where_they_are(isa):
+    """An infinity or a NaN in x reaches the pixels within three columns and rows of it, and no others."""
+    for dtype in (F32, BF16, F16):
+        for value in (float("nan"), float("inf")):
+            args = problem((1, 12, 17, 24), dtype)
+            args[0][0, 2, 8, 5] = value
+            bad = native.RUN.forward(*args, EPS).isnan().any(-1)[0]
+            expected = torch.zeros(12, 17, dtype=torch.bool)
+            expected[0:6, 5:12] = True
+            assert torch.equal(bad, expected)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=str)
+def test_bitwise_deterministic(isa, dtype):
+    """Runs and thread counts do not change a bit."""
+    args = problem((3, 14, 56, 40), dtype)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 1, 2, 3, 7, 32):
+            torch.set_num_threads(count)
+            results.append(native.RUN.forward_train(*args, EPS))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(("dtype", "param_dtype"), [(F32, F32), (BF16, F32)], ids=str)
+def test_opcheck(dtype, param_dtype, bias):
+    args = (*problem((2, 3, 5, 8), dtype, param_dtype, bias), EPS)
+    for op in (native.RUN.forward, native.RUN.forward_train):
+        torch.library.opcheck(op, args)
+
+
+def test_outputs_are_plainly_contiguous():
+    """Also where dimensions of size 1 let x have other strides; as the shape function says."""
+    x, *params = problem((1, 1, 7, 8))
+    odd = x.as_strided(x.shape, (3, 999, 8, 1))
+    assert odd.is_contiguous()
+    y, z, _, _ = native.RUN.forward_train(odd, *params, EPS)
+    assert y.stride() == z.stride() == (56, 56, 8, 1)
+    meta = native.RUN.forward(odd.to("meta"), *(p.to("meta") for p in params), EPS)
+    assert meta.stride() == y.stride()
+
+
+BAD = {
+    "x must be [N, H, W, C]": lambda x, k, b, g, t: (x[0], k, b, g, t),
+    "kernel must be [49, C]": lambda x, k, b, g, t: (x, k[:48], b, g, t),
+    "bias, ln_weight and ln_bias must be [C]": lambda x, k, b, g, t: (x, k, b, g[:5], t),
+    "x must be float32, bfloat16 or float16": lambda x, k, b, g, t: (x.double(), k, b, g, t),
+    "the parameters must all have x's dtype, or all be float32": lambda x, k, b, g, t: (x, k, b, g.half(), t),
+    "all tensors must be contiguous": lambda x, k, b, g, t: (x.transpose(1, 2), k, b, g, t),
+    "H, W and C must be at least 1": lambda x, k, b, g, t: (x[:, :0], k, b, g, t),
+}
+
+
+@pytest.mark.parametrize("wants", BAD)
+@pytest.mark.parametrize("name", ["forward", "forward_train"])
+def test_bad_inputs(wants, name):
+    args = BAD[wants](*problem((2, 4, 5, 8)))
+    with pytest.raises(ValueError) as caught:
+        getattr(native.RUN, name)(*args, EPS)
+    message = str(caught.value)
+    op = "dwconv_layer_norm_fwd" + ("_train" if name == "forward_train" else "")
+    assert message.startswith(f"{op}: {wants}; got x {tuple(args[0].shape)} {str(args[0].dtype)[6:]}")
+    assert "\n" not in message
+
+
+def spec(**changes) -> Spec:
+    base = Spec("dwconv_layer_norm", "cpu", F32, F32, 8, "dense", False)
+    return base._replace(**changes)
+
+
+def test_reasons():
+    assert native.CPU.reasons(spec()) == []
+    assert native.CPU.reasons(spec(dtype=BF16, param_dtype=F32, needs_grad=True)) == []
+    for changes, words in (
+        ({"device": "cuda"}, "run on cpu tensors, these are on cuda"),
+        ({"layout": "patch"}, "dense layout [N, H, W, C], not the patch layout"),
+        ({"dtype": torch.float64, "param_dtype": torch.float64}, "float32, float16 and bfloat16, not float64"),
+        ({"param_dtype": BF16}, "the activations' dtype, or are all float32"),
+        ({"param_dtype": None}, "the activations' dtype, or are all float32"),
+    ):
+        reasons = native.CPU.reasons(spec(**changes))
+        assert reasons and any(words in reason for reason in reasons), reasons
+    assert native.CUDA.reasons(spec())  # these tensors are on the CPU

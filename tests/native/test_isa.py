@@ -1,0 +1,134 @@
+"""Each instruction set's kernel: its index logic executed, its instructions where they belong, its choice by name."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from convnextv2_fast import library
+from tests.native.cxx import AVX2, HERE, needs_avx2, needs_compiler, run_check
+
+ISAS = ("scalar", "avx2", "avx512")
+needs_library = pytest.mark.skipif(library.why_not("cpu") is not None, reason=str(library.why_not("cpu")))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("vector", "strip", "flags"),
+    [
+        pytest.param("Vec4", 7, (), id="scalar"),
+        pytest.param("Vec8", 7, AVX2, id="avx2", marks=needs_avx2),
+        # What the AVX-512 object runs, vector for vector, on pairs of 256-bit registers.
+        pytest.param("Pair<Vec8>", 14, AVX2, id="16-wide", marks=needs_avx2),
+        pytest.param(
+            "Vec16",
+            14,
+            (*AVX2, f"-include{HERE / 'simde_avx512.h'}"),
+            id="avx512-emulated",
+            marks=[
+                needs_avx2,
+                pytest.mark.slow,
+                pytest.mark.skipif(
+                    not Path("/usr/include/simde/x86/avx512.h").exists(), reason="the SIMDe headers are not installed"
+                ),
+            ],
+        ),
+    ],
+)
+def test_kernel_of_each_width(tmp_path, vector, strip, flags):
+    """Odd shapes, all dtypes, guarded buffers; close to double precision, and the same bits whatever the tiling."""
+    said = run_check(
+        "dwconv_layer_norm_cpu_check.cpp", tmp_path, f"-DCNV2_VECTOR={vector}", f"-DCNV2_STRIP={strip}", *flags
+    )
+    assert re.search(r"^180 problems, 0 failed", said), said
+
+
+def functions_of(path: Path) -> dict[str, str]:
+    """Disassembly of every function of a shared library, by its demangled name."""
+    text = subprocess.run(
+        ["objdump", "-dC", "--no-show-raw-insn", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    found: dict[str, str] = {}
+    for block in re.split(r"\n\n", text):
+        head = re.match(r"[0-9a-f]+ <(.*)>:\n", block)
+        if head:
+            found[head[1]] = found.get(head[1], "") + block[head.end() :]
+    return found
+
+
+@needs_library
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+def test_instructions_stay_in_their_kernels():
+    """AVX-512 and AVX2 code only in the functions that the run-time choice guards, and there it is used."""
+    built = library.build_info()["cpu_isa"].split()
+    if "avx512" not in built:
+        pytest.skip(f"built for {built} only")
+    functions = functions_of(Path(library.__file__).parent / "_C_cpu.so")
+    kernels = {width: [code for name, code in functions.items() if f"Vec{width}," in name] for width in (4, 8, 16)}
+    assert all(kernels.values()), "the library has no local symbols: was it stripped?"
+    zmm = re.compile(r"vfmadd\w+ps .*%zmm")
+    assert sum(len(zmm.findall(code)) for code in kernels[16]) >= 3 * 98  # three dtypes, 14 columns x 7 taps each
+    ymm = re.compile(r"vfmadd\w+ps .*%ymm")
+    assert sum(len(ymm.findall(code)) for code in kernels[8]) >= 3 * 49
+    assert not any("%zmm" in code for code in kernels[8])
+    for name, code in functions.items():
+        if "Vec8," not in name and "Vec16," not in name:
+            assert not re.search(r"%[yz]mm|\tvfm|\tv[a-z]+ps ", code), f"{name} needs more than the baseline CPU"
+
+
+@needs_library
+def test_choice_by_name():
+    before = library.cpu_isa()
+    assert before in ISAS
+    library.set_cpu_isa("scalar")
+    assert library.cpu_isa() == "scalar"
+    library.set_cpu_isa(before)
+    with pytest.raises(ValueError, match=r"'mmx' is not available: the best here is '\w+'"):
+        library.set_cpu_isa("mmx")
+    assert library.cpu_isa() == before
+
+
+def import_with(value: str) -> subprocess.CompletedProcess:
+    code = "from convnextv2_fast import library; print(library.cpu_isa())"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, library.ISA_ENVIRONMENT: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@needs_library
+def test_choice_by_environment():
+    lowered = import_with("scalar")
+    assert lowered.stdout.strip() == "scalar", lowered.stderr
+    assert library.ISA_ENVIRONMENT not in lowered.stderr
+    best = library.cpu_isa()
+    too_much = import_with("avx512" if best != "avx512" else "avx1024")
+    assert too_much.returncode == 0, too_much.stderr
+    assert too_much.stdout.strip() == best  # never more than the CPU has
+    assert f"RuntimeWarning: {library.ISA_ENVIRONMENT}: instruction set" in too_much.stderr
+
+
+@needs_library
+def test_all_available_sets_agree():
+    """The same problem on every instruction set of this machine: equal up to the order of additions."""
+    from convnextv2_fast.ops.dwconv_layer_norm import native
+
+    x, kernel, vector = torch.randn(2, 9, 11, 40), torch.randn(49, 40) / 7, torch.randn(40)
+    best = library.cpu_isa()
+    results = []
+    try:
+        for isa in ISAS[: ISAS.index(best) + 1]:
+            library.set_cpu_isa(isa)
+            results.append(native.RUN.forward(x, kernel, vector, vector, vector, 1e-6))
+    finally:
+        library.set_cpu_isa(best)
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], atol=2e-5, rtol=2e-5)
