@@ -65,8 +65,8 @@ def find_torch() -> tuple[Path | None, str]:
 def missing_tools() -> list[str]:
     """What the native build lacks, each with how to get it."""
     missing = []
-    if platform.system() == "Windows":
-        missing.append("Linux or macOS (the native build is not supported on Windows)")
+    if platform.system() != "Linux":
+        missing.append("Linux (the native build is made and tested for it alone)")
     if find_compiler() is None:
         missing.append("a C++17 compiler (apt-get install g++)")
     if find_tool("cmake") is None:
@@ -117,7 +117,8 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         outputs = self._outputs()
         target = ROOT / PACKAGE if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / PACKAGE
-        build = Path(self.build_temp).resolve() / "cmake"
+        # Not self.build_temp, which is new for each editable build: here only what changed is compiled again.
+        build = ROOT / "build" / "cmake"
         target.mkdir(parents=True, exist_ok=True)
         build.mkdir(parents=True, exist_ok=True)
         torch_folder, torch_version = find_torch()

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ SLICES = {
 }
 TOOLS = ("memcheck", "racecheck", "initcheck")
 RESTARTS = 4
+ROWS = (sys.executable, "-m", "benchmarks.gpu_rows")
 
 
 class Budget:
@@ -160,8 +161,10 @@ def sanitizer(report: Report, budget: Budget, device: str) -> bool:
     return clean
 
 
-def measured(report: Report, section: str, device: str, seconds: float) -> None:
-    """Runs a section of :mod:`benchmarks.gpu_rows` in processes of its own and takes over its rows as they come."""
+def measured(report: Report, section: str, device: str, seconds: float, program: Sequence[str] = ROWS) -> None:
+    """Runs a section of :mod:`benchmarks.gpu_rows` in processes of its own and takes over its rows as they come.
+
+    A process that crashes loses the task it was at; another one goes on behind it."""
     ends = time.time() + seconds
     finished = set(report.done(section))
     planned: list[str] = []
@@ -172,7 +175,7 @@ def measured(report: Report, section: str, device: str, seconds: float) -> None:
         log.write_text("")
         done_file.write_text(json.dumps(sorted(finished)))
         options = ["--section", section, "--device", device, "--deadline", str(ends)]
-        command = [sys.executable, "-m", "benchmarks.gpu_rows", *options, "--log", str(log), "--done", str(done_file)]
+        command = [*program, *options, "--log", str(log), "--done", str(done_file)]
         with output.open("wb") as sink:
             process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
             begun, place = [], 0

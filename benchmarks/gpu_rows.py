@@ -25,7 +25,7 @@ from ._report import key
 from ._roofline import ceilings, op_work
 from ._timing import Timing, interleaved, peak_memory, watch_for
 from .cases import Case, OpCase, Setting
-from .measure import Effort, measure, one_line
+from .measure import Effort, measure, one_line, significant
 from .module_cases import BlockCase, FcmaeCase, ModelCase
 from .problems import Shape
 from .sizes import SIZES
@@ -139,8 +139,8 @@ def depthwise(scale: Scale, size: str, precision: str) -> Task:
             if not isinstance(timing, Timing):
                 raise timing
             row: Row = {"name": name, "provider": provider, "status": "ok", "max_relative_error": error.max_relative}
-            row["gb_per_s"] = round(work.bytes / timing.median / 1e9, 2)
-            row["roofline_share"] = round(ceilings(scale.device, dtype).floor(work) / timing.median, 4)
+            row["gb_per_s"] = significant(work.bytes / timing.median / 1e9)
+            row["roofline_share"] = significant(ceilings(scale.device, dtype).floor(work) / timing.median)
             peak = peak_memory(run, scale.device)
             return row | timing.milliseconds() | ({} if peak is None else {"peak_mib": round(peak / 2**20, 1)})
 

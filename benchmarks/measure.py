@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -68,16 +69,21 @@ def _checked(name: str, candidate: Candidate, case: Case) -> dict[str, float]:
     return {"max_relative_error": found.max_relative, "max_absolute_error": found.max_absolute}
 
 
+def significant(value: float) -> float:
+    """Rounded to four significant digits: no measurement has more."""
+    return float(f"{value:.4g}")
+
+
 def figures(case: Case, seconds: float, device_peak: int | None) -> dict[str, float | None]:
     """Rates of a median time, by the case's own floor."""
     floor = ceilings(case.setting.device, case.setting.working_dtype).floor(case.work)
     found: dict[str, float | None] = {
-        "gb_per_s": round(case.work.bytes / seconds / 1e9, 2),
-        "gflop_per_s": round(case.work.flops / seconds / 1e9, 2),
-        "roofline_share": round(floor / seconds, 4),
+        "gb_per_s": significant(case.work.bytes / seconds / 1e9),
+        "gflop_per_s": significant(case.work.flops / seconds / 1e9),
+        "roofline_share": significant(floor / seconds),
     }
     if case.images:
-        found["images_per_s"] = round(case.images / seconds, 2)
+        found["images_per_s"] = significant(case.images / seconds)
     if device_peak is not None:
         found["peak_mib"] = round(device_peak / 2**20, 1)
     return found
@@ -90,9 +96,11 @@ def measure(case: Case, wanted: Iterable[str], effort: Effort) -> dict[str, Outc
     errors: dict[str, dict[str, float]] = {}
     device = case.setting.device
     for name in wanted:
+        began = time.monotonic()
         try:
             candidate = providers.build(name, case)
             errors[name] = _checked(name, candidate, case)
+            errors[name]["prepare_s"] = round(time.monotonic() - began, 2)  # build, compile, check
             runs[name] = candidate.run
             if effort.graph and device == "cuda" and not case.backward and "compile" not in name:
                 runs[name] = graphed(candidate.run, case.sets)

@@ -13,7 +13,8 @@ endforeach()
 cnv2_add_library(_C_cuda ${sources})
 cnv2_cuda_architectures(archs)
 set_target_properties(_C_cuda PROPERTIES
-  CUDA_ARCHITECTURES "${archs}" CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static)
+  CUDA_ARCHITECTURES "${archs}" CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
+  CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON)
 target_compile_definitions(_C_cuda PRIVATE USE_CUDA)  # torch's headers then declare the current stream
 target_include_directories(_C_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# On a machine that others use, ATen's depthwise convolutions are up to 100 times slower with two threads than with one.
+# What depends on the number of threads sets its own.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def poison() -> Iterator[None]:

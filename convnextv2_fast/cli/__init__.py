@@ -17,7 +17,7 @@ from . import bench, check, env, explain
 from ._arguments import CommandError
 
 PROG = "python -m convnextv2_fast"
-BAD_USE, INTERRUPTED = 2, 130
+BAD_USE, INTERRUPTED, CUT_OFF = 2, 130, 141
 
 
 class _CommandParser(argparse.ArgumentParser):
@@ -43,17 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None takes those of the process.
     Returns:
-        The exit code: 0, 1 where something was found wrong, 2 for a bad command line, 130 after an interrupt.
+        The exit code: 0, 1 where something was found wrong, 2 for a bad command line, 130 after an interrupt, 141 where
+        nobody reads the output to its end.
     """
     args = parser().parse_args(argv)
     try:
         wanted = os.environ.get(dispatch.ENVIRONMENT) or "auto"
         if wanted not in dispatch.NAMES and args.command != "env":  # env shows the variable, whatever is in it
             raise CommandError(f"{dispatch.ENVIRONMENT}={wanted!r} is no backend: {', '.join(dispatch.NAMES)}")
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
     except (CommandError, dispatch.UnsupportedInputError) as error:
         print(f"{PROG} {args.command}: error: {error}", file=sys.stderr)
         return BAD_USE
     except KeyboardInterrupt:
         print(f"{PROG} {args.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as head, has seen enough; Python must not flush to it when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CUT_OFF

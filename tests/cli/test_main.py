@@ -1,5 +1,6 @@
 """The command line as a whole: help, version, and errors of one line."""
 
+import os
 import subprocess
 import sys
 
@@ -66,6 +67,16 @@ def test_a_bad_environment_variable_is_reported_by_all_but_env(cli, monkeypatch,
     assert code == 2 and "CONVNEXTV2_FAST_BACKEND='gpu' is no backend: auto, cuda, " in err
     code, out, _ = cli("env")
     assert code == 0 and "CONVNEXTV2_FAST_BACKEND" in out
+
+
+def test_a_reader_that_goes_away():
+    """As in `check | head -1`: no traceback."""
+    code = "import sys, convnextv2_fast.cli as c; sys.exit(c.main(['explain', 'grn']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_interrupt(cli, monkeypatch):

@@ -27,12 +27,13 @@ def test_gradcheck(op, kind):
     assert torch.autograd.gradcheck(function, tuple(problem.tensors.values()), atol=1e-6, fast_mode=True)
 
 
-def run(problem: Problem, dtype: torch.dtype, backend: str, seed: int = 0):
-    p = problem.to(dtype)
+def run(problem: Problem, dtype: torch.dtype, backend: str, device: str = "cpu", seed: int = 0):
+    """The output and all gradients, on the CPU again."""
+    p = problem.to(dtype, device=device)
     y = p.public(backend=backend)
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    y.backward(grad.to(dtype))
-    return {"out": y.detach()} | {k: v.grad for k, v in p.tensors.items()}
+    y.backward(grad.to(y))
+    return {"out": y.detach().cpu()} | {k: v.grad.cpu() for k, v in p.tensors.items()}
 
 
 def assert_as_good_as_torch(got, plain, exact, dtype, what):
@@ -48,26 +49,30 @@ def assert_as_good_as_torch(got, plain, exact, dtype, what):
 
 
 SHAPES = [(2, 7, 7, 40), (1, 14, 13, 48), (3, 1, 3, 8), (1, 3, 1, 1), (2, 5, 9, 96)]
+NATIVE = [
+    pytest.param(
+        op, i.backend, marks=[pytest.mark.cuda] if i.backend in ("cuda", "triton") else [pytest.mark.cpu_kernel]
+    )
+    for op in ALL_OPS
+    for i in dispatch.implementations(op)
+    if i.backend != "torch"
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("op", ALL_OPS)
-def test_native_backends(op, shape, dtype):
+@pytest.mark.parametrize(("op", "backend"), NATIVE)
+def test_native_backends(op, backend, shape, dtype):
     """Every implementation but the reference, forward and every gradient, against float64."""
-    if op == "patch_conv" and min(shape[1:3]) < 2:
-        pytest.skip("smaller than the 2x2 kernel: an error, tested elsewhere")
+    device = "cpu" if backend == "cpu" else "cuda"
     problem = make(op, *shape)
-    spec = dispatch.Spec.of(op, *(t.to(dtype) for t in list(problem.tensors.values())[:1]))
-    candidates = [i for i in dispatch.implementations(op) if i.backend != "torch"]
-    reasons = {i.backend: i.reasons(spec) for i in candidates}
-    if not candidates or all(reasons.values()):
-        pytest.skip(f"no native backend: {reasons}")
-    exact = run(problem, torch.float64, "torch")
-    plain = run(problem, dtype, "torch")
-    for candidate in candidates:
-        if not reasons[candidate.backend]:
-            assert_as_good_as_torch(run(problem, dtype, candidate.backend), plain, exact, dtype, candidate.backend)
+    (candidate,) = (i for i in dispatch.implementations(op) if i.backend == backend)
+    first = next(iter(problem.tensors.values())).to(dtype)
+    reasons = candidate.reasons(dispatch.Spec.of(op, first)._replace(device=device))
+    if reasons:
+        pytest.skip("; ".join(reasons))
+    exact, plain = run(problem, torch.float64, "torch"), run(problem, dtype, "torch", device)
+    assert_as_good_as_torch(run(problem, dtype, backend, device), plain, exact, dtype, backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

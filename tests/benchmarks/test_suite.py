@@ -1,0 +1,80 @@
+"""The pytest-benchmark suite and `make bench`, run small, as a user runs them."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import photos
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_suite_reports_interleaved_rounds(tmp_path):
+    out = tmp_path / "out.json"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "benchmarks/test_ops.py",
+        "--smoke",
+        "-q",
+        "-k",
+        "layer_norm-2x and not cpu-fast-c",
+    ]
+    command += ["-p", "no:cacheprovider", f"--benchmark-json={out}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert {b["extra_info"]["provider"] for b in found["benchmarks"]} >= {"fast-torch", "eager"}
+    for benchmark in found["benchmarks"]:
+        info = benchmark["extra_info"]
+        assert benchmark["stats"]["median"] > 0 and info["max_relative_error"] < 1e-4
+        assert {"gb_per_s", "gflop_per_s", "roofline_share"} <= set(info)
+    machine = json.dumps(found["machine_info"])
+    assert "torch" in found["machine_info"] and "node" not in found["machine_info"]
+    assert os.uname().nodename not in machine or len(os.uname().nodename) < 4
+    assert str(ROOT) not in out.read_text()
+
+
+def test_photos(capsys, monkeypatch, tmp_path):
+    """`make bench`, on the smallest model and small photographs, without torch.compile."""
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(photos, "RESULTS", tmp_path / "results")
+    arguments = ["--size", "atto", "--resolution", "64", "--rounds", "1", "--no-compile", "--save"]
+    assert photos.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "Parity" in shown and "fast-torch" in shown and "--no-compile" in shown
+    (path,) = (tmp_path / "results").glob("*.json")
+    saved = json.loads(path.read_text())
+    parity = {row["backend"]: row for row in saved["parity"]}
+    assert parity["torch"]["status"] == "ok" and parity["torch"]["max_relative_error"] < 1e-4
+    assert {row["provider"] for row in saved["speed"]} >= {"fast-torch", "eager", "channels_last", "compile"}
+    assert not any(row["status"] == "failed" for row in saved["speed"])
+    assert len(list((tmp_path / "results").glob("*.png"))) == bool(importlib.util.find_spec("matplotlib"))
+
+
+def test_photographs_are_photographs():
+    pytest.importorskip("skimage")
+    images = photos.photographs(64)
+    assert images.shape == (4, 3, 64, 64) and images.isfinite().all()
+    assert images.std() > 0.5 and not (images[0] == images[1]).all()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_makefile_names_its_targets():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("test", "bench", "benchmarks-smoke", "gpu-report", "venv", "build", "lint", "format", "clean"):
+        assert target in shown
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_makefile_refuses_a_python_that_is_not_there(tmp_path):
+    command = ["make", "venv", f"VENV={tmp_path / 'an environment'}", "PYTHON=no-such-python"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and "no Python >= 3.10 found in PYTHON=no-such-python" in done.stderr

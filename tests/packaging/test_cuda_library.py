@@ -1,0 +1,84 @@
+"""_C_cuda.so as a file: what it needs from other libraries. Building it needs nvcc, none of this needs a GPU."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from convnextv2_fast import library
+
+PATH = Path(library.__file__).parent / "_C_cuda.so"
+CUDA_TORCH = os.environ.get("CUDA_TORCH_PYTHON", "")
+
+pytestmark = pytest.mark.skipif(not PATH.exists(), reason="_C_cuda.so was not built")
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="no readelf")
+def test_needed_libraries():
+    """It records that it needs libtorch_cuda.so, even if linked with a CPU-only torch, and no CUDA runtime."""
+    dynamic = subprocess.run(["readelf", "-d", PATH], capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic)
+    assert {"libtorch_cuda.so", "libtorch_cpu.so"} <= set(needed)
+    assert not [name for name in needed if name.startswith(("libcudart", "libcuda.", "libpython"))]
+    assert not re.search(r"RPATH|RUNPATH", dynamic)
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
+def test_what_only_a_cuda_torch_has():
+    """The symbols that a CPU-only torch lacks are these few, all of libtorch_cuda.so and its dependencies."""
+    undefined = subprocess.run(
+        ["nm", "-D", "--undefined-only", PATH], capture_output=True, text=True, check=True
+    ).stdout
+    names = {line.split()[-1] for line in undefined.splitlines()}
+    torch_names = {name for name in names if name.startswith(("aoti_torch_", "torch_"))}
+    cuda_only = {"aoti_torch_get_current_cuda_stream", "torch_c10_cuda_check_msg", "torch_c10_cuda_free_error_msg"}
+    assert cuda_only <= torch_names
+    lib = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    exported = subprocess.run(["nm", "-D", "--defined-only", lib], capture_output=True, text=True, check=True).stdout
+    assert not torch_names - cuda_only - {line.split()[-1] for line in exported.splitlines()}
+    assert not [name for name in names if re.match(r"cu[A-Z]|cuda[A-Z]", name)]  # the runtime is inside
+
+
+def test_architectures():
+    archs = library.build_info()["cuda_archs"].split()
+    assert [arch for arch in archs if arch.endswith("-real")]
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        assert {"80-real", "86-real", "89-real", "90-real"} <= set(archs) and archs[-1].endswith("-virtual")
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this is a CUDA build of torch")
+def test_refused_on_a_cpu_torch():
+    assert "is not a CUDA build; install a CUDA build of torch" in library.why_not("cuda")
+
+
+LOAD = """
+import torch
+from convnextv2_fast import library
+from convnextv2_fast.ops.dwconv_layer_norm import native
+assert torch.version.cuda, torch.__version__
+assert library.why_not("cpu") is None and library.why_not("cuda") is None, library._missing
+assert not torch.cuda.is_initialized()
+for op in ("dwconv_layer_norm_fwd", "dwconv_layer_norm_fwd_train"):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("convnextv2_fast::" + op, "CUDA")
+x, k, v = torch.randn(2, 7, 7, 40), torch.randn(49, 40), torch.randn(40)
+y = native.RUN.forward(x, k, v, v, v, 1e-6)
+w = k.view(7, 7, 40).permute(2, 1, 0).unsqueeze(1)
+z = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), w, v, padding=3, groups=40).permute(0, 2, 3, 1)
+torch.testing.assert_close(y, torch.nn.functional.layer_norm(z, (40,), v, v, 1e-6), atol=1e-4, rtol=1e-4)
+print("loaded on", torch.__version__)
+"""
+
+
+@pytest.mark.skipif(not CUDA_TORCH, reason="CUDA_TORCH_PYTHON names no Python that has a CUDA build of torch")
+def test_loads_on_a_cuda_torch():
+    """The very files built here, every symbol bound at once, on another torch; a GPU is not needed."""
+    environment = {**os.environ, "PYTHONPATH": str(PATH.parents[1]), "LD_BIND_NOW": "1"}
+    done = subprocess.run(
+        [CUDA_TORCH, "-c", LOAD], env=environment, cwd=PATH.parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "loaded on" in done.stdout

@@ -1,0 +1,86 @@
+"""On a CUDA device: all ops and both models against float64 on the CPU, no hidden synchronisation, no leak."""
+
+import pytest
+import torch
+
+import convnextv2_fast as cf
+from convnextv2_fast.testing import ALL_OPS, kinds, make
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+SMALL = {"depths": [1, 1, 2, 1], "dims": [8, 16, 24, 40]}
+
+
+def on_device(problem, dtype):
+    p = problem.to(dtype, device="cuda")
+    if "layout" in p.options:
+        p.options = dict(p.options, layout=make_layout(p.options["layout"]))
+    return p
+
+
+def make_layout(layout):
+    """The same layout with its index tensors on the device."""
+    moved = object.__new__(type(layout))
+    for name, value in vars(layout).items():
+        object.__setattr__(moved, name, value.cuda() if isinstance(value, torch.Tensor) else value)
+    return moved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("op", "kind"), [(op, kind) for op in ALL_OPS for kind in kinds(op)])
+def test_ops(op, kind, dtype):
+    problem = make(op, 2, 6, 5, 24, kind)
+    exact, got = problem.to(torch.float64), on_device(problem, dtype)
+    want, y = exact.public(backend="torch"), got.public()
+    grad = torch.randn(want.shape, dtype=torch.float64)
+    want.backward(grad)
+    y.backward(grad.to(y))
+    pairs = {"out": (y, want)} | {k: (got.tensors[k].grad, t.grad) for k, t in exact.tensors.items()}
+    for name, (ours, right) in pairs.items():
+        assert ours.is_cuda
+        error = (ours.detach().cpu().double() - right.detach()).norm() / right.detach().norm().clamp_min(1e-30)
+        assert error <= 16 * torch.finfo(dtype).eps, f"{name}: {error:.2e}"
+
+
+def small_mae():
+    return cf.fcmae.FCMAE(**SMALL, decoder_embed_dim=16, init="std02")
+
+
+def test_models():
+    model, mae = cf.ConvNeXtV2(**SMALL).eval(), small_mae()
+    x = torch.randn(2, 3, 64, 96)
+    mask = torch.tensor([[1.0, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 1]])
+    want = cf.reference.convnextv2({k: v.double() for k, v in model.state_dict().items()}, x.double())
+    got = model.cuda()(x.cuda()).cpu().double()
+    assert (got - want).abs().max() <= 1e-4 * want.abs().max()
+    loss = cf.reference.fcmae({k: v.double() for k, v in mae.state_dict().items()}, x.double(), mask.double())[0]
+    ours = mae.cuda()(x.cuda(), mask=mask.cuda())[0].cpu().double()
+    assert abs(ours - loss) <= 1e-4 * loss
+
+
+def test_a_pretraining_step_never_waits_for_the_device():
+    mae = small_mae().cuda()
+    x = torch.randn(2, 3, 64, 64, device="cuda")
+    mae(x)[0].backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        mae(x)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_memory_returns_to_its_start_after_50_steps():
+    mae = small_mae().cuda()
+    x = torch.randn(2, 3, 64, 64, device="cuda")
+
+    def step():
+        mae(x)[0].backward()
+        mae.zero_grad(set_to_none=True)
+
+    step()
+    before = torch.cuda.memory_allocated()
+    for _ in range(50):
+        step()
+    assert torch.cuda.memory_allocated() == before
