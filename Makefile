@@ -65,7 +65,11 @@ venv:
 
 # Installs the package in place. Native sources that changed are compiled again, the others not.
 build: venv
-	@want="$$( { cat "$(VENV)/.requirements"; pwd; echo "$$CONVNEXTV2_FAST_CPU $$CONVNEXTV2_FAST_CUDA $$TORCH_CUDA_ARCH_LIST $$CXX"; \
+	@compiler="$$(if [ -n "$$CXX" ]; then command -v $$CXX; else command -v c++ || command -v g++ || command -v clang++; fi)"; \
+	if [ -z "$$compiler" ]; then \
+	  echo "warning: no C++ compiler found: pure Python, without native kernels. For those: apt-get install g++, then make build" >&2; \
+	fi; \
+	want="$$( { cat "$(VENV)/.requirements"; pwd; echo "$$compiler $$CONVNEXTV2_FAST_CPU $$CONVNEXTV2_FAST_CUDA $$TORCH_CUDA_ARCH_LIST"; \
 	  $(NATIVE) | LC_ALL=C sort | while IFS= read -r file; do cksum "$$file"; done; } | cksum)"; \
 	if [ "$$(cat "$(VENV)/.build" 2>/dev/null)" = "$$want" ]; then exit 0; fi; \
 	rm -f "$(VENV)/.build"; \
@@ -75,11 +79,7 @@ build: venv
 	  echo "       CONVNEXTV2_FAST_CPU=0 CONVNEXTV2_FAST_CUDA=0 make $(MAKECMDGOALS)" >&2; exit 1; \
 	fi; \
 	"$(PY)" -c 'from convnextv2_fast import library as l; \
-	[print("==", name, "kernels:", l.why_not(name) or "loaded") for name in ("cpu", "cuda")]'; \
-	if ! { command -v "$${CXX:-c++}" || command -v g++ || command -v clang++; } > /dev/null; then \
-	  echo "warning: no C++ compiler found, so this is pure Python. For the native kernels: apt-get install g++, then make build" >&2; \
-	  exit 0; \
-	fi; \
+	[print("==", name, "kernels:", l.why_not(name) or "loaded") for name in ("cpu", "cuda")]' && \
 	echo "$$want" > "$(VENV)/.build"
 
 test: build
