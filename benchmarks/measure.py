@@ -69,6 +69,16 @@ def _checked(name: str, candidate: Candidate, case: Case) -> dict[str, float]:
     return {"max_relative_error": found.max_relative, "max_absolute_error": found.max_absolute}
 
 
+def uncompiled(error: Exception) -> Outcome | None:
+    """A skip, if it is torch.compile that cannot work on this machine: no compiler, or one that it calls wrongly."""
+    if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        return None
+    why = f"torch.compile fails here: {one_line(error)}"
+    if " " in torch.__path__[0]:
+        why += " (torch lies under a path with a space, which it does not quote when it calls the compiler)"
+    return Outcome("skipped", why)
+
+
 def significant(value: float) -> float:
     """Rounded to four significant digits: no measurement has more."""
     return float(f"{value:.4g}")
@@ -109,7 +119,7 @@ def measure(case: Case, wanted: Iterable[str], effort: Effort) -> dict[str, Outc
         except CheckFailed as wrong:
             outcomes[name] = Outcome("failed", str(wrong), wrong=True)
         except Exception as error:  # a peer that fails is a row of the table, not the end of it
-            outcomes[name] = Outcome("failed", one_line(error))
+            outcomes[name] = uncompiled(error) or Outcome("failed", one_line(error))
     timings = interleaved(
         runs,
         watch=watch_for(device),

@@ -229,7 +229,7 @@ class ConvNeXtV2(nn.Module):
         return maps
 
     def forward_features_list(self, x: Tensor) -> list[Tensor]:
-        """The maps of the stages in `out_indices`: `[N, C_i, H / 2**(2+i), W / 2**(2+i)]`, floored; normed if so asked."""
+        """The maps of the stages in `out_indices`: `[N, C_i, H >> (2+i), W >> (2+i)]`, normed if so asked."""
         maps = self._stages(x)
         norms = [getattr(self, f"norm{i}", None) for i in self.out_indices]
         return [maps[i] if norm is None else norm(maps[i]) for i, norm in zip(self.out_indices, norms, strict=True)]

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch._inductor.config
 
 from benchmarks import _check, measure, providers
 from benchmarks._timing import CpuWatch, Timing, interleaved, quantile, rotated
@@ -145,3 +146,12 @@ def test_a_provider_that_breaks_or_is_absent_is_a_row():
     outcomes = measure.measure(case, ["eager", "compile-nothing"], measure.Effort.smoke())
     assert outcomes["eager"].status == "ok" and outcomes["eager"].info["max_relative_error"] < 1e-5
     assert outcomes["compile-nothing"].status == "skipped" or "KeyError" in outcomes["compile-nothing"].reason
+
+
+def test_a_machine_that_cannot_compile_is_a_skip_that_says_so(monkeypatch):
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    torch.compiler.reset()
+    case = OpCase("grn", Shape(1, 3, 5, 8), Setting(smoke=True))
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler"), "force_disable_caches": True}):
+        outcome = measure.measure(case, ["compile"], measure.Effort.smoke())["compile"]
+    assert outcome.status == "skipped" and "torch.compile fails here" in outcome.reason and "compiler" in outcome.reason

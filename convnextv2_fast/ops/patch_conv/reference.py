@@ -17,7 +17,7 @@ def matrix(weight: Tensor) -> Tensor:
 
 
 def blocks_of_image(x: Tensor, k: int, layout: Layout) -> Tensor:
-    """The k x k pixel blocks of x `[N, H, W, Cin]` under the active sites of `layout` (the result's): `[T, k*k*Cin]`."""
+    """The k x k pixel blocks of x `[N, H, W, Cin]` under the sites of `layout` (the result's), `[T, k*k*Cin]`."""
     n, h, w = layout.shape
     c = x.shape[3]
     if isinstance(layout, PatchLayout):  # gather whole patches: the removed pixels are never touched
