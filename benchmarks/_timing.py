@@ -108,13 +108,13 @@ def interleaved(
         try:
             if warmup:
                 watch.measure(run, 0, warmup)
-            once = watch.measure(run, warmup, 1)
+            once = watch.measure(run, warmup, 1) if round_seconds else 0.0
         except Exception as error:  # a candidate that fails is a result, not the end of the group
             results[name] = error
             continue
         calls[name] = max(1, math.ceil(round_seconds / once)) if once > 0 else 1
         results[name] = Timing(iterations=calls[name])
-    position = dict.fromkeys(calls, warmup + 1)
+    position = dict.fromkeys(calls, warmup + bool(round_seconds))
     began = time.perf_counter()
     collecting = gc.isenabled()
     for number in range(rounds):

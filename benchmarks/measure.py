@@ -49,9 +49,9 @@ class Effort:
 
 
 def one_line(error: BaseException) -> str:
-    """The exception's class and first line, short enough for a table."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text}"[:300]
+    """The exception's class and its first two lines that say something, short enough for a table."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"[:300]
 
 
 def _checked(name: str, candidate: Candidate, case: Case) -> dict[str, float]:

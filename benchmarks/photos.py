@@ -195,11 +195,11 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [*(f"fast-{name}" for name in providers.backends()), *PEERS]
     effort = Effort(rounds=options.rounds, warmup=1, round_seconds=0.0, max_seconds=options.seconds)
     speed = []
+    why = "--no-compile" if options.no_compile else ""  # torch.compile is left out
     compiling = MINIMUM  # seconds that compiling inference took
     for case in cases:
         left = options.budget - (time.monotonic() - began)
         needed = compiling * (TRAINING if case.backward else 1)
-        why = "--no-compile" if options.no_compile else ""
         if not why and left < needed:
             why = f"{max(left, 0):.0f} s of --budget {options.budget:.0f} are left, compiling takes about {needed:.0f}"
         outcomes = measure(case, [name for name in wanted if not (why and name == "compile")], effort)
@@ -207,6 +207,8 @@ def main(arguments: list[str] | None = None) -> int:
             outcomes["compile"] = Outcome("skipped", why)
         elif not case.backward:
             compiling = outcomes["compile"].info.get("prepare_s", compiling)
+        if outcomes["compile"].timing is None:
+            why = outcomes["compile"].reason  # it will not fare better in the next group
         speed += speed_table(case, {name: outcomes[name] for name in wanted})
         wrong = wrong or any(outcome.wrong for outcome in outcomes.values())
     if options.save:

@@ -69,12 +69,12 @@ def test_a_task_that_raises_is_a_failed_row():
     log = []
 
     def broken():
-        raise RuntimeError("no luck\nmore")
+        raise RuntimeError("no luck\n\nat all\nmore")
 
     execute([Task(("a / p", "b / p"), 0, broken)], set(), time.time() + 100, "cpu", log.append)
     failed = [message["row"] for message in log if "row" in message]
     assert [row["name"] for row in failed] == ["a", "b"]
-    assert all(row["status"] == "failed" and row["reason"] == "RuntimeError: no luck" for row in failed)
+    assert all(row["status"] == "failed" and row["reason"] == "RuntimeError: no luck at all" for row in failed)
 
 
 FAKE = """
