@@ -334,6 +334,7 @@ def main() -> int:
 
         if options.device == "cpu":
             torch.set_num_threads(1)  # a dry run: on a busy machine threads wait for each other
+        torch.backends.cudnn.benchmark = True  # cuDNN chooses by trial: the peers at their best
         tasks = SECTIONS[options.section](Scale(options.device, options.device == "cpu"))
         return execute(tasks, done, options.deadline, options.device, emit)
 

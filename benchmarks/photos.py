@@ -142,9 +142,9 @@ def speed_table(case: ModelCase, outcomes: dict[str, Outcome]) -> list[dict[str,
 def save(results: dict[str, Any], directory: Path) -> None:
     """Writes the numbers as JSON and a bar chart as PNG."""
     directory.mkdir(parents=True, exist_ok=True)
-    stem = directory / f"photos-{results['machine']['torch'].replace('+', '-')}-{results['date'][:10]}"
-    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"wrote {stem.with_suffix('.json').name}")
+    stem = f"photos-{results['machine']['torch'].replace('+', '-')}-{results['date'][:10]}"
+    (directory / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(f"wrote {stem}.json")
     try:
         import matplotlib
     except ImportError:
@@ -165,8 +165,8 @@ def save(results: dict[str, Any], directory: Path) -> None:
     machine = results["machine"]
     figure.suptitle(f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}", fontsize=8)
     figure.tight_layout()
-    figure.savefig(stem.with_suffix(".png"), dpi=120)
-    print(f"wrote {stem.with_suffix('.png').name}")
+    figure.savefig(directory / f"{stem}.png", dpi=120)
+    print(f"wrote {stem}.png")
 
 
 def main(arguments: list[str] | None = None) -> int:
