@@ -9,6 +9,7 @@ from torch import nn
 import convnextv2_fast as cf
 from convnextv2_fast.models import convnextv2 as module
 from convnextv2_fast.models.convnextv2 import SIZES, Block, ConvNeXtV2
+from convnextv2_fast.testing import randomise
 from tests import peers
 
 COUNTS = {  # parameters with 1000 classes, state_dict keys: upstream's
@@ -22,15 +23,6 @@ COUNTS = {  # parameters with 1000 classes, state_dict keys: upstream's
     "huge": (660_289_640, 380),
 }
 SMALL = {"depths": [1, 1, 2, 1], "dims": [8, 16, 24, 40]}
-
-
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Non-zero GRN parameters, biases and norms, so that nothing is the identity."""
-    g = torch.Generator().manual_seed(seed)
-    for p in model.parameters():
-        if p.ndim == 1 or p.numel() == max(p.shape):
-            p.data.add_(torch.randn(p.shape, generator=g).to(p.dtype), alpha=0.2)
-    return model
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -34,14 +34,14 @@ def blocks_of_image(x: Tensor, k: int, layout: Layout) -> Tensor:
 def blocks_of_rows(x: Tensor, k: int, layout: Layout) -> Tensor:
     """The children of each coarse site side by side, `[T', k*k*C]`, from rows x `[T, C]`; absent children are zero."""
     c = x.shape[1]
-    coarse, children = layout.coarsen(k)
-    if children is not None:
-        padded = torch.cat((x, x.new_zeros(1, c)))  # row -1
-        return padded[children].view(-1, k * k * c)
-    if isinstance(layout, PatchLayout):
+    if isinstance(layout, PatchLayout) and layout.s % k == 0:  # tile-local: no table, no coarse layout
         s = layout.s // k
         return x.view(-1, s, k, s, k, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, k * k * c)
-    return blocks_of_image(x.view(*layout.shape, c), k, coarse)
+    coarse, children = layout.coarsen(k)
+    if children is None:
+        return blocks_of_image(x.view(*layout.shape, c), k, coarse)
+    padded = torch.cat((x, x.new_zeros(1, c)))  # row -1
+    return padded[children].view(-1, k * k * c)
 
 
 def patch_conv(
