@@ -73,6 +73,7 @@ class Implementation:
     run: Any
     reasons: Callable[[Spec], list[str]]
     automatic: bool = True
+    notes: Callable[[Spec], list[str]] | None = None  # lines for `explain` on how it would run
 
 
 def always(spec: Spec) -> list[str]:
@@ -190,6 +191,7 @@ class Explanation:
     requested: str
     origin: str
     reasons: dict[str, list[str]]
+    notes: tuple[str, ...] = ()  # on how the chosen backend runs it
 
     def __str__(self) -> str:
         head = f"{self.spec.op}: {self.spec.describe()}"
@@ -198,6 +200,7 @@ class Explanation:
         for backend, reasons in self.reasons.items():
             if backend != self.chosen:
                 lines.append(f"  not {backend}: {'; '.join(reasons) or 'it can, if asked for'}")
+        lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -224,21 +227,27 @@ def explain_spec(spec: Spec, backend: str | None = None) -> Explanation:
     """
     reasons = {c.backend: c.reasons(spec) for c in implementations(spec.op)}
     requested, origin = _requested(spec.op, backend)
+    notes: tuple[str, ...] = ()
     try:
-        chosen: str | None = choose(spec, backend).backend
+        implementation = choose(spec, backend)
+        chosen: str | None = implementation.backend
+        notes = tuple(implementation.notes(spec)) if implementation.notes else ()
     except UnsupportedInputError:
         chosen = None
         reasons.setdefault(requested, [f"{spec.op} has no {requested} implementation yet"])
-    return Explanation(spec, chosen, requested, origin, reasons)
+    return Explanation(spec, chosen, requested, origin, reasons, notes)
 
 
 def backends() -> dict[str, list[str]]:
     """For each backend, why it cannot run on this machine; an empty list means that it can."""
     from . import library
+    from .ops import _triton
 
-    missing = {name: library.why_not(name) for name in ("cuda", "cpu")}
+    missing = {"cuda": library.why_not("cuda"), "triton": _triton.why_not(), "cpu": library.why_not("cpu")}
     found: dict[str, list[str]] = {name: [why] if why else [] for name, why in missing.items()}
-    if not found["cuda"] and not torch.cuda.is_available():
-        found["cuda"] = ["torch sees no CUDA device"]
+    if not torch.cuda.is_available():
+        found["cuda"] = found["cuda"] or ["torch sees no CUDA device"]
+        if not _triton.INTERPRETED:
+            found["triton"] = found["triton"] or ["torch sees no GPU"]
     found["torch"] = []
     return found

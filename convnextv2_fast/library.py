@@ -8,6 +8,7 @@ schema, traces and compiles without any library; only running it needs one.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import re
@@ -28,15 +29,25 @@ _FOLDER = Path(__file__).resolve().parent
 _definitions = torch.library.Library(NAMESPACE, "DEF")
 
 
-def define(schema: str, fake: Callable[..., Any]) -> None:
+def define(schema: str, fake: Callable[..., Any], implementation: str | None = None) -> None:
     """Declares the private operator ``torch.ops.convnextv2_fast.<name>``.
 
     Args:
         schema: ``"name(Tensor x, ...) -> Tensor"``.
         fake: the same signature on tensors without data: returns outputs of the right shapes, dtypes and strides.
+        implementation: ``"package.module:function"``, a Python implementation for every device, imported at the first
+            call (so that Triton is). None: C++ attaches one.
     """
+    name = schema[: schema.index("(")]
     _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
-    torch.library.register_fake(f"{NAMESPACE}::{schema[: schema.index('(')]}", fake, lib=_definitions)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_definitions)
+    if implementation is not None:
+        module, _, function = implementation.partition(":")
+
+        def run(*args: Any) -> Any:
+            return getattr(importlib.import_module(module), function)(*args)
+
+        _definitions.impl(name, run, "CompositeExplicitAutograd")
 
 
 def _read_build_info(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from ... import dispatch
 from ...layouts import Layout
 from .._common import autocast_dtype, autocast_off, check, check_params, check_rows, is_depthwise7, taps
-from . import native, reference
+from . import native, reference, triton
 from .autograd import DwconvLayerNorm
 
 _OP = "dwconv_layer_norm"
@@ -58,10 +58,10 @@ def dwconv_layer_norm(
     spec = dispatch.Spec.of(_OP, x, weight, bias, ln_weight, ln_bias, layout=layout)
     run = dispatch.choose(spec, backend).run
     with autocast_off(x):
-        if run is reference.dwconv_layer_norm:
+        if run is reference.dwconv_layer_norm or run is triton.run:
             return run(x, weight, bias, ln_weight, ln_bias, eps=eps, layout=layout)
         shape = x.shape
-        if x.ndim == 2:  # rows of a DenseLayout: kernels for the sparse layouts have yet to be written
+        if x.ndim == 2:  # rows of a DenseLayout: the C++ kernels take no other layout
             assert layout is not None
             x = layout.to_dense(x)
         vectors = (None if v is None else v.reshape(-1).contiguous() for v in (bias, ln_weight, ln_bias))
@@ -72,5 +72,10 @@ def dwconv_layer_norm(
 
 dispatch.register(
     _OP,
-    [native.CUDA, native.CPU, dispatch.Implementation("torch", reference.dwconv_layer_norm, dispatch.always)],
+    [
+        native.CUDA,
+        native.CPU,
+        triton.TRITON,
+        dispatch.Implementation("torch", reference.dwconv_layer_norm, dispatch.always),
+    ],
 )

@@ -6,6 +6,7 @@ from ... import dispatch
 from ...layouts import Layout
 from .._common import autocast_dtype, autocast_off, check, check_params
 from . import reference
+from .triton import TRITON
 
 _OP = "patch_conv"
 
@@ -80,4 +81,4 @@ def patch_conv(
         return run(x, weight, bias, norm_before=norm_before, norm_after=norm_after, eps=eps, layout=layout)
 
 
-dispatch.register(_OP, [dispatch.Implementation("torch", reference.patch_conv, dispatch.always)])
+dispatch.register(_OP, [TRITON, dispatch.Implementation("torch", reference.patch_conv, dispatch.always)])

@@ -1,0 +1,70 @@
+"""Activation traffic of every op, in units of T x C elements; the table of docs/triton.md. It may shrink, not grow."""
+
+import pytest
+import torch
+
+import convnextv2_fast as cf
+from convnextv2_fast.layouts import DenseLayout
+from convnextv2_fast.testing import make
+from tests.triton.traffic import watch
+
+N, H, W, C = 2, 14, 14, 64
+T = N * H * W
+
+# op or strategy: forward (unique, issued), forward and backward (unique, issued) with all gradients
+LIMITS: dict[str, tuple[float, float, float, float]] = {}
+
+
+def call(name):
+    op, _, strategy = name.partition(" ")
+    if op == "sparse_dwconv":
+        problem = make(op, N, H, W, C, "rows")
+    else:
+        problem = make(op, N, H, W, C)
+    problem.tensors.pop("row_scale", None)
+    if op == "patch_conv":
+        problem.tensors["weight"] = torch.randn(C, C, 2, 2, dtype=torch.float64) / C
+        problem.tensors["bias"] = torch.randn(C, dtype=torch.float64)
+    extra = {"strategy": strategy} if strategy else {}
+    return problem, extra
+
+
+def measure(name, backward):
+    problem, extra = call(name)
+    leaves = problem.to(torch.float16, requires_grad=backward)
+    with watch({T, T // 4}) as found, torch.set_grad_enabled(backward):
+        y = leaves.public(backend="triton", **extra)
+        if backward:
+            y.backward(torch.ones_like(y))
+    unit = T * C * 2
+    return found.unique / unit, found.issued / unit
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_traffic(name):
+    forward, both = measure(name, False), measure(name, True)
+    got = tuple(round(value, 2) for value in (*forward, *both))
+    assert all(value <= limit for value, limit in zip(got, LIMITS[name], strict=True)), f"{name}: {got}"
+
+
+NAMES = [
+    "dwconv_layer_norm",
+    "mlp_grn materialize",
+    "mlp_grn recompute",
+    "mlp_grn chunked",
+    "grn",
+    "layer_norm",
+    "patch_conv",
+    "sparse_dwconv",
+]
+
+
+def test_every_op_is_counted():
+    assert list(LIMITS) == NAMES
+    assert {name.partition(" ")[0] for name in NAMES} == set(cf.ops.__all__)
+    assert DenseLayout(N, H, W).rows == T
+
+
+if __name__ == "__main__":  # prints the table
+    for name in NAMES:
+        print(f'    "{name}": ({", ".join(f"{v:.2f}" for v in (*measure(name, False), *measure(name, True)))}),')
