@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import convnextv2_fast as cf
+from convnextv2_fast import dispatch
 from convnextv2_fast.testing import ALL_OPS, kinds, make
 
 pytestmark = [
@@ -28,12 +29,16 @@ def make_layout(layout):
     return moved
 
 
+@pytest.mark.parametrize("backend", ["auto", "triton"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("op", "kind"), [(op, kind) for op in ALL_OPS for kind in kinds(op)])
-def test_ops(op, kind, dtype):
+def test_ops(op, kind, dtype, backend):
     problem = make(op, 2, 6, 5, 24, kind)
     exact, got = problem.to(torch.float64), on_device(problem, dtype)
-    want, y = exact.public(backend="torch"), got.public()
+    reasons = dispatch.explain_spec(got.spec(), None).reasons.get(backend)
+    if reasons:
+        pytest.skip("; ".join(reasons))
+    want, y = exact.public(backend="torch"), got.public(backend=backend)
     grad = torch.randn(want.shape, dtype=torch.float64)
     want.backward(grad)
     y.backward(grad.to(y))
@@ -42,6 +47,27 @@ def test_ops(op, kind, dtype):
         assert ours.is_cuda
         error = (ours.detach().cpu().double() - right.detach()).norm() / right.detach().norm().clamp_min(1e-30)
         assert error <= 16 * torch.finfo(dtype).eps, f"{name}: {error:.2e}"
+
+
+@pytest.mark.parametrize("c", [40, 96, 192, 352, 768])
+@pytest.mark.parametrize("strategy", ["materialize", "recompute", "chunked"])
+def test_mlp_grn_strategies(strategy, c):
+    """Triton's three strategies in bfloat16 at the models' widths and an odd plane."""
+    problem = make("mlp_grn", 3, 7, 7, c)
+    exact, got = problem.to(torch.float64), problem.to(torch.bfloat16, device="cuda")
+    want = exact.public(backend="torch")
+    try:
+        y = got.public(backend="triton", strategy=strategy)
+    except cf.UnsupportedInputError as error:
+        pytest.skip(str(error))
+    grad = torch.randn(want.shape, dtype=torch.float64)
+    want.backward(grad)
+    y.backward(grad.to(y))
+    for name, (ours, right) in {"out": (y, want)} | {
+        k: (got.tensors[k].grad, t.grad) for k, t in exact.tensors.items()
+    }.items():
+        error = (ours.detach().cpu().double() - right.detach()).norm() / right.detach().norm()
+        assert error <= 16 * torch.finfo(torch.bfloat16).eps, f"{name}: {error:.2e}"
 
 
 def small_mae():

@@ -153,6 +153,6 @@ def test_torch_compile_sees_a_change_of_backend(monkeypatch):
 
 def test_backends():
     found = dispatch.backends()
-    assert set(found) == {"torch", "cpu", "cuda"} and found["torch"] == []
+    assert set(found) == {"torch", "cpu", "cuda", "triton"} and found["torch"] == []
     if not torch.cuda.is_available():
-        assert found["cuda"]
+        assert found["cuda"] and found["triton"]

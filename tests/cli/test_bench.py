@@ -156,7 +156,7 @@ def test_an_interrupt_before_the_first_time(cli, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--backend", "triton"], "backend 'triton': no op of this model has such an implementation yet"),
+        (["--backend", "triton"], "backend 'triton' cannot run float32 activations"),
         (["--backend", "cuda"], "dwconv_layer_norm: backend 'cuda' cannot run float32 activations"),
     ],
 )

@@ -7,64 +7,67 @@ python -m tests.triton.resources --write  writes it anew
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from convnextv2_fast.models.convnextv2 import SIZES
 from convnextv2_fast.ops._triton import chip as chips
-from convnextv2_fast.testing import ALL_OPS, kinds, make
+from convnextv2_fast.ops.mlp_grn.triton_tiles import WIDEST_FUSED
+from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
 
 from .compiling import Job, Resources, compile_all, launches
 
 TABLE = Path(__file__).with_name("resources.tsv")
 FAMILIES = tuple(chips.KNOWN)
 WIDTHS = sorted({c for _, dims in SIZES.values() for c in dims})
-STRATEGIES = ("materialize", "recompute", "chunked")
+FLOAT32_WIDTHS = (40, 96, 192, 352, 768)  # half precision is compiled at every width
 
 
-def _calls() -> Iterator[tuple[str, int, str, dict[str, str]]]:
-    """(op, width, layout, options) of what is compiled: all widths dense, one width in every other layout."""
+def _problems() -> Iterator[tuple[str, int, Problem]]:
+    """Every op at all widths, dense, and at one width in every other layout."""
     for op in ALL_OPS:
-        for kind in kinds(op):
-            for c in WIDTHS if kind in ("dense", "rows") else (96,):
-                for strategy in STRATEGIES if op == "mlp_grn" else (None,):
-                    yield op, c, kind, {} if strategy is None else {"strategy": strategy}
-
-
-def jobs(family: str, dtypes: tuple[torch.dtype, ...]) -> list[Job]:
-    """The distinct launches, forward and backward. Planes are small: only constants, types and alignment count."""
-    from convnextv2_fast.dispatch import UnsupportedInputError
-
-    found: dict[Job, None] = {}
-    with chips.assume(chips.KNOWN[family]):
-        for op, c, kind, extra in _calls():
-            run = importlib.import_module(f"convnextv2_fast.ops.{op}.triton").run
-            for dtype in dtypes:
+        for i, kind in enumerate(kinds(op)):
+            for c in (96,) if i else WIDTHS:
                 problem = make(op, 1, 4, 4, c, kind)
                 if op == "patch_conv":  # a model's widths, not the tests' odd ones
                     problem.tensors["weight"] = torch.zeros((2 * c, c, 2, 2) if kind == "dense" else (4, c, 2 * c))
                     problem.tensors["bias"] = torch.zeros(2 * c)
                 problem.tensors.pop("row_scale", None)
-                leaves = problem.to(dtype)
+                yield op, c, problem
 
-                def call(leaves=leaves, run=run, extra=extra) -> None:
+
+def jobs(families: Sequence[str]) -> list[tuple[Job, str]]:
+    """The distinct launches for each family, forward and backward; `chunked` launches what `materialize` does.
+
+    Planes are small: only constants, types and alignment count."""
+    found: dict[tuple[Job, str], None] = {}
+    for op, c, problem in _problems():
+        run = importlib.import_module(f"convnextv2_fast.ops.{op}.triton").run
+        strategies = ("materialize", "recompute") if op == "mlp_grn" else (None,)
+        for dtype in (torch.bfloat16, torch.float32) if c in FLOAT32_WIDTHS else (torch.bfloat16,):
+            leaves = problem.to(dtype)
+            for family, strategy in itertools.product(families, strategies):
+                if strategy == "recompute" and c > WIDEST_FUSED:
+                    continue
+                extra = {} if strategy is None else {"strategy": strategy}
+
+                def call(leaves: Problem = leaves, run: Any = run, extra: dict[str, str] = extra) -> None:
                     y = leaves.call(run, **extra)
                     y.backward(torch.zeros_like(y))
 
-                try:
-                    found |= dict.fromkeys(launches(call))
-                except UnsupportedInputError:
-                    assert extra  # a strategy that this width or layout does not have
+                with chips.assume(chips.KNOWN[family]):
+                    found |= dict.fromkeys((job, family) for job in launches(call))
     return list(found)
 
 
 def compiled(families: tuple[str, ...] = FAMILIES) -> dict[tuple[str, str], Resources | str]:
     """(family, label) to what it takes; a failure to compile is its message."""
-    tasks = [(job, family) for family in families for job in jobs(family, (torch.bfloat16, torch.float32))]
-    return {(family, job.label()): result for job, family, result in compile_all(tasks)}
+    return {(family, job.label()): result for job, family, result in compile_all(jobs(families))}
 
 
 def read() -> tuple[str, dict[tuple[str, str], Resources]]:

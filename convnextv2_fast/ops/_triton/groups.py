@@ -33,4 +33,4 @@ class Groups(NamedTuple):
         return cls(0, number, torch.repeat_interleave(ids, counts, output_size=rows), offsets)
 
 
-SCHEMA = "int rows_per_group, int groups, Tensor? row_group, Tensor? offsets"
+SCHEMA = "SymInt rows_per_group, SymInt groups, Tensor? row_group, Tensor? offsets"
