@@ -55,11 +55,11 @@ def choose(chip: Chip, rows: int, c: int, dtype: torch.dtype, rows_per_group: in
     return min(times, key=times.__getitem__)
 
 
-def possible(strategy: str, c: int, c_out: int, rows_per_group: int) -> str:
-    """The strategy, where the kernels have it for this call.
+def check(strategy: str, c: int, c_out: int, rows_per_group: int) -> None:
+    """Whether the kernels have a strategy that was asked for.
 
     Raises:
-        UnsupportedInputError: it was asked for and cannot run.
+        UnsupportedInputError: it cannot run this call.
     """
     if strategy == "recompute" and (c > WIDEST_FUSED or c != c_out):
         raise UnsupportedInputError(
@@ -67,7 +67,6 @@ def possible(strategy: str, c: int, c_out: int, rows_per_group: int) -> str:
         )
     if strategy == "chunked" and not rows_per_group:
         raise UnsupportedInputError("mlp_grn: strategy 'chunked' takes groups of equal size; use 'materialize'")
-    return strategy
 
 
 def keep_hidden(chip: Chip, c: int, dtype: torch.dtype) -> bool:

@@ -59,7 +59,7 @@ library.define(
 )
 library.define(
     "triton_mlp_grn_bwd(Tensor dy, Tensor u, Tensor w1, Tensor b1, Tensor gamma, Tensor beta, Tensor w2, Tensor norm, "
-    f"float eps, bool tf32, bool keep, {groups.SCHEMA}) "
+    f"float eps, bool tf32, {groups.SCHEMA}) "
     "-> (Tensor du, Tensor dw1, Tensor db1, Tensor dgamma, Tensor dbeta, Tensor dw2, Tensor db2)",
     _backward_fake,
     f"{_KERNELS}:backward",
@@ -107,10 +107,7 @@ class _MlpGrn(torch.autograd.Function):
             if ctx.needs_input_grad[8]:
                 y = _forward(u, w1, b1, gamma, beta, w2, b2, None, None, *ctx.options, *ctx.sizes, *maps)[0]
                 drow_scale = (runs.float() * y.view(runs.shape).float()).sum(1).to(row_scale.dtype)
-        keep = strategies.keep_hidden(chip.of(u.device), u.shape[1], u.dtype)
-        grads = _backward(
-            dy.to(u.dtype).contiguous(), u, w1, b1, gamma, beta, w2, norm, eps, tf32, keep, *ctx.sizes, *maps
-        )
+        grads = _backward(dy.to(u.dtype).contiguous(), u, w1, b1, gamma, beta, w2, norm, eps, tf32, *ctx.sizes, *maps)
         cast = (g.to(p.dtype) for g, p in zip(grads, (u, w1, b1, gamma, beta, w2, b2), strict=True))
         return *cast, dresidual, drow_scale, None, None
 
@@ -133,14 +130,12 @@ def run(
     """:func:`convnextv2_fast.ops.mlp_grn` on Triton kernels."""
     rows = u.reshape(-1, u.shape[-1]).contiguous()
     of = Groups.of(rows.shape[0], samples(u, rows_per_group, "mlp_grn"), u.device)
-    if strategy is None:
-        sizes = (rows.shape[0], rows.shape[1], u.dtype, of.rows_per_group, w2.shape[0])
-        strategy = strategies.choose(chip.of(u.device), *sizes)
-    strategy = strategies.possible(strategy, rows.shape[1], w2.shape[0], of.rows_per_group)
+    if strategy is not None:
+        strategies.check(strategy, rows.shape[1], w2.shape[0], of.rows_per_group)
     flat = None if residual is None else residual.reshape(rows.shape[0], w2.shape[0]).contiguous()
     vectors = (v.reshape(-1).contiguous() for v in (b1, gamma, beta))
     args = (rows, w1, *vectors, w2, b2.contiguous(), flat, None if row_scale is None else row_scale.contiguous())
-    options = (eps, u.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32, strategy)
+    options = (eps, u.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32, strategy or "auto")
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
         out = _MlpGrn.apply(*args, options, of)
     else:

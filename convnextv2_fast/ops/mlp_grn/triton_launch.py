@@ -16,6 +16,7 @@ from .._triton import chip as chips
 from .._triton.group_sums import grn_grad, grn_scale, new_partials, reduce_groups
 from .._triton.groups import Groups
 from .._triton.launch import launch
+from . import strategy as strategies
 from . import triton_kernels as kernels
 from .triton_tiles import Tile, candidates, pieces, tiles
 
@@ -98,6 +99,8 @@ def forward(
     dtype = u.dtype if residual is None else torch.promote_types(u.dtype, residual.dtype)
     out = u.new_empty((u.shape[0], w2.shape[0]), dtype=dtype)
     norm = u.new_empty((count, w1.shape[0]), dtype=torch.float32)
+    if strategy == "auto":
+        strategy = strategies.choose(chips.of(u.device), *u.shape, u.dtype, rows_per_group, w2.shape[0])
     if strategy == "recompute":
         _recompute(mlp, u, residual, row_scale, out, norm, groups)
     elif strategy == "chunked":
@@ -201,7 +204,6 @@ def backward(
     norm: Tensor,
     eps: float,
     tf32: bool,
-    keep: bool,
     rows_per_group: int,
     count: int,
     row_group: Tensor | None,
@@ -209,14 +211,14 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`(du, dw1, db1, dgamma, dbeta, dw2, db2)` from dy `[T, C']`, drop path applied, in u's dtype.
 
-    du, dw1 and dw2 in u's dtype, the others in float32. `keep`: store h and dg between the passes instead of computing
-    them twice. The three products over whole matrices are the library's."""
+    du, dw1 and dw2 in u's dtype, the others in float32. The three products over whole matrices are the library's."""
     groups = Groups(rows_per_group, count, row_group, offsets)
     w1, w2 = _cast(u, w1, w2)
     mlp = _Mlp(w1, b1, gamma, beta, w2, None, eps, tf32)
     (rows, c), (c_out, k) = u.shape, w2.shape
     g, dh = (u.new_empty((rows, k)) for _ in range(2))
     weights = (dy, u, w1, b1, w2)
+    keep = strategies.keep_hidden(chips.of(u.device), c, u.dtype)
     unit = math.gcd(_unit(c), _unit(c_out))
     sizes = (groups.row_group, rows, c // unit, k, c_out // unit, groups.rows_per_group)
     flags = mlp.flags(groups) | dict(UNIT=unit, KEEP=keep)

@@ -303,7 +303,7 @@ def forward(
         height,
         width,
         num_warps=8,
-        num_stages=2 if flat else 3,
+        num_stages=2 if flat or wide else 3,
         CIN=c_in,
         K=k,
         NORM=norm,
