@@ -44,7 +44,7 @@ KNOWN = {
     "gfx942": Chip("MI300X", "gfx942", 5.3e12, 900e12, 163e12, 256 << 20, 64 << 10, 304),
 }
 # Half-precision matrix FLOPs and float32 lanes per multiprocessor and clock, by compute capability.
-_PER_CLOCK = {(8, 0): (2048, 64), (8, 6): (512, 128), (8, 9): (512, 128), (9, 0): (4096, 128), (10, 0): (8192, 128)}
+_PER_CLOCK = {(8, 0): (2048, 64), (9, 0): (4096, 128), (10, 0): (8192, 128)}
 _override: Chip | None = None
 
 
@@ -61,7 +61,7 @@ def _read(index: int) -> Chip:
         return KNOWN["gfx942"]
     capability = (p.major, p.minor)
     known = KNOWN[family(capability)]
-    matrix, lanes = _PER_CLOCK.get(capability, (1024, 128))
+    matrix, lanes = _PER_CLOCK.get(capability, (512, 128))
     clock = getattr(p, "clock_rate", 0) * 1e3 or 1.7e9
     memory = getattr(p, "memory_clock_rate", 0) * 1e3 * 2 * getattr(p, "memory_bus_width", 0) / 8
     shared = getattr(p, "shared_memory_per_block_optin", known.shared)
@@ -70,7 +70,7 @@ def _read(index: int) -> Chip:
         p.name,
         known.family,
         memory or known.bandwidth,
-        0.8 * 2 * matrix * processors * clock / 2,
+        0.8 * matrix * processors * clock,
         2 * lanes * processors * clock,
         getattr(p, "L2_cache_size", known.l2),
         shared,
