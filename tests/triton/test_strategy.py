@@ -35,7 +35,7 @@ def test_hidden_gradients_are_kept_where_products_cost_more_than_traffic():
 @pytest.mark.parametrize("c", range(1, WIDEST_FUSED + 1))
 def test_pieces_cover_the_width(c):
     parts = pieces(c)
-    assert sum(parts) >= c and all(p == 0 or p >= 16 and p & (p - 1) == 0 for p in parts)
+    assert sum(parts) >= c and all(p == 0 or (p >= 16 and p & (p - 1) == 0) for p in parts)
     assert sum(parts) < 1.5 * max(c, 32)
 
 
