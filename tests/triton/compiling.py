@@ -79,6 +79,8 @@ def launches(call: Callable[[], Any]) -> list[Job]:
                 aligned.append(i)
             elif isinstance(value, float):
                 signature[name] = "fp32"
+            elif value == 1:  # Triton makes a constant of it
+                constants[name] = 1
             else:
                 signature[name] = "i32" if abs(value) < 2**31 else "i64"
                 if value % 16 == 0:
