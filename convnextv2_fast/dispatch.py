@@ -241,13 +241,12 @@ def explain_spec(spec: Spec, backend: str | None = None) -> Explanation:
 def backends() -> dict[str, list[str]]:
     """For each backend, why it cannot run on this machine; an empty list means that it can."""
     from . import library
-    from .ops import _triton
 
-    missing = {"cuda": library.why_not("cuda"), "triton": _triton.why_not(), "cpu": library.why_not("cpu")}
+    missing = {"cuda": library.why_not("cuda"), "triton": library.triton_why_not(), "cpu": library.why_not("cpu")}
     found: dict[str, list[str]] = {name: [why] if why else [] for name, why in missing.items()}
     if not torch.cuda.is_available():
         found["cuda"] = found["cuda"] or ["torch sees no CUDA device"]
-        if not _triton.INTERPRETED:
+        if not library.TRITON_INTERPRETED:
             found["triton"] = found["triton"] or ["torch sees no GPU"]
     found["torch"] = []
     return found

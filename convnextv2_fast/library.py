@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -23,6 +25,8 @@ from ._version import __version__
 
 NAMESPACE = "convnextv2_fast"
 ISA_ENVIRONMENT = "CONVNEXTV2_FAST_CPU_ISA"
+OLDEST_TRITON = (3, 6)
+TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 REBUILD = "rebuild with: python -m pip install --no-build-isolation ."
 
 _FOLDER = Path(__file__).resolve().parent
@@ -94,6 +98,25 @@ def why_not(name: str) -> str | None:
     return _missing[name]
 
 
+def _triton_why_not() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; with an NVIDIA or AMD GPU: pip install triton"
+    for package in ("triton", "pytorch-triton", "pytorch-triton-rocm"):
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_TRITON:
+            return f"Triton {version} is too old; install {'.'.join(map(str, OLDEST_TRITON))} or newer"
+        break
+    return None
+
+
+def triton_why_not() -> str | None:
+    """Why no Triton kernel can run in this installation, in one sentence; None if one can. Does not import Triton."""
+    return _missing_triton
+
+
 def build_info() -> dict[str, Any]:
     """How the native libraries were built: version, torch, target ABI, compiler, instruction sets, CUDA architectures.
 
@@ -154,6 +177,7 @@ def _open_cpu(folder: Path) -> ctypes.CDLL:
 _build_info = _read_build_info(_FOLDER)
 _cuda_archs = parse_archs(str(_build_info.get("cuda_archs", "")))
 _missing: dict[str, str | None] = {name: _load(name, _FOLDER, _build_info) for name in ("cpu", "cuda")}
+_missing_triton = _triton_why_not()
 _cpu = None if _missing["cpu"] else _open_cpu(_FOLDER)
 
 if _cpu is not None and os.environ.get(ISA_ENVIRONMENT):

@@ -70,6 +70,22 @@ def test_mlp_grn_strategies(strategy, c):
         assert error <= 16 * torch.finfo(torch.bfloat16).eps, f"{name}: {error:.2e}"
 
 
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_triton_gives_the_same_bits_again(op):
+    problem = make(op, 3, 14, 14, 96)
+    why = dispatch.explain_spec(on_device(problem, torch.bfloat16).spec()).reasons["triton"]
+    if why:
+        pytest.skip("; ".join(why))
+    results = []
+    for _ in range(3):
+        p = on_device(problem, torch.bfloat16)
+        y = p.public(backend="triton")
+        y.backward(torch.ones_like(y))
+        results.append([y, *(t.grad for t in p.tensors.values())])
+    for again in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(again, results[0], strict=True))
+
+
 def small_mae():
     return cf.fcmae.FCMAE(**SMALL, decoder_embed_dim=16, init="std02")
 

@@ -91,7 +91,12 @@ def write(found: dict[tuple[str, str], Resources | str]) -> None:
 
 
 def faults(found: dict[tuple[str, str], Resources | str]) -> list[str]:
-    """What breaks the rules: no compilation, a spill, too much shared memory, no matrix instruction where meant."""
+    """What breaks the rules: no compilation, a spill, too much shared memory, no matrix instruction where meant.
+
+    Tiles are chosen on the version of Triton that wrote the table; another's compiler may spill a few registers."""
+    import triton
+
+    slack = 0 if TABLE.exists() and read()[0] == triton.__version__ else 64
     wanted = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05", "sm_120": "mma.sync", "gfx942": "mfma"}
     bad = []
     for (family, label), r in found.items():
@@ -99,7 +104,7 @@ def faults(found: dict[tuple[str, str], Resources | str]) -> list[str]:
             bad.append(f"{family} {label}: {r}")
             continue
         limit = chips.KNOWN[family].shared
-        if r.spills or r.shared > limit:
+        if r.spills > slack or r.shared > limit:
             bad.append(f"{family} {label}: {r.spills} bytes spilled, {r.shared} of {limit} bytes shared")
         multiplies = "IEEE=" in label and " fp32 " not in label and "SECOND=1 KEEP=1" not in label
         if multiplies and not r.matrix.startswith(wanted[family]):

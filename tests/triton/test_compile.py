@@ -2,12 +2,12 @@
 
 import pytest
 
-from convnextv2_fast.ops import _triton
+from convnextv2_fast import library
 
 pytestmark = [
     pytest.mark.triton,
     pytest.mark.slow,
-    pytest.mark.skipif(_triton.why_not() is not None, reason=str(_triton.why_not())),
+    pytest.mark.skipif(library.triton_why_not() is not None, reason=str(library.triton_why_not())),
 ]
 
 
