@@ -99,7 +99,7 @@ class _MlpGrn(torch.autograd.Function):
         u, w1, b1, gamma, beta, w2, b2, row_scale, norm, *maps = ctx.saved_tensors
         eps, tf32, _ = ctx.options
         dresidual = None if ctx.residual_dtype is None else dout.to(ctx.residual_dtype)
-        drow_scale = row_scale
+        drow_scale = torch.zeros_like(row_scale) if ctx.needs_input_grad[8] else None
         dy = dout
         if row_scale is not None and row_scale.shape[0]:
             runs = dout.view(row_scale.shape[0], -1)
