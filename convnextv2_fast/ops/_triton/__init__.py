@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from ... import library
 from ...dispatch import Implementation, Spec
@@ -37,6 +38,11 @@ def reasons(spec: Spec) -> list[str]:
     if spec.dtype not in DTYPES:
         found.append(f"its kernels take float32, float16 and bfloat16, not {str(spec.dtype).removeprefix('torch.')}")
     return found
+
+
+def tf32(x: Tensor) -> bool:
+    """Whether products of x may round their operands to TF32: float32 on NVIDIA, where torch allows it."""
+    return x.dtype == torch.float32 and torch.version.hip is None and torch.backends.cuda.matmul.allow_tf32
 
 
 def implementation(run: object, notes: Callable[[Spec], list[str]] | None = None) -> Implementation:

@@ -135,7 +135,7 @@ def run(
     flat = None if residual is None else residual.reshape(rows.shape[0], w2.shape[0]).contiguous()
     vectors = (v.reshape(-1).contiguous() for v in (b1, gamma, beta))
     args = (rows, w1, *vectors, w2, b2.contiguous(), flat, None if row_scale is None else row_scale.contiguous())
-    options = (eps, u.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32, strategy or "auto")
+    options = (eps, _triton.tf32(u), strategy or "auto")
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
         out = _MlpGrn.apply(*args, options, of)
     else:

@@ -6,12 +6,11 @@ or, where Cin is small (FLAT), across taps. Tables are those of `triton.py`.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._triton import chip
+from .._triton import chip, tf32
 from .._triton.launch import launch
 from ..layer_norm.triton_kernels import statistics
 from .triton import Gather
@@ -259,11 +258,6 @@ def _columns(c: int, k: int, widest: int) -> tuple[bool, int, int]:
     return False, bk, k * k * triton.cdiv(c, bk)
 
 
-def _precision(x: Tensor) -> str:
-    fast = x.dtype == torch.float32 and torch.version.hip is None and torch.backends.cuda.matmul.allow_tf32
-    return "tf32" if fast else "ieee"
-
-
 def forward(
     x: Tensor,
     w: Tensor,
@@ -309,7 +303,7 @@ def forward(
         NORM=norm,
         TABLE=_table(of),
         FLAT=flat,
-        PRECISION=_precision(x),
+        PRECISION="tf32" if tf32(x) else "ieee",
         BM=bm,
         BN=bn,
         BK=bk,

@@ -32,7 +32,7 @@ class Sites(NamedTuple):
         return cls(h, w) if layout.kind == "dense" else cls(h, w, layout.index, layout.site_map)
 
 
-SITES = "int h, int w, Tensor? index, Tensor? site_map"  # Sites in a schema
+SITES = "SymInt h, SymInt w, Tensor? index, Tensor? site_map"  # Sites in a schema
 
 
 def _like_first(x: Tensor, *_: Any) -> Tensor:

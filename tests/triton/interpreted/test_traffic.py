@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import convnextv2_fast as cf
-from convnextv2_fast.layouts import DenseLayout
 from convnextv2_fast.testing import make
 from tests.triton.traffic import watch
 
@@ -71,7 +70,6 @@ NAMES = [
 def test_every_op_is_counted():
     assert list(LIMITS) == NAMES
     assert {name.partition(" ")[0] for name in NAMES} == set(cf.ops.__all__)
-    assert DenseLayout(N, H, W).rows == T
 
 
 if __name__ == "__main__":  # prints the table
