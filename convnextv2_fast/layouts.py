@@ -45,11 +45,16 @@ class Layout:
 
     @property
     def site_map(self) -> Tensor:
-        """int32 `[N, H, W]`: the row of each site, -1 where inactive."""
-        n, h, w = self.shape
-        flat = torch.full((n * h * w,), -1, dtype=torch.int32, device=self.index.device)
-        flat[self.index] = torch.arange(self.rows, dtype=torch.int32, device=self.index.device)
-        return flat.view(n, h, w)
+        """int32 `[N, H, W]`: the row of each site, -1 where inactive. Made once: every block of a stage looks it up."""
+        found: Tensor | None = getattr(self, "_site_map", None)
+        if found is None:
+            n, h, w = self.shape
+            with torch.inference_mode(False):  # a later training step may save it for its backward
+                flat = torch.full((n * h * w,), -1, dtype=torch.int32, device=self.index.device)
+                flat[self.index] = torch.arange(self.rows, dtype=torch.int32, device=self.index.device)
+                found = flat.view(n, h, w)
+            object.__setattr__(self, "_site_map", found)
+        return found
 
     @property
     def coordinates(self) -> Tensor:

@@ -1,11 +1,16 @@
 """On a CUDA device: all ops and both models against float64 on the CPU, no hidden synchronisation, no leak."""
 
+import contextlib
+
 import pytest
 import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
+from convnextv2_fast.ops._triton import chip as chips
+from convnextv2_fast.ops.mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.testing import ALL_OPS, kinds, make
+from tests.triton.variants import persistent
 
 pytestmark = [
     pytest.mark.cuda,
@@ -29,16 +34,9 @@ def make_layout(layout):
     return moved
 
 
-@pytest.mark.parametrize("backend", ["auto", "triton"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(("op", "kind"), [(op, kind) for op in ALL_OPS for kind in kinds(op)])
-def test_ops(op, kind, dtype, backend):
-    problem = make(op, 2, 6, 5, 24, kind)
-    exact, got = problem.to(torch.float64), on_device(problem, dtype)
-    reasons = dispatch.explain_spec(got.spec(), None).reasons.get(backend)
-    if reasons:
-        pytest.skip("; ".join(reasons))
-    want, y = exact.public(backend="torch"), got.public(backend=backend)
+def compare(exact, got, dtype, backend, **extra):
+    """The op on the device, forward and every gradient, against float64 on the CPU."""
+    want, y = exact.public(backend="torch"), got.public(backend=backend, **extra)
     grad = torch.randn(want.shape, dtype=torch.float64)
     want.backward(grad)
     y.backward(grad.to(y))
@@ -49,25 +47,39 @@ def test_ops(op, kind, dtype, backend):
         assert error <= 16 * torch.finfo(dtype).eps, f"{name}: {error:.2e}"
 
 
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("op", "kind"), [(op, kind) for op in ALL_OPS for kind in kinds(op)])
+def test_ops(op, kind, dtype, backend):
+    problem = make(op, 2, 6, 5, 24, kind)
+    got = on_device(problem, dtype)
+    reasons = dispatch.explain_spec(got.spec(), None).reasons.get(backend)
+    if reasons:
+        pytest.skip("; ".join(reasons))
+    compare(problem.to(torch.float64), got, dtype, backend)
+
+
+@pytest.mark.parametrize("tma", [False, True], ids=["pointers", "tma"])
 @pytest.mark.parametrize("c", [40, 96, 192, 352, 768])
 @pytest.mark.parametrize("strategy", ["materialize", "recompute", "chunked"])
-def test_mlp_grn_strategies(strategy, c):
+def test_mlp_grn_strategies(strategy, c, tma):
     """Triton's three strategies in bfloat16 at the models' widths and an odd plane."""
+    chip, bf16 = chips.of(torch.device("cuda")), torch.bfloat16
+    if tma and not chip.tma:
+        pytest.skip(f"{chip.name} has no TMA")
+    if strategy == "recompute" and c > WIDEST_FUSED:
+        pytest.skip("recompute ends at C = 384")
     problem = make("mlp_grn", 3, 7, 7, c)
-    exact, got = problem.to(torch.float64), problem.to(torch.bfloat16, device="cuda")
-    want = exact.public(backend="torch")
-    try:
-        y = got.public(backend="triton", strategy=strategy)
-    except cf.UnsupportedInputError as error:
-        pytest.skip(str(error))
-    grad = torch.randn(want.shape, dtype=torch.float64)
-    want.backward(grad)
-    y.backward(grad.to(y))
-    for name, (ours, right) in {"out": (y, want)} | {
-        k: (got.tensors[k].grad, t.grad) for k, t in exact.tensors.items()
-    }.items():
-        error = (ours.detach().cpu().double() - right.detach()).norm() / right.detach().norm()
-        assert error <= 16 * torch.finfo(torch.bfloat16).eps, f"{name}: {error:.2e}"
+    with persistent(chip, c, bf16) if tma else contextlib.nullcontext():
+        compare(problem.to(torch.float64), problem.to(bf16, device="cuda"), bf16, "triton", strategy=strategy)
+
+
+@pytest.mark.parametrize(("n", "size", "c"), [(2, 56, 96), (3, 28, 160), (2, 14, 384), (2, 7, 768), (1, 61, 41)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_triton_depthwise_at_the_models_sizes(n, size, c, dtype):
+    """Strips that sweep whole planes."""
+    problem = make("dwconv_layer_norm", n, size, size, c)
+    compare(problem.to(torch.float64), problem.to(dtype, device="cuda"), dtype, "triton")
 
 
 @pytest.mark.parametrize("op", ALL_OPS)

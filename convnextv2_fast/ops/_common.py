@@ -18,6 +18,16 @@ def shapes(**tensors: Tensor | None) -> str:
     )
 
 
+def has_shape(tensor: Tensor, *sizes: int) -> bool:
+    """Whether it has this shape. Size by size: torch.compile takes tuples of symbolic sizes for different."""
+    if tensor.ndim != len(sizes):
+        return False
+    for have, want in zip(tensor.shape, sizes, strict=True):  # noqa: SIM110
+        if have != want:
+            return False
+    return True
+
+
 def check(ok: bool, op: str, wants: str, **tensors: Tensor | None) -> None:
     """One error form for all ops: the op, what it wants, what it got."""
     if not ok:
@@ -30,7 +40,7 @@ def check_rows(op: str, x: Tensor, layout: Layout | None) -> None:
     if layout is None:
         check(x.ndim == 4, op, "x must be [N, H, W, C] (channels last), or [T, C] with layout=", x=x)
     elif x.ndim == 4:
-        check(tuple(x.shape[:3]) == tuple(layout.shape), op, f"x does not fit the layout's plane {layout.shape}", x=x)
+        check(has_shape(x, *layout.shape, x.shape[3]), op, f"x does not fit the layout's plane {layout.shape}", x=x)
     else:
         check(
             x.ndim == 2 and x.shape[0] == layout.rows,
@@ -86,7 +96,7 @@ def conv2d_weight(kernel: Tensor) -> Tensor:
 
 
 def is_depthwise7(weight: Tensor, channels: int) -> bool:
-    return tuple(weight.shape) in ((49, channels), (channels, 1, 7, 7))
+    return has_shape(weight, 49, channels) or has_shape(weight, channels, 1, 7, 7)
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:

@@ -82,7 +82,7 @@ def test_sdist_has_every_source(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     root = Path(__file__).resolve().parents[2]
-    for pattern in ("csrc/**/*.*", "cmake/*", "convnextv2_fast/**/*.py"):
+    for pattern in ("csrc/**/*.*", "cmake/*", "convnextv2_fast/**/*.py", "convnextv2_fast/**/*.tsv"):
         for path in root.glob(pattern):
             assert path.relative_to(root).as_posix() in names
     assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "convnextv2_fast/py.typed"} <= names
@@ -124,7 +124,9 @@ def test_without_a_compiler_it_is_pure_python(sdist, tmp_path):
     assert wheel.name == f"convnextv2_fast-{library.__version__}-py3-none-any.whl"
     assert "pure Python installation, without native kernels. For those, install: a C++17 compiler (" in said
     with zipfile.ZipFile(wheel) as archive:
-        assert not [n for n in archive.namelist() if n.endswith((".so", "_build_info.json"))]
+        names = archive.namelist()
+    assert not [n for n in names if n.endswith((".so", "_build_info.json"))]
+    assert "convnextv2_fast/ops/_triton/tiles.tsv" in names
     python = install_into_clean_venv(wheel, tmp_path / "environment")
     said = run(python, "-c", USE, cwd=tmp_path).stdout
     assert (
@@ -155,4 +157,6 @@ def test_libraries_in_the_source_tree_stay_out_of_a_pure_wheel(sdist, tmp_path):
     wheel, _ = build_wheel(source, tmp_path, CONVNEXTV2_FAST_CPU="0", CONVNEXTV2_FAST_CUDA="0")
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert not [n for n in archive.namelist() if n.endswith((".so", "_build_info.json"))]
+        names = archive.namelist()
+    assert not [n for n in names if n.endswith((".so", "_build_info.json"))]
+    assert "convnextv2_fast/ops/_triton/tiles.tsv" in names

@@ -45,7 +45,7 @@ class Job:
         constants = [f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in self.constants if v is not None]
         absent = [f"-{k.removesuffix('_ptr')}" for k, v in self.constants if v is None]
         settings = dict(self.options)
-        place = self.module.removeprefix("convnextv2_fast.ops.").removesuffix(".triton_kernels")
+        place = re.sub(r"\.triton_\w+$", "", self.module.removeprefix("convnextv2_fast.ops."))
         tail = f"warps={settings['num_warps']} stages={settings['num_stages']} aligned={len(self.aligned)}"
         return " ".join([f"{place}.{self.kernel}", main, *constants, *absent, tail])
 
@@ -61,7 +61,9 @@ class Resources:
 
 
 def launches(call: Callable[[], Any]) -> list[Job]:
-    """The distinct launches of a call on tensors without data (device "meta")."""
+    """The distinct launches of a call; none is run."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
     from convnextv2_fast.ops._triton.launch import intercept
 
     found: dict[Job, None] = {}
@@ -77,13 +79,16 @@ def launches(call: Callable[[], Any]) -> list[Job]:
             elif isinstance(value, Tensor):
                 signature[name] = POINTERS[value.dtype]
                 aligned.append(i)
+            elif isinstance(value, TensorDescriptor):
+                block = ",".join(map(str, value.block_shape))
+                signature[name] = f"tensordesc<{POINTERS[value.base.dtype][1:]}[{block}]>"
             elif isinstance(value, float):
                 signature[name] = "fp32"
-            elif value == 1:  # Triton makes a constant of it
+            elif value == 1 and not kernel.params[i].do_not_specialize:  # Triton makes a constant of it
                 constants[name] = 1
             else:
                 signature[name] = "i32" if abs(value) < 2**31 else "i64"
-                if value % 16 == 0:
+                if value % 16 == 0 and not kernel.params[i].do_not_specialize:
                     aligned.append(i)
         assert set(names) == {*signature, *constants}, f"{kernel.__name__}: {set(names) ^ {*signature, *constants}}"
         order = [n for n in names if n in constants]

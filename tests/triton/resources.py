@@ -21,6 +21,7 @@ from convnextv2_fast.ops.mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
 
 from .compiling import Job, Resources, compile_all, launches
+from .variants import persistent
 
 TABLE = Path(__file__).with_name("resources.tsv")
 FAMILIES = tuple(chips.KNOWN)
@@ -33,7 +34,7 @@ def _problems() -> Iterator[tuple[str, int, Problem]]:
     for op in ALL_OPS:
         for i, kind in enumerate(kinds(op)):
             for c in (96,) if i else WIDTHS:
-                problem = make(op, 1, 4, 4, c, kind)
+                problem = make(op, 1, 8, 8, c, kind)
                 if op == "patch_conv":  # a model's widths, not the tests' odd ones
                     problem.tensors["weight"] = torch.zeros((2 * c, c, 2, 2) if kind == "dense" else (4, c, 2 * c))
                     problem.tensors["bias"] = torch.zeros(2 * c)
@@ -54,14 +55,19 @@ def jobs(families: Sequence[str]) -> list[tuple[Job, str]]:
             for family, strategy in itertools.product(families, strategies):
                 if strategy == "recompute" and c > WIDEST_FUSED:
                     continue
-                extra = {} if strategy is None else {"strategy": strategy}
+                extra, chip = {} if strategy is None else {"strategy": strategy}, chips.KNOWN[family]
 
                 def call(leaves: Problem = leaves, run: Any = run, extra: dict[str, str] = extra) -> None:
                     y = leaves.call(run, **extra)
                     y.backward(torch.zeros_like(y))
+                    with torch.no_grad():
+                        leaves.call(run, **extra)
 
-                with chips.assume(chips.KNOWN[family]):
+                with chips.assume(chip):
                     found |= dict.fromkeys((job, family) for job in launches(call))
+                    if strategy is not None and chip.tma and dtype.itemsize == 2:
+                        with persistent(chip, c, dtype):
+                            found |= dict.fromkeys((job, family) for job in launches(call))
     return list(found)
 
 

@@ -1,5 +1,6 @@
 """Runs the folder `interpreted` in a process of its own: there every Triton kernel runs on the CPU, interpreted."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_every_kernel_interpreted():
     command = [sys.executable, "-m", "pytest", "tests/triton/interpreted", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    if importlib.util.find_spec("xdist") is not None:
+        command += ["-n", "logical"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=1800
     )

@@ -34,6 +34,11 @@ class Chip:
     shared: int
     processors: int
 
+    @property
+    def tma(self) -> bool:
+        """Whether a copy engine reads tiles of matrices (NVIDIA's TMA, from compute capability 9.0)."""
+        return self.family in ("sm_90", "sm_100", "sm_120")
+
 
 # Vendors' data sheets; `flops` is about 80 % of the dense rate, what large products reach.
 KNOWN = {

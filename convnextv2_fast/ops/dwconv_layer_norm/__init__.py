@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ... import dispatch
 from ...layouts import Layout
-from .._common import autocast_dtype, autocast_off, check, check_params, check_rows, is_depthwise7, taps
+from .._common import autocast_dtype, autocast_off, check, check_params, check_rows, has_shape, is_depthwise7, taps
 from . import native, reference, triton
 from .autograd import DwconvLayerNorm
 
@@ -42,7 +42,10 @@ def dwconv_layer_norm(
     check_rows(_OP, x, layout)
     c = x.shape[-1]
     check(
-        is_depthwise7(weight, c) and (bias is None or bias.numel() == c) and ln_weight.shape == ln_bias.shape == (c,),
+        is_depthwise7(weight, c)
+        and (bias is None or bias.numel() == c)
+        and has_shape(ln_weight, c)
+        and has_shape(ln_bias, c),
         _OP,
         "wants weight [C, 1, 7, 7] or [49, C], bias of C elements, ln_weight and ln_bias [C]",
         x=x,

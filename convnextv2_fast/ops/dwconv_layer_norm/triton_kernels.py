@@ -1,5 +1,5 @@
-"""Depthwise convolution and LayerNorm in one Triton kernel: a program holds all channels of its rows. Backward: the
-LayerNorm in one kernel, which takes the statistics again from z; the convolution's gradients are sparse_dwconv's."""
+"""Depthwise convolution and LayerNorm in one Triton kernel: a program holds all channels of its rows. The one for dense
+planes is sparse_dwconv's, as are the convolution's gradients. LayerNorm's take the statistics again from z."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import triton.language as tl
 from torch import Tensor
 
 from .._triton import chip
-from .._triton.dwconv import convolve
+from .._triton.gather import convolve
 from .._triton.launch import launch
 from ..layer_norm import triton_kernels as layer_norm
 from ..sparse_dwconv import triton_kernels as dwconv
+from ..sparse_dwconv import triton_sweep as sweep
 
 WIDEST_FUSED = 8192  # padded channels; more do not fit a program's registers: convolution and LayerNorm apart
 
@@ -28,15 +29,14 @@ def forward_kernel(
     ln_bias_ptr,  # [C]
     y_ptr,  # [T, C]
     z_ptr,  # [T, C] or None: LayerNorm's input
-    index_ptr,  # int64 [T], read if SPARSE
-    map_ptr,  # int32 [N, H, W], read if SPARSE
+    index_ptr,  # int64 [T]
+    map_ptr,  # int32 [N, H, W]
     T,
     units,
     H,
     W,
     eps,
     UNIT: tl.constexpr,
-    SPARSE: tl.constexpr,
     P: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -45,7 +45,7 @@ def forward_kernel(
     rows, columns = first + tl.arange(0, P), tl.arange(0, BC)
     valid = columns < C
     mask = (rows < T)[:, None] & valid[None, :]
-    z = convolve(x_ptr, kernel_ptr, bias_ptr, index_ptr, map_ptr, rows, columns, T, C, H, W, False, SPARSE, P, BC)
+    z = convolve(x_ptr, kernel_ptr, bias_ptr, index_ptr, map_ptr, rows, columns, T, C, H, W, False, P, BC)
     at = first.to(tl.int64) * C + (tl.arange(0, P)[:, None] * C + columns[None, :])
     if z_ptr is not None:
         tl.store(z_ptr + at, z, mask=mask)
@@ -106,22 +106,27 @@ def _forward(
     ln_weight: Tensor,
     ln_bias: Tensor,
     eps: float,
-    *sites: int | Tensor | None,
+    h: int,
+    w: int,
+    index: Tensor | None,
+    site_map: Tensor | None,
     train: bool,
 ) -> tuple[Tensor, Tensor | None]:
     (t, c), width, unit = x.shape, _width(x.shape[1]), math.gcd(x.shape[1], 16)
-    if width > WIDEST_FUSED:
-        z = dwconv.forward(x, kernel, bias, *sites)  # type: ignore[arg-type]
+    if width > (sweep.WIDEST_NORM if index is None else WIDEST_FUSED):
+        z = dwconv.forward(x, kernel, bias, h, w, index, site_map)
         return layer_norm.forward(z, ln_weight, ln_bias, eps)[0], z
-    h, w, index, site_map = sites
+    y, z = torch.empty_like(x), torch.empty_like(x) if train else None
+    if index is None:
+        sweep.convolve(x, kernel, bias, h, w, z=z, norm=(ln_weight, ln_bias, eps, y))
+        return y, z
     # 32 elements a thread use each weight for several rows, and long tiles share their neighbours' loads; small
     # problems need the programs more.
     small = triton.cdiv(t * width, 4096) < 2 * chip.of(x.device).processors
     p = max(1, min(64, (1024 if small else 4096 if width < 2048 else 8192) // width))
     warps = min(16, max(4, p * width // (512 if small else 1024)))
-    y, z = torch.empty_like(x), torch.empty_like(x) if train else None
     args = (x, kernel, bias, ln_weight, ln_bias, y, z, index, site_map, t, c // unit, h, w, eps)
-    sizes = dict(UNIT=unit, SPARSE=index is not None, P=p, BC=width)
+    sizes = dict(UNIT=unit, P=p, BC=width)
     launch(forward_kernel, (triton.cdiv(t, p),), *args, num_warps=warps, **sizes)
     return y, z
 

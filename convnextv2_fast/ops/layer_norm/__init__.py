@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ... import dispatch
-from .._common import autocast_off, check, check_params
+from .._common import autocast_off, check, check_params, has_shape
 from . import reference
 from .triton import TRITON
 
@@ -26,7 +26,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-6, ba
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
     check(
-        x.is_floating_point() and x.ndim >= 1 and weight.shape == bias.shape == x.shape[-1:],
+        x.is_floating_point() and x.ndim >= 1 and has_shape(weight, x.shape[-1]) and has_shape(bias, x.shape[-1]),
         _OP,
         "wants x [..., C] floating point, weight [C], bias [C]",
         x=x,

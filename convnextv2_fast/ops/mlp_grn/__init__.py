@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ... import dispatch
-from .._common import autocast_dtype, autocast_off, check, check_params, samples
+from .._common import autocast_dtype, autocast_off, check, check_params, has_shape, samples
 from . import reference
 from .triton import TRITON
 
@@ -71,7 +71,7 @@ def mlp_grn(
         )
     if residual is not None:
         wants = (*u.shape[:-1], w2.shape[0])
-        check(tuple(residual.shape) == wants, _OP, f"residual must be {wants}", u=u, residual=residual)
+        check(has_shape(residual, *wants), _OP, f"residual must be {wants}", u=u, residual=residual)
     rows = u.numel() // c if c else 0
     if row_scale is not None:
         fits = row_scale.ndim == 1 and (rows == 0 or (row_scale.numel() > 0 and rows % row_scale.numel() == 0))

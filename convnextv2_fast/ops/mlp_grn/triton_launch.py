@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from .._triton import autotune
+from .._triton import autotune, tma
 from .._triton import chip as chips
 from .._triton.group_sums import grn_grad, grn_scale, new_partials, reduce_groups
 from .._triton.groups import Groups
 from .._triton.launch import launch
 from . import strategy as strategies
 from . import triton_kernels as kernels
+from .triton_fused import fused_kernel
 from .triton_tiles import Tile, candidates, pieces, tiles
 
 
@@ -43,14 +44,16 @@ class _Mlp:
 
         def run(tile: Tile) -> Tensor:
             partial = new_partials(rows, k, tile.rows, groups, u)
-            grid = (triton.cdiv(rows, tile.rows) * triton.cdiv(k, tile.columns),)
             unit = _unit(c)
-            args = (u, self.w1, self.b1, a, partial, groups.row_group, rows, c // unit, k, groups.rows_per_group)
+            products = _read(tile, u, tile.rows, tile.depth), _read(tile, self.w1, tile.columns, tile.depth)
+            sizes = (rows, c // unit, k, groups.rows_per_group)
             flags = self.flags(groups) | dict(UNIT=unit, STORE=a is not None)
+            grid = _grid(tile, u, rows, k)
+            args = (*products, self.b1, a, partial, groups.row_group, *sizes)
             launch(kernels.hidden_kernel, grid, *args, **flags, **tile.options("BD"))
             return partial
 
-        tile = _pick("hidden", u, c, run)
+        tile = _pick("hidden", c, run, u, self.w1)
         return reduce_groups(run(tile), groups, tile.rows)
 
 
@@ -58,11 +61,27 @@ def _unit(c: int) -> int:
     return math.gcd(c, 16)
 
 
-def _pick(kernel: str, u: Tensor, c: int, run: Callable[[Tile], Any]) -> Tile:
-    """The tile of a kernel: from the table, or tuned."""
-    chip = chips.of(u.device)
-    key = f"mlp_grn {kernel} C={c} {str(u.dtype).removeprefix('torch.')}"
-    return autotune.pick(key, chip, tiles(kernel, chip, c, u.dtype), lambda: candidates(kernel, chip, u.dtype), run)
+def _pick(kernel: str, c: int, run: Callable[[Tile], Any], *operands: Tensor) -> Tile:
+    """The tile of a kernel whose products read `operands`, from the table, or tuned."""
+    chip, dtype = chips.of(operands[0].device), operands[0].dtype
+    key = f"mlp_grn {kernel} C={c} {str(dtype).removeprefix('torch.')}"
+    readable = tma.possible(chip, *operands)
+
+    def alternatives() -> list[Tile]:
+        return [t for t in candidates(kernel, chip, c, dtype) if readable or not t.persistent]
+
+    tile = autotune.pick(key, chip, tiles(kernel, chip, c, dtype), alternatives, run)
+    return tile if readable else replace(tile, persistent=0)
+
+
+def _read(tile: Tile, matrix: Tensor, rows: int, columns: int) -> Any:
+    """A kernel's argument for a matrix that it reads in tiles `[rows, columns]`."""
+    return tma.tiles_of(matrix, rows, columns) if tile.persistent else matrix
+
+
+def _grid(tile: Tile, u: Tensor, rows: int, columns: int) -> tuple[int]:
+    work = triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns)
+    return (tile.programs(work, chips.of(u.device)),)
 
 
 def _cast(u: Tensor, *matrices: Tensor) -> list[Tensor]:
@@ -127,14 +146,15 @@ def _materialize(
     flags = mlp.flags(groups)
     del flags["FAST"]
     flags["UNIT"] = unit = _unit(c_out)
-    args = (a, mlp.w2, mlp.b2, scale, mlp.beta, row_scale, residual, out, groups.row_group, rows, k)
+    args = (mlp.b2, scale, mlp.beta, row_scale, residual, out, groups.row_group)
+    sizes = (rows, k, c_out // unit, groups.rows_per_group, _rows_per_factor(rows, row_scale))
 
     def run(tile: Tile) -> None:
-        grid = (triton.cdiv(rows, tile.rows) * triton.cdiv(c_out, tile.columns),)
-        sizes = (c_out // unit, groups.rows_per_group, _rows_per_factor(rows, row_scale))
-        launch(kernels.output_kernel, grid, *args, *sizes, **flags, **tile.options("BK"))
+        products = _read(tile, a, tile.rows, tile.depth), _read(tile, mlp.w2, tile.columns, tile.depth)
+        grid = _grid(tile, u, rows, c_out)
+        launch(kernels.output_kernel, grid, *products, *args, *sizes, **flags, **tile.options("BK"))
 
-    run(_pick("output", u, c_out, run))
+    run(_pick("output", c_out, run, a, mlp.w2))
 
 
 def _recompute(
@@ -149,16 +169,19 @@ def _recompute(
     (rows, c), k = u.shape, mlp.w1.shape[0]
     squares = mlp.hidden(u, None, groups)
     scale = grn_scale(squares, mlp.gamma, mlp.eps, norm)
-    c0, c1, c2 = pieces(c)
-    flags = mlp.flags(groups) | dict(C=c, C0=c0, C1=c1, C2=c2)
-    args = (u, mlp.w1, mlp.b1, mlp.w2, mlp.b2, scale, mlp.beta, row_scale, residual, out, groups.row_group)
+    parts = pieces(c)
+    flags = mlp.flags(groups) | dict(C=c, C0=parts[0], C1=parts[1], C2=parts[2])
+    args = (mlp.b2, scale, mlp.beta, row_scale, residual, out, groups.row_group)
     sizes = (rows, k, groups.rows_per_group, _rows_per_factor(rows, row_scale))
 
     def run(tile: Tile) -> None:
-        options = flags | dict(BM=tile.rows, BK=tile.depth, num_warps=tile.warps, num_stages=tile.stages)
-        launch(kernels.fused_kernel, (triton.cdiv(rows, tile.rows),), *args, *sizes, **options)
+        w1 = [_read(tile, mlp.w1, tile.depth, part) if part else None for part in parts]
+        w2 = [_read(tile, mlp.w2, part, tile.depth) if part else None for part in parts]
+        options = flags | tile.options("BK")
+        del options["BN"]
+        launch(fused_kernel, (triton.cdiv(rows, tile.rows),), u, *w1, mlp.b1, *w2, *args, *sizes, **options)
 
-    run(_pick("fused", u, c, run))
+    run(_pick("fused", c, run, mlp.w1, mlp.w2))
 
 
 def _chunked(
@@ -217,23 +240,24 @@ def backward(
     mlp = _Mlp(w1, b1, gamma, beta, w2, None, eps, tf32)
     (rows, c), (c_out, k) = u.shape, w2.shape
     g, dh = (u.new_empty((rows, k)) for _ in range(2))
-    weights = (dy, u, w1, b1, w2)
     keep = strategies.keep_hidden(chips.of(u.device), c, u.dtype)
     unit = math.gcd(_unit(c), _unit(c_out))
     sizes = (groups.row_group, rows, c // unit, k, c_out // unit, groups.rows_per_group)
     flags = mlp.flags(groups) | dict(UNIT=unit, KEEP=keep)
 
     def start(tile: Tile, *args: Tensor | None, second: bool) -> None:
-        grid = (triton.cdiv(rows, tile.rows) * triton.cdiv(k, tile.columns),)
+        of_rows = (_read(tile, m, tile.rows, tile.depth) for m in (dy, u))
+        of_w1, of_w2 = _read(tile, w1, tile.columns, tile.depth), _read(tile, w2, tile.depth, tile.columns)
         options = flags | tile.options("BD") | dict(SECOND=second)
-        launch(kernels.backward_kernel, grid, *weights, *args, *sizes, **options)
+        products = (*of_rows, of_w1, b1, of_w2)
+        launch(kernels.backward_kernel, _grid(tile, u, rows, k), *products, *args, *sizes, **options)
 
     def first(tile: Tile) -> tuple[Tensor, Tensor]:
         product, total = (new_partials(rows, k, tile.rows, groups, u) for _ in range(2))
         start(tile, None, None, beta, g, dh, product, total, second=False)
         return product, total
 
-    tile = _pick("backward", u, c, first)
+    tile = _pick("backward", c, first, dy, u, w1, w2)
     product, total = (reduce_groups(partial, groups, tile.rows) for partial in first(tile))
     scale, factor, dgamma = grn_grad(product, gamma, norm, eps)
     db1 = u.new_empty((triton.cdiv(rows, tile.rows), k), dtype=torch.float32)

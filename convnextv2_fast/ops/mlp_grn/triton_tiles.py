@@ -1,32 +1,42 @@
-"""Tile sizes of the kernels, by chip family, width and dtype. Every entry compiles without a spill (tests/triton)."""
+"""Tile sizes of the kernels. No Triton here."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from .._triton.chip import Chip
-from .triton_table import FUSED
+from .._triton.tiles import lookup
 
-WIDEST_FUSED = max(max(table) for family in FUSED.values() for table in family.values())
+WIDEST_FUSED = 384  # channels of a row tile whose whole result fits the registers
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` x `columns` of the result, `depth` of the contraction a step (hidden channels for "fused")."""
+    """`rows` x `columns` of the result, `depth` of the contraction a step (hidden channels for "fused").
+
+    `persistent`: so many programs a multiprocessor, each of many tiles, read operands by TMA; 0: a program a tile, by
+    pointers. ("fused" reads its weights by TMA, but is a program a tile all the same: its registers are full.)
+    """
 
     rows: int
     columns: int
     depth: int
     warps: int
     stages: int
+    persistent: int = 0
 
     def options(self, depth: str) -> dict[str, Any]:
         """Keywords of a launch; the kernel calls its contraction step `depth`."""
-        sizes = {"BM": self.rows, "BN": self.columns, depth: self.depth}
+        sizes = {"BM": self.rows, "BN": self.columns, depth: self.depth, "TMA": self.persistent > 0}
         return sizes | dict(num_warps=self.warps, num_stages=self.stages)
+
+    def programs(self, tiles: int, chip: Chip) -> int:
+        """How many programs run `tiles` tiles."""
+        return min(tiles, self.persistent * chip.processors) if self.persistent else tiles
 
 
 def pieces(c: int) -> tuple[int, int, int]:
@@ -46,31 +56,23 @@ def pieces(c: int) -> tuple[int, int, int]:
 
 
 def tiles(kernel: str, chip: Chip, c: int, dtype: torch.dtype) -> Tile:
-    """The tile of kernel "hidden", "output", "fused" or "backward" at width c (the result's, for "output")."""
-    wide = dtype == torch.float32
-    if kernel == "fused":
-        table = FUSED[chip.family]["float32" if wide else "half"]
-        rows, depth, warps, stages = table[min(width for width in table if width >= c)]
-        return Tile(rows, 0, depth, warps, stages)
-    tight = chip.family in ("sm_120", "gfx942")  # little shared memory
-    if kernel == "output":
-        columns = 128 if c % 128 == 0 else 64 if c % 64 == 0 else 32
-        if wide:
-            return Tile(64, min(columns, 64), 32, 4, 2)
-        return Tile(128, columns, 32 if tight else 64, 8, 3)
-    if wide and kernel == "backward" and chip.family == "sm_80" and c % 32:
-        return Tile(32, 64, 16, 8, 2)
-    if wide:
-        return Tile(64, 64, 32, 8 if kernel == "backward" and chip.family in ("sm_80", "sm_120") else 4, 2)
-    return Tile(64 if kernel == "backward" else 128, 128, 64 if c % 64 == 0 else 32, 8, 3)
+    """The tile of kernel "hidden", "output", "fused" or "backward" at width c (the result's, for "output");
+    with " tma" after it, its persistent variant's."""
+    return Tile(*lookup(f"mlp_grn {kernel}", chip, c, dtype))
 
 
-def candidates(kernel: str, chip: Chip, dtype: torch.dtype) -> list[Tile]:
-    """What tuning tries beside the table's choice: this family's other tiles, and each with other warps and stages."""
+def candidates(kernel: str, chip: Chip, c: int, dtype: torch.dtype) -> list[Tile]:
+    """What tuning tries beside the table's choice: this and a shorter and a narrower tile, with other warps and stages;
+    persistent where the chip has TMA."""
+    bases = [tiles(kernel, chip, c, dtype)]
+    if chip.tma and dtype.itemsize == 2:
+        bases.append(tiles(f"{kernel} tma", chip, c, dtype))
+        if kernel != "fused":
+            bases.append(replace(bases[-1], persistent=2))
     found: dict[Tile, None] = {}
-    for c in (40, 96, 128, 192, 320):
-        base = tiles(kernel, chip, c, dtype)
-        for warps in (4, 8):
-            for stages in (1, 2, 3):
-                found[replace(base, warps=warps, stages=stages)] = None
+    for base in bases:
+        narrow = base.columns and max(32, base.columns // 2)
+        for size in (base, replace(base, rows=max(16, base.rows // 2)), replace(base, columns=narrow)):
+            for warps, stages in itertools.product((4, 8), (2, 3)):
+                found[replace(size, warps=warps, stages=stages)] = None
     return list(found)

@@ -1,15 +1,18 @@
 """Every op on interpreted Triton kernels: forward and every gradient against float64, all layouts, odd shapes."""
 
 import dataclasses
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
-from convnextv2_fast.ops._triton import chip
+from convnextv2_fast.ops._triton import chip, tiles
+from convnextv2_fast.ops._triton.launch import intercept
 from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
 from tests.ops.test_all_ops import assert_as_good_as_torch, run
+from tests.triton.variants import persistent
 
 F32, F16 = torch.float32, torch.float16  # the interpreter multiplies bfloat16 matrices wrongly
 OPS = [op for op in ALL_OPS if any(i.backend == "triton" for i in dispatch.implementations(op))]
@@ -21,6 +24,19 @@ KEEPING = dataclasses.replace(chip.KNOWN["sm_90"], bandwidth=1e18)
 
 def test_all_ops_have_a_triton_implementation():
     assert list(ALL_OPS) == OPS
+
+
+@contextmanager
+def seen():
+    """Runs kernels as usual; the options of each, by name."""
+    found = {}
+
+    def hook(kernel, grid, args, options):
+        found[kernel.__name__] = options
+        kernel[grid](*args, **options)
+
+    with intercept(hook):
+        yield found
 
 
 def judge(problem: Problem, dtype: torch.dtype, **extra) -> None:
@@ -112,6 +128,43 @@ def test_strategies(strategy, assumed, kind, dtype):
         pytest.skip("chunked takes groups of equal size")
     with chip.assume(assumed):
         judge(make("mlp_grn", 5, 7, 5, 40, kind), dtype, strategy=strategy)
+
+
+@pytest.mark.parametrize("kind", kinds("mlp_grn"))
+@pytest.mark.parametrize("strategy", ["materialize", "recompute"])
+def test_persistent_variants(strategy, kind):
+    """Operands by TMA, and few programs of many tiles each."""
+    with chip.assume(dataclasses.replace(SMALL, processors=2)), persistent(SMALL, 40, F16), seen() as kernels:
+        judge(make("mlp_grn", 5, 7, 5, 40, kind), F16, strategy=strategy)
+    assert all(options["TMA"] for options in kernels.values() if "TMA" in options) and len(kernels) > 3
+
+
+def test_what_tma_cannot_read_goes_by_pointers():
+    with persistent(SMALL, 40, F16), seen() as kernels:
+        judge(make("mlp_grn", 2, 3, 4, 41), F16, strategy="materialize")  # rows of 82 bytes
+    assert not any(options.get("TMA") for options in kernels.values())
+
+
+@pytest.mark.parametrize("processors", [1, 132])
+@pytest.mark.parametrize("h", [1, 2, 3, 4, 8, 17])
+@pytest.mark.parametrize("op", ["dwconv_layer_norm", "sparse_dwconv"])
+def test_sweeps_of_any_length(op, h, processors):
+    """Whole columns of the plane where there are programs enough, parts of them else."""
+    kind = "rows" if op == "sparse_dwconv" else "dense"
+    with chip.assume(dataclasses.replace(SMALL, processors=processors)):
+        judge(make(op, 2, h, 5, 9, kind), F16)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 8])
+def test_strips_of_any_width(columns):
+    with ExitStack() as stack:
+        for kernel, channels in (("plain", 16), ("norm", 0), ("train", 0), ("params", 16)):
+            stack.enter_context(tiles.force(f"dwconv {kernel}", (columns, channels)))
+        judge(make("dwconv_layer_norm", 1, 9, 10, 20), F16)
+
+
+def test_wide_layers_are_normalised_apart():
+    judge(make("dwconv_layer_norm", 1, 3, 4, 520), F16)
 
 
 def test_strategies_that_cannot_run_say_so():
