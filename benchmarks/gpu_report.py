@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,25 +119,35 @@ def build(report: Report, seconds: float) -> None:
 
 
 def tests(report: Report, seconds: float, dry: bool) -> bool:
-    """The tests marked cuda. False if one failed."""
+    """The tests marked cuda, several processes at a time, since most of theirs goes to compiling Triton kernels. False
+    if one failed."""
     row: dict[str, Any] = {"section": "tests", "name": "pytest -m cuda"}
     if not installed("pytest"):
         report.add(**row, status="skipped", reason="pytest is not installed")
         return True
-    log = report.directory / "tests.log"
     what = ["tests/benchmarks", "--collect-only"] if dry else ["tests"]
     command = [sys.executable, "-m", "pytest", *what, "-m", "cuda", "-v", "-rf", "--tb=short", "-p", "no:cacheprovider"]
-    code = run(command, log, seconds)
-    text = log.read_text(errors="replace")
+    shards = 1 if dry else min(6, max(1, (os.cpu_count() or 1) // 2))
+    logs = [report.directory / ("tests.log" if shards == 1 else f"tests-{i}.log") for i in range(shards)]
+
+    def part(i: int) -> int | None:
+        return run([*command, "--shard", f"{i}/{shards}"], logs[i], seconds)
+
+    with ThreadPoolExecutor(shards) as pool:
+        codes = list(pool.map(part, range(shards)))
+    text = "\n".join(log.read_text(errors="replace") for log in logs)
     counts = {word: len(re.findall(rf"::.* {word}\b", text)) for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
     said = ", ".join(f"{count} {word.lower()}" for word, count in counts.items() if count) or "none ran"
-    if code == 5:
+    good = all(code in (0, 5) or code is None for code in codes) and not counts["FAILED"] and not counts["ERROR"]
+    if not good:
+        report.add(**row, status="failed", reason=f"{said}; see tests*.log")
+    elif set(codes) == {5}:
         report.add(**row, status="skipped", reason="no test is marked cuda")
-    elif code is None:
-        report.add(**row, status="skipped", reason=f"stopped after {seconds:.0f} s: {said} until then; see tests.log")
+    elif None in codes:
+        report.add(**row, status="skipped", reason=f"stopped after {seconds:.0f} s: {said} until then; see tests*.log")
     else:
-        report.add(**row, status="ok" if code == 0 else "failed", reason=f"{said}; see tests.log")
-    return code in (0, 5) or (code is None and not counts["FAILED"] and not counts["ERROR"])
+        report.add(**row, status="ok", reason=f"{said}; see tests*.log")
+    return good
 
 
 def sanitizer(report: Report, budget: Budget, device: str) -> bool:

@@ -17,7 +17,10 @@ from .dispatch import UnsupportedInputError
 
 
 class Layout:
-    """Common part of the three layouts. `shape` is `(N, H, W)`, the plane the rows live in."""
+    """Common part of the three layouts. `shape` is `(N, H, W)`, the plane the rows live in.
+
+    Layouts do not change: another mask is another layout. One that a captured CUDA graph uses must outlive it.
+    """
 
     kind: str
     shape: tuple[int, int, int]
@@ -45,14 +48,17 @@ class Layout:
 
     @property
     def site_map(self) -> Tensor:
-        """int32 `[N, H, W]`: the row of each site, -1 where inactive. Made once: every block of a stage looks it up."""
-        found: Tensor | None = getattr(self, "_site_map", None)
-        if found is None:
-            n, h, w = self.shape
-            with torch.inference_mode(False):  # a later training step may save it for its backward
-                flat = torch.full((n * h * w,), -1, dtype=torch.int32, device=self.index.device)
-                flat[self.index] = torch.arange(self.rows, dtype=torch.int32, device=self.index.device)
-                found = flat.view(n, h, w)
+        """int32 `[N, H, W]`: the row of each site, -1 where inactive. Made once, as every block of a stage reads it;
+        not kept where it would be part of a graph (torch.compile, CUDA graph capture)."""
+        kept: Tensor | None = getattr(self, "_site_map", None)
+        if kept is not None:
+            return kept
+        n, h, w = self.shape
+        with torch.inference_mode(False):  # a later training step may save it for its backward
+            flat = torch.full((n * h * w,), -1, dtype=torch.int32, device=self.index.device)
+            flat[self.index] = torch.arange(self.rows, dtype=torch.int32, device=self.index.device)
+            found = flat.view(n, h, w)
+        if not torch.compiler.is_compiling() and not (found.is_cuda and torch.cuda.is_current_stream_capturing()):
             object.__setattr__(self, "_site_map", found)
         return found
 

@@ -74,7 +74,9 @@ def test_mlp_grn_strategies(strategy, c, tma):
         compare(problem.to(torch.float64), problem.to(bf16, device="cuda"), bf16, "triton", strategy=strategy)
 
 
-@pytest.mark.parametrize(("n", "size", "c"), [(2, 56, 96), (3, 28, 160), (2, 14, 384), (2, 7, 768), (1, 61, 41)])
+@pytest.mark.parametrize(
+    ("n", "size", "c"), [(2, 56, 96), (3, 28, 160), (2, 14, 384), (2, 7, 768), (2, 1, 768), (1, 61, 41), (1, 64, 96)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_triton_depthwise_at_the_models_sizes(n, size, c, dtype):
     """Strips that sweep whole planes."""

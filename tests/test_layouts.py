@@ -92,3 +92,20 @@ def test_sparse_tensor():
 def test_bad_input(call, message):
     with pytest.raises(UnsupportedInputError, match=message):
         call()
+
+
+def test_the_site_map_is_made_once_and_serves_training_later():
+    layout = SiteLayout.from_mask(torch.rand(2, 5, 4) < 0.6)
+    with torch.inference_mode():
+        site_map = layout.site_map
+    assert layout.site_map is site_map and not site_map.is_inference()
+
+
+def test_a_compiled_function_does_not_keep_its_site_map():
+    layout = SiteLayout.from_mask(torch.rand(2, 5, 4) < 0.6)
+    compiled = torch.compile(lambda t: t.site_map + 0, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(layout), layout.site_map)
+    fresh = SiteLayout.from_mask(torch.rand(2, 5, 4) < 0.6)
+    compiled(fresh)
+    assert "_site_map" not in vars(fresh)
+    torch._dynamo.reset()

@@ -28,10 +28,12 @@ def has_shape(tensor: Tensor, *sizes: int) -> bool:
     return True
 
 
-def check(ok: bool, op: str, wants: str, **tensors: Tensor | None) -> None:
-    """One error form for all ops: the op, what it wants, what it got."""
+def check(ok: bool, op: str, wants: str, *values: object, **tensors: Tensor | None) -> None:
+    """One error form for all ops: the op, what it wants, what it got.
+
+    `values` fill the `{}` in `wants`, on failure only: torch.compile cannot format symbolic sizes."""
     if not ok:
-        raise UnsupportedInputError(f"{op}: {wants}; got {shapes(**tensors)}")
+        raise UnsupportedInputError(f"{op}: {wants.format(*values)}; got {shapes(**tensors)}")
 
 
 def check_rows(op: str, x: Tensor, layout: Layout | None) -> None:
@@ -40,12 +42,14 @@ def check_rows(op: str, x: Tensor, layout: Layout | None) -> None:
     if layout is None:
         check(x.ndim == 4, op, "x must be [N, H, W, C] (channels last), or [T, C] with layout=", x=x)
     elif x.ndim == 4:
-        check(has_shape(x, *layout.shape, x.shape[3]), op, f"x does not fit the layout's plane {layout.shape}", x=x)
+        check(has_shape(x, *layout.shape, x.shape[3]), op, "x does not fit the layout's plane {}", layout.shape, x=x)
     else:
         check(
             x.ndim == 2 and x.shape[0] == layout.rows,
             op,
-            f"x must be [{layout.rows}, C], the rows of its {type(layout).__name__}",
+            "x must be [{}, C], the rows of its {}",
+            layout.rows,
+            type(layout).__name__,
             x=x,
         )
 
@@ -115,7 +119,9 @@ def samples(x: Tensor, rows_per_group: int | Tensor | None, op: str) -> int | Te
     check(
         rows == 0 or (rows_per_group > 0 and rows % rows_per_group == 0),
         op,
-        f"rows_per_group={rows_per_group} does not divide the {rows} rows",
+        "rows_per_group={} does not divide the {} rows",
+        rows_per_group,
+        rows,
         x=x,
     )
     return rows_per_group

@@ -137,3 +137,29 @@ def test_the_plan_for_a_gpu_can_be_made_without_one():
     for name, section in gpu_rows.SECTIONS.items():
         keys = [key for task in section(Scale("cuda", dry=False)) for key in task.keys]
         assert keys and len(keys) == len(set(keys)), name
+
+
+@pytest.mark.parametrize(
+    ("codes", "status", "good"),
+    [([0, 0], "ok", True), ([0, 1], "failed", False), ([0, None], "skipped", True), ([5, 5], "skipped", True)],
+)
+def test_device_tests_run_in_shards(tmp_path, monkeypatch, codes, status, good):
+    monkeypatch.setattr(gpu_report.os, "cpu_count", lambda: 4)
+    shards = []
+
+    def run(command, log, seconds):
+        i = int(command[command.index("--shard") + 1].split("/")[0])
+        shards.append(command[-1])
+        log.write_text(
+            "tests/test_a.py::test_a PASSED\n" + ("tests/test_a.py::test_b FAILED\n" if codes[i] == 1 else "")
+        )
+        return codes[i]
+
+    monkeypatch.setattr(gpu_report, "run", run)
+    report = Report(tmp_path, {}, False)
+    assert gpu_report.tests(report, 1.0, dry=False) is good
+    assert sorted(shards) == ["0/2", "1/2"]
+    (row,) = rows(tmp_path, "tests")
+    assert row["status"] == status
+    if status == "failed":
+        assert row["reason"].startswith("2 passed, 1 failed")

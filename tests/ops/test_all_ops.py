@@ -157,6 +157,15 @@ def test_compile_fullgraph(op):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize(("op", "kind"), [(op, kind) for op in ALL_OPS for kind in kinds(op)])
+def test_compile_for_any_size(op, kind):
+    """Sizes, the layout's too, are symbols: no graph break, same values."""
+    problem = make(op, 2, 6, 5, 8, kind).to(torch.float32, requires_grad=False)
+    compiled = torch.compile(lambda p: p.public(), fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(problem), problem.public())
+    torch._dynamo.reset()
+
+
 def test_large_values_stay_finite_in_half():
     """Statistics in float32: what overflows the squares of float16 elsewhere does not here."""
     x = torch.full((1, 8, 8, 32), 200.0, dtype=torch.float16)

@@ -46,11 +46,12 @@ def candidates(kernel: str, family: str, c: int, wide: bool) -> Iterator[Sizes]:
                 for warps in (4, 8) if wide or (rows == 128 and c <= 64) else (8, 4):
                     for stages in (1,) if wide else (2, 1):
                         yield rows, 0, depth, warps, stages, persistent
+        yield 16, 0, 16, 8, 2, persistent
         return
     k = c if name == "output" else 4 * c  # what the columns must cover
     widest = 64 if wide else 128
     columns = next((n for n in (128, 64) if n <= widest and k % n == 0), 32)
-    depth = 32 if wide or (c % 64 and name != "output") or family in ("sm_120", "gfx942") else 64
+    depth = 32 if wide or (c % 64 and name != "output") or family in ("sm_89", "sm_120", "gfx942") else 64
     for rows in (64, 32, 16) if wide or name == "backward" else (128, 64, 32):
         for d in dict.fromkeys((depth, 32, 16)):
             warps = 4 if rows * columns <= 4096 else 8
@@ -128,20 +129,25 @@ def keys(families: tuple[str, ...]) -> Iterator[tuple[str, str, str, int]]:
                         yield family, kernel, kind, c
 
 
-def main(families: tuple[str, ...], anew: bool) -> None:
+def main(families: tuple[str, ...], anew: bool) -> int:
+    """0, or 1 if no candidate fits somewhere."""
     known = tiles.table() if tiles.TABLE.exists() else {}
     found = {(*key, c): sizes for key, widths in known.items() for c, sizes in widths.items()}
     todo = [key for key in keys(families) if anew or key not in found]
+    failed = 0
     with ProcessPoolExecutor(2) as pool:
         for key, best in zip(todo, pool.map(choose, todo, chunksize=4), strict=True):
             print(*key, best, flush=True)
+            found.pop(key, None)
+            failed |= best is None
             if best is not None:
                 found[key] = best
     head = (
         "family\tkernel\tdtype\tC\tsizes: rows, columns, depth, warps, stages, persistent; of dwconv columns, channels"
     )
     tiles.TABLE.write_text("\n".join([head, *("\t".join(map(str, (*k, *v))) for k, v in sorted(found.items()))]) + "\n")
+    return failed
 
 
 if __name__ == "__main__":
-    main(tuple(a for a in sys.argv[1:] if not a.startswith("-")) or FAMILIES, "--anew" in sys.argv)
+    sys.exit(main(tuple(a for a in sys.argv[1:] if not a.startswith("-")) or FAMILIES, "--anew" in sys.argv))

@@ -103,7 +103,8 @@ def faults(found: dict[tuple[str, str], Resources | str]) -> list[str]:
     import triton
 
     slack = 0 if TABLE.exists() and read()[0] == triton.__version__ else 64
-    wanted = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05", "sm_120": "mma.sync", "gfx942": "mfma"}
+    special = {"sm_90": "wgmma", "sm_100": "tcgen05", "gfx942": "mfma"}
+    wanted = {family: special.get(family, "mma.sync") for family in FAMILIES}
     bad = []
     for (family, label), r in found.items():
         if isinstance(r, str):

@@ -35,3 +35,35 @@ def test_the_resource_table_is_current(found):
     assert set(rows) == set(found), "the launches changed: write the table anew"
     if version == triton.__version__:
         assert rows == found
+
+
+@pytest.mark.parametrize("plane", [(1, 1), (9, 1), (1, 16), (16, 16)], ids=str)
+def test_planes_of_any_size_compile(plane):
+    """Triton makes constants of sizes that are 1, and sees those that are multiples of 16."""
+    import importlib
+
+    import torch
+
+    from convnextv2_fast.ops._triton import chip as chips
+    from convnextv2_fast.testing import ALL_OPS, make
+
+    from .compiling import Resources, compile_all, launches
+
+    jobs = {}
+    for op in ALL_OPS:
+        for kind in ("dense", "site") if op not in ("layer_norm", "sparse_dwconv") else ("rows",):
+            if op == "patch_conv" and kind == "dense" and min(plane) < 2:
+                continue  # no output
+            problem = make(op, 1, *plane, 96, kind).to(torch.bfloat16)
+            run = importlib.import_module(f"convnextv2_fast.ops.{op}.triton").run
+
+            def call(problem=problem, run=run):
+                y = problem.call(run)
+                y.backward(torch.zeros_like(y))
+                with torch.no_grad():
+                    problem.call(run)
+
+            with chips.assume(chips.KNOWN["sm_90"]):
+                jobs |= dict.fromkeys((job, "sm_90") for job in launches(call))
+    bad = [(job.label(), r) for job, _, r in compile_all(jobs) if not isinstance(r, Resources) or r.spills > 32]
+    assert not bad, bad

@@ -49,7 +49,15 @@ def test_every_family_has_tiles_for_every_width():
 
 @pytest.mark.parametrize(
     ("capability", "family"),
-    [((8, 0), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90"), ((10, 3), "sm_100"), ((12, 0), "sm_120")],
+    [
+        ((8, 0), "sm_80"),
+        ((8, 6), "sm_89"),
+        ((8, 7), "sm_80"),
+        ((8, 9), "sm_89"),
+        ((9, 0), "sm_90"),
+        ((10, 3), "sm_100"),
+        ((12, 0), "sm_120"),
+    ],
 )
 def test_families(capability, family):
     assert chip.family(capability) == family

@@ -16,7 +16,7 @@ class Chip:
 
     Attributes:
         name: of the device.
-        family: "sm_80", "sm_90", "sm_100", "sm_120" or "gfx942": the key of the tables of configurations.
+        family: "sm_80", "sm_89", "sm_90", "sm_100", "sm_120" or "gfx942": the key of the tables of configurations.
         bandwidth: bytes per second of its memory.
         flops: dense half-precision rate that matrix products reach, per second.
         vector_flops: float32 operations per second outside the matrix units (an FMA counts two).
@@ -43,6 +43,7 @@ class Chip:
 # Vendors' data sheets; `flops` is about 80 % of the dense rate, what large products reach.
 KNOWN = {
     "sm_80": Chip("A100", "sm_80", 2.04e12, 260e12, 19.5e12, 40 << 20, 163 << 10, 108),
+    "sm_89": Chip("RTX 4090", "sm_89", 1.01e12, 132e12, 82.6e12, 72 << 20, 99 << 10, 128),
     "sm_90": Chip("H100", "sm_90", 3.35e12, 800e12, 67e12, 50 << 20, 227 << 10, 132),
     "sm_100": Chip("B200", "sm_100", 8.0e12, 1800e12, 75e12, 126 << 20, 227 << 10, 148),
     "sm_120": Chip("RTX 5090", "sm_120", 1.79e12, 209e12, 105e12, 96 << 20, 99 << 10, 170),
@@ -55,6 +56,8 @@ _override: Chip | None = None
 
 def family(capability: tuple[int, int]) -> str:
     """The family whose tables serve an NVIDIA GPU of this compute capability."""
+    if capability in ((8, 6), (8, 9)):
+        return "sm_89"  # an A100's instructions, but 99 KiB of shared memory
     major, _ = capability
     return {8: "sm_80", 9: "sm_90", 10: "sm_100"}.get(major, "sm_120" if major > 10 else "sm_80")
 

@@ -17,4 +17,4 @@ def possible(chip: Chip, *matrices: Tensor) -> bool:
 
 def tiles_of(matrix: Tensor, rows: int, columns: int) -> TensorDescriptor:
     """A descriptor of tiles `[rows, columns]`, both powers of two up to 256; what lies outside reads as zero."""
-    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
+    return TensorDescriptor(matrix, list(matrix.shape), [matrix.shape[1], 1], [rows, columns])

@@ -50,11 +50,11 @@ def mlp_grn(
         u.is_floating_point()
         and u.ndim in (2, 4)
         and u.shape[-1] == c
-        and b1.shape == (hidden,)
+        and has_shape(b1, hidden)
         and gamma.numel() == beta.numel() == hidden
         and w2.ndim == 2
         and w2.shape[1] == hidden
-        and b2.shape == w2.shape[:1],
+        and has_shape(b2, w2.shape[0]),
         _OP,
         "wants u [N, H, W, C] or [T, C], w1 [K, C], b1 [K], gamma and beta of K elements, w2 [C', K], b2 [C']",
         u=u,
@@ -71,7 +71,7 @@ def mlp_grn(
         )
     if residual is not None:
         wants = (*u.shape[:-1], w2.shape[0])
-        check(has_shape(residual, *wants), _OP, f"residual must be {wants}", u=u, residual=residual)
+        check(has_shape(residual, *wants), _OP, "residual must be {}", wants, u=u, residual=residual)
     rows = u.numel() // c if c else 0
     if row_scale is not None:
         fits = row_scale.ndim == 1 and (rows == 0 or (row_scale.numel() > 0 and rows % row_scale.numel() == 0))

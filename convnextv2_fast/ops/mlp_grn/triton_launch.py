@@ -66,11 +66,13 @@ def _pick(kernel: str, c: int, run: Callable[[Tile], Any], *operands: Tensor) ->
     chip, dtype = chips.of(operands[0].device), operands[0].dtype
     key = f"mlp_grn {kernel} C={c} {str(dtype).removeprefix('torch.')}"
     readable = tma.possible(chip, *operands)
+    key += " tma" if readable else ""
 
     def alternatives() -> list[Tile]:
         return [t for t in candidates(kernel, chip, c, dtype) if readable or not t.persistent]
 
-    tile = autotune.pick(key, chip, tiles(kernel, chip, c, dtype), alternatives, run)
+    default = tiles(kernel, chip, c, dtype)
+    tile = autotune.pick(key, chip, default, alternatives, run) if operands[0].numel() else default
     return tile if readable else replace(tile, persistent=0)
 
 

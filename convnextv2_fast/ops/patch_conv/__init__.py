@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ... import dispatch
 from ...layouts import Layout
-from .._common import autocast_dtype, autocast_off, check, check_params
+from .._common import autocast_dtype, autocast_off, check, check_params, has_shape
 from . import reference
 from .triton import TRITON
 
@@ -61,17 +61,18 @@ def patch_conv(
     for name, norm, c in (("norm_before", norm_before, c_in), ("norm_after", norm_after, c_out)):
         if norm is not None:
             norms |= {f"{name}_weight": norm[0], f"{name}_bias": norm[1]}
-            check(norm[0].shape == norm[1].shape == (c,), _OP, f"{name} must be two tensors [{c}]", x=x, **norms)
+            fits = has_shape(norm[0], c) and has_shape(norm[1], c)
+            check(fits, _OP, "{} must be two tensors [{}]", name, c, x=x, **norms)
     if x.ndim == 4 and layout is None:
-        check(x.shape[1] >= k and x.shape[2] >= k, _OP, f"H and W must be at least k={k}", x=x)
+        check(x.shape[1] >= k and x.shape[2] >= k, _OP, "H and W must be at least k={}", k, x=x)
     elif x.ndim == 4:
         assert layout is not None
         n, h, w = layout.shape
         fits = x.shape[0] == n and x.shape[1] // k == h and x.shape[2] // k == w
-        check(fits, _OP, f"x does not fit a result of (N, H, W) = {tuple(layout.shape)} at k={k}", x=x)
+        check(fits, _OP, "x does not fit a result of (N, H, W) = {} at k={}", tuple(layout.shape), k, x=x)
     else:
         assert layout is not None
-        check(x.shape[0] == layout.rows, _OP, f"x must be [{layout.rows}, Cin], its layout's rows", x=x)
+        check(x.shape[0] == layout.rows, _OP, "x must be [{}, Cin], its layout's rows", layout.rows, x=x)
     cast = autocast_dtype(x)
     if cast is not None:
         x = x.to(cast)

@@ -50,7 +50,8 @@ def _emit(
         tl.store(row_pointer(out_ptr, n, y, H, W, C) + at, out, mask=mask)
 
 
-@triton.jit
+# Sizes of the plane are not specialised: a W of 1 would be no tensor, and alignment changes what fits the registers.
+@triton.jit(do_not_specialize=["H", "W", "S"])
 def sweep_kernel(
     x_ptr,  # [N, H, W, C]
     kernel_ptr,  # [49, C]
@@ -87,7 +88,7 @@ def sweep_kernel(
             _emit(sums[i], n, y, x, columns, C, H, W, eps, bias_ptr, ln_weight_ptr, ln_bias_ptr, z_ptr, out_ptr)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["strips", "H", "W", "S"])
 def parameters_kernel(
     dy_ptr,  # [N, H, W, C]
     x_ptr,  # [N, H, W, C]
@@ -137,20 +138,20 @@ class Strip:
 def _rows(x: Tensor, planes: int, h: int, w: int, columns: int, warps: int) -> tuple[int, int]:
     """Rows of a strip, and how many strips: whole columns of the plane, or less where a multiprocessor would have less
     than four warps (`warps`: of the strips of all channels)."""
-    wanted, rows = 4 * chips.of(x.device).processors, h
+    wanted, rows = 4 * chips.of(x.device).processors, max(h, 1)
     across = planes * triton.cdiv(w, columns)
     while rows > 7 and across * triton.cdiv(h, rows) * warps < wanted:
         rows = triton.cdiv(rows, 2)
     return rows, across * triton.cdiv(h, rows)
 
 
-def _pick(kernel: str, x: Tensor, run: Callable[[Strip], object]) -> Strip:
+def _pick(kernel: str, x: Tensor, w: int, run: Callable[[Strip], object]) -> Strip:
     """The strip of "plain", "norm" (one pass with LayerNorm), "train" (that, z kept too) or "params"."""
     chip, c = chips.of(x.device), x.shape[1]
     default = Strip(*lookup(f"dwconv {kernel}", chip, c, x.dtype))
     others = [Strip(columns, default.channels) for columns in (2, 4, 8)]
-    key = f"dwconv {kernel} C={c} {str(x.dtype).removeprefix('torch.')}"
-    return autotune.pick(key, chip, default, lambda: others, run)
+    key = f"dwconv {kernel} C={c} W={w} {str(x.dtype).removeprefix('torch.')}"
+    return autotune.pick(key, chip, default, lambda: others, run) if x.numel() else default
 
 
 def convolve(
@@ -169,7 +170,7 @@ def convolve(
     Args:
         norm: LayerNorm's weight, bias and eps, and its result `[T, C]`; C up to WIDEST_NORM.
     """
-    c, planes = x.shape[1], x.shape[0] // (h * w) if x.shape[0] else 0
+    c, planes = x.shape[1], x.shape[0] // max(h * w, 1)
     ln_weight, ln_bias, eps, out = norm or (None, None, 0.0, None)
 
     def run(strip: Strip) -> None:
@@ -180,12 +181,12 @@ def convolve(
         sizes = dict(C=c, FLIP=flip, P=strip.columns, BC=bc)
         launch(sweep_kernel, (strips, chunks), *args, num_warps=warps, **sizes)
 
-    run(_pick("plain" if out is None else "norm" if z is None else "train", x, run))
+    run(_pick("plain" if out is None else "norm" if z is None else "train", x, w, run))
 
 
 def parameter_gradients(dy: Tensor, x: Tensor, h: int, w: int) -> Tensor:
     """float32 `[50, C]`: the gradients of the 49 taps, then that of the bias."""
-    c, planes = x.shape[1], x.shape[0] // (h * w) if x.shape[0] else 0
+    c, planes = x.shape[1], x.shape[0] // max(h * w, 1)
 
     def run(strip: Strip) -> Tensor:
         bc, columns = strip.channels, strip.columns
@@ -197,4 +198,4 @@ def parameter_gradients(dy: Tensor, x: Tensor, h: int, w: int) -> Tensor:
         launch(parameters_kernel, (programs, chunks), *args, num_warps=warps, C=c, P=columns, BC=bc)
         return partial
 
-    return run(_pick("params", x, run)).sum(0)
+    return run(_pick("params", x, w, run)).sum(0)
