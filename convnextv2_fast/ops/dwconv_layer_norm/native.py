@@ -74,7 +74,9 @@ def _cpu_reasons(spec: Spec) -> list[str]:
 
 def _cuda_reasons(spec: Spec) -> list[str]:
     found = _shared_reasons(spec, "cuda")
-    if not found and not library.cuda_code_for(torch.cuda.get_device_capability()):
+    if not found and not torch.cuda.is_available():
+        found.append("torch sees no CUDA device")
+    elif not found and not library.cuda_code_for(torch.cuda.get_device_capability()):
         archs = library.build_info().get("cuda_archs")
         found.append(f"_C_cuda.so has code for {archs}, not for this GPU; rebuild with TORCH_CUDA_ARCH_LIST set for it")
     return found
