@@ -22,9 +22,9 @@ from convnextv2_fast.testing import make
 
 from .compiling import compile_one, launches
 from .resources import FAMILIES, WIDTHS
+from .variants import KERNELS
 
 Sizes = tuple[int, ...]
-KERNELS = ("hidden", "output", "fused", "backward")
 SWEEPS = ("plain", "norm", "train", "params")
 # Anything that compiles, for the kernels that are not being chosen.
 ANY = {f"mlp_grn {k}": (32, 0 if k == "fused" else 32, 16, 4, 1, 0) for k in KERNELS}

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convnextv2_fast.ops._triton import chip as chips
-
 POINTERS = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -146,8 +144,3 @@ def compile_all(tasks: Iterable[tuple[Job, str]], workers: int = 2) -> list[tupl
     """Compiles launches for families, in processes; a failure is returned as its message."""
     with ProcessPoolExecutor(workers) as pool:
         return list(pool.map(_compile, tasks, chunksize=2))
-
-
-def limit(family: str) -> int:
-    """Bytes of shared memory that a block of this family may use."""
-    return chips.KNOWN[family].shared

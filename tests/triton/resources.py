@@ -1,4 +1,5 @@
-"""Every launch that the eight models make, compiled for every family of chips: the table `resources.tsv`.
+"""The launches of the eight models' widths (of some kernels a sample, see below), compiled for every family of chips:
+the table `resources.tsv`.
 
 python -m tests.triton.resources          compares with the table
 python -m tests.triton.resources --write  writes it anew
