@@ -14,7 +14,8 @@ from ... import library
 from ...layouts import Layout
 from .. import _triton
 from .._common import taps
-from ..sparse_dwconv.triton import SITES, Sites, input_gradient, parameter_gradients
+from .._sites import SITES, Sites
+from ..sparse_dwconv.triton import input_gradient, parameter_gradients
 
 _KERNELS = "convnextv2_fast.ops.dwconv_layer_norm.triton_kernels"
 _ARGUMENTS = f"Tensor x, Tensor kernel, Tensor? bias, Tensor ln_weight, Tensor ln_bias, float eps, {SITES}"

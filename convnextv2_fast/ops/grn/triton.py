@@ -11,8 +11,7 @@ from torch.autograd.function import once_differentiable
 from ... import library
 from .. import _triton
 from .._common import samples
-from .._triton import groups
-from .._triton.groups import Groups
+from .._groups import GROUPS, Groups
 
 _KERNELS = "convnextv2_fast.ops.grn.triton_kernels"
 
@@ -26,12 +25,12 @@ def _backward_fake(dy: Tensor, x: Tensor, *_: Any) -> Any:
 
 
 library.define(
-    f"triton_grn_fwd(Tensor x, Tensor gamma, Tensor beta, float eps, {groups.SCHEMA}) -> (Tensor y, Tensor norm)",
+    f"triton_grn_fwd(Tensor x, Tensor gamma, Tensor beta, float eps, {GROUPS}) -> (Tensor y, Tensor norm)",
     _forward_fake,
     f"{_KERNELS}:forward",
 )
 library.define(
-    f"triton_grn_bwd(Tensor dy, Tensor x, Tensor gamma, Tensor norm, float eps, {groups.SCHEMA}) "
+    f"triton_grn_bwd(Tensor dy, Tensor x, Tensor gamma, Tensor norm, float eps, {GROUPS}) "
     "-> (Tensor dx, Tensor dgamma, Tensor dbeta)",
     _backward_fake,
     f"{_KERNELS}:backward",

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._groups import Groups
 from .._triton.group_sums import (
     grn_grad,
     grn_scale,
@@ -15,7 +16,6 @@ from .._triton.group_sums import (
     reduce_groups,
     store_group_sums,
 )
-from .._triton.groups import Groups
 from .._triton.launch import launch
 
 BM, BN = 64, 64

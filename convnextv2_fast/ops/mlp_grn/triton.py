@@ -12,8 +12,8 @@ from ... import library
 from ...dispatch import Spec
 from .. import _triton
 from .._common import samples
-from .._triton import chip, groups
-from .._triton.groups import Groups
+from .._groups import GROUPS, Groups
+from .._triton import chip
 from . import strategy as strategies
 
 _KERNELS = "convnextv2_fast.ops.mlp_grn.triton_launch"
@@ -52,14 +52,14 @@ def _backward_fake(
 
 library.define(
     "triton_mlp_grn_fwd(Tensor u, Tensor w1, Tensor b1, Tensor gamma, Tensor beta, Tensor w2, Tensor b2, "
-    f"Tensor? residual, Tensor? row_scale, float eps, bool tf32, str strategy, {groups.SCHEMA}) "
+    f"Tensor? residual, Tensor? row_scale, float eps, bool tf32, str strategy, {GROUPS}) "
     "-> (Tensor out, Tensor norm)",
     _forward_fake,
     f"{_KERNELS}:forward",
 )
 library.define(
     "triton_mlp_grn_bwd(Tensor dy, Tensor u, Tensor w1, Tensor b1, Tensor gamma, Tensor beta, Tensor w2, Tensor norm, "
-    f"float eps, bool tf32, {groups.SCHEMA}) "
+    f"float eps, bool tf32, {GROUPS}) "
     "-> (Tensor du, Tensor dw1, Tensor db1, Tensor dgamma, Tensor dbeta, Tensor dw2, Tensor db2)",
     _backward_fake,
     f"{_KERNELS}:backward",

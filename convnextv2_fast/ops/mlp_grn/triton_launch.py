@@ -11,10 +11,10 @@ import torch
 import triton
 from torch import Tensor
 
+from .._groups import Groups
 from .._triton import autotune, tma
 from .._triton import chip as chips
 from .._triton.group_sums import grn_grad, grn_scale, new_partials, reduce_groups
-from .._triton.groups import Groups
 from .._triton.launch import launch
 from . import strategy as strategies
 from . import triton_kernels as kernels

@@ -1,7 +1,7 @@
 """Patch convolution in Triton: a matrix product over gathered rows; gather and scatter of the blocks for backward.
 
 Columns j of a block count (ky, kx, cin). They are walked in steps of BK: one tap at a time, Cin padded to whole steps,
-or, where Cin is small (FLAT), across taps. Tables are those of `triton.py`.
+or, where Cin is small (FLAT), across taps. Tables are those of `gather.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from .._triton import chip, tf32
 from .._triton.launch import launch
 from ..layer_norm.triton_kernels import statistics
-from .triton import Gather
+from .gather import Gather
 
 NO_TABLE, SITES, CHILDREN = 0, 1, 2
 

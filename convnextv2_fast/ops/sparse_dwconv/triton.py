@@ -4,7 +4,7 @@ The kernels are imported at the first call."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,25 +14,9 @@ from ... import library
 from ...layouts import Layout
 from .. import _triton
 from .._common import taps
+from .._sites import SITES, Sites
 
 _KERNELS = "convnextv2_fast.ops.sparse_dwconv.triton_kernels"
-
-
-class Sites(NamedTuple):
-    """Where rows sit: the plane's height and width and, for sparse layouts, both maps between rows and sites."""
-
-    h: int
-    w: int
-    index: Tensor | None = None  # int64 [T]: the site of each row
-    site_map: Tensor | None = None  # int32 [N, H, W]: the row of each site or -1
-
-    @classmethod
-    def of(cls, layout: Layout) -> Sites:
-        _, h, w = layout.shape
-        return cls(h, w) if layout.kind == "dense" else cls(h, w, layout.index, layout.site_map)
-
-
-SITES = "SymInt h, SymInt w, Tensor? index, Tensor? site_map"  # Sites in a schema
 
 
 def _like_first(x: Tensor, *_: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Groups of adjacent rows that share one GRN norm, in the form the kernels take. No Triton here."""
+"""Groups of adjacent rows that share one GRN norm, in the form the kernels take."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ class Groups(NamedTuple):
         return cls(0, number, torch.repeat_interleave(ids, counts, output_size=rows), offsets)
 
 
-SCHEMA = "SymInt rows_per_group, SymInt groups, Tensor? row_group, Tensor? offsets"
+GROUPS = "SymInt rows_per_group, SymInt groups, Tensor? row_group, Tensor? offsets"  # Groups in a schema

@@ -1,0 +1,26 @@
+"""Where rows sit in the image plane, in the form the kernels of the depthwise convolution take."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..layouts import Layout
+
+
+class Sites(NamedTuple):
+    """Where rows sit: the plane's height and width and, for sparse layouts, both maps between rows and sites."""
+
+    h: int
+    w: int
+    index: Tensor | None = None  # int64 [T]: the site of each row
+    site_map: Tensor | None = None  # int32 [N, H, W]: the row of each site or -1
+
+    @classmethod
+    def of(cls, layout: Layout) -> Sites:
+        _, h, w = layout.shape
+        return cls(h, w) if layout.kind == "dense" else cls(h, w, layout.index, layout.site_map)
+
+
+SITES = "SymInt h, SymInt w, Tensor? index, Tensor? site_map"  # Sites in a schema
