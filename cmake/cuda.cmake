@@ -4,12 +4,7 @@ enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 include(arch)
 
-set(CNV2_CUDA_OPS dwconv_layer_norm)
-
-set(sources csrc/torch/register_cuda.cpp)
-foreach(op ${CNV2_CUDA_OPS})
-  list(APPEND sources csrc/cuda/${op}/${op}.cu)
-endforeach()
+file(GLOB sources CONFIGURE_DEPENDS csrc/cuda/*/*.cu csrc/torch/*_cuda.cpp)
 cnv2_add_library(_C_cuda ${sources})
 cnv2_cuda_architectures(archs)
 set_target_properties(_C_cuda PROPERTIES

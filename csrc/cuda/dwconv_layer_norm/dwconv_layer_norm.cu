@@ -5,30 +5,24 @@
 namespace cnv2 {
 namespace {
 
-// What every GPU from sm_80 on has for one block; more than 48 KiB must be asked for.
-constexpr size_t kMaxSharedBytes = 99 * 1024, kFreeSharedBytes = 48 * 1024;
+// What every GPU from sm_80 on has for one block.
+constexpr size_t kMaxSharedBytes = 99 * 1024;
 
 template <class T, class P, int kStrip, bool kStaged>
-cudaError_t launch(const DwconvLayerNormParams& p, cudaStream_t stream) {
-  const auto kernel = dwconv_layer_norm_kernel<T, P, kStrip, kStaged>;
-  const auto bytes = static_cast<size_t>(dwconv_layer_norm_shared_floats<kStrip, kStaged>(p.c)) * sizeof(float);
-  if (bytes > kFreeSharedBytes) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    if (error != cudaSuccess) return error;
-  }
+cudaError_t launch_strips(const DwconvLayerNormParams& p, cudaStream_t stream) {
+  const int64_t bytes = dwconv_layer_norm_shared_floats<kStrip, kStaged>(p.c) * int64_t{sizeof(float)};
   const int64_t strips = p.n * p.h * ((p.w + kStrip - 1) / kStrip);
   constexpr int64_t kMaxBlocks = 0x7fffffff;
   const auto blocks = static_cast<unsigned>(strips < kMaxBlocks ? strips : kMaxBlocks);
-  kernel<<<blocks, kDwconvLayerNormThreads, bytes, stream>>>(p, strips);
-  return cudaGetLastError();
+  return launch(dwconv_layer_norm_kernel<T, P, kStrip, kStaged>, blocks, kDwconvLayerNormThreads, bytes, stream, p,
+                strips);
 }
 
 template <class T, class P>
 cudaError_t launch_for_width(const DwconvLayerNormParams& p, cudaStream_t stream) {
   constexpr int kStrip = 7;  // the widths 56, 28, 14 and 7 of the four stages are multiples
   const auto bytes = static_cast<size_t>(dwconv_layer_norm_shared_floats<kStrip, true>(p.c)) * sizeof(float);
-  return bytes <= kMaxSharedBytes ? launch<T, P, kStrip, true>(p, stream) : launch<T, P, 1, false>(p, stream);
+  return bytes <= kMaxSharedBytes ? launch_strips<T, P, kStrip, true>(p, stream) : launch_strips<T, P, 1, false>(p, stream);
 }
 
 template <class T>

@@ -1,8 +1,7 @@
 // Launches the CUDA kernels of dwconv_layer_norm. No framework header.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
+#include "cnv2/cuda_api.h"
 #include "cnv2/dwconv_layer_norm.h"
 
 namespace cnv2 {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cnv2/cuda_dtype.cuh"
+#include "cnv2/cuda_launch.cuh"
 #include "cnv2/cuda_reduce.cuh"
 #include "cnv2/dwconv_layer_norm.h"
 
@@ -54,9 +55,9 @@ __device__ inline void convolve_channel(const DwconvLayerNormParams& p, const T*
 template <class T, class P, int kStrip, bool kStaged>
 __global__ void __launch_bounds__(kDwconvLayerNormThreads)
     dwconv_layer_norm_kernel(const DwconvLayerNormParams p, const int64_t strips) {
-  extern __shared__ float shared[];
-  float* const partial = shared;
-  float* const stage = shared + kStrip * (kDwconvLayerNormThreads / kWarp);  // [kStrip, C]
+  CNV2_SHARED(shared);
+  float* const partial = reinterpret_cast<float*>(shared);
+  float* const stage = partial + kStrip * (kDwconvLayerNormThreads / kWarp);  // [kStrip, C]
   const int64_t strips_x = (p.w + kStrip - 1) / kStrip;
   const float inverse_c = 1.0f / static_cast<float>(p.c);
 

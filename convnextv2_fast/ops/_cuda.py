@@ -1,0 +1,41 @@
+"""What the CUDA C++ implementations of all ops share: may they run, and the entry in an op's list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .. import library
+from ..dispatch import Implementation, Spec
+
+# True once the kernels have passed the device tests on a GPU; until then they run only when asked for.
+AUTOMATIC = False
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Where the operators' implementations are registered. The tests' emulation registers them for "cpu" and sets this.
+DEVICE = "cuda"
+
+
+def reasons(spec: Spec) -> list[str]:
+    """Why the CUDA kernels cannot run this call, a sentence each."""
+    found = []
+    missing = library.why_not("cuda")
+    if DEVICE == "cuda" and missing is not None:
+        found.append(missing)
+    if spec.device != DEVICE:
+        found.append(f"its kernels run on {DEVICE} tensors, these are on {spec.device}")
+    if spec.dtype not in DTYPES:
+        found.append(f"its kernels take float32, float16 and bfloat16, not {str(spec.dtype).removeprefix('torch.')}")
+    if found or DEVICE != "cuda":
+        return found
+    if not torch.cuda.is_available():
+        return ["torch sees no CUDA device"]
+    if not library.cuda_code_for(torch.cuda.get_device_capability()):
+        archs = library.build_info().get("cuda_archs")
+        return [f"_C_cuda.so has code for {archs}, not for this GPU; rebuild with TORCH_CUDA_ARCH_LIST set for it"]
+    return []
+
+
+def implementation(run: object, notes: Callable[[Spec], list[str]] | None = None) -> Implementation:
+    """The CUDA entry of an op's list; `run` has the signature of the op's reference and is differentiable."""
+    return Implementation("cuda", run, reasons, AUTOMATIC, notes)

@@ -1,0 +1,73 @@
+// Vectors of adjacent elements, loaded and stored as one word of up to 16 bytes, worked on as float32.
+#pragma once
+
+#include <cstdint>
+
+#include "cnv2/cuda_dtype.cuh"
+
+namespace cnv2 {
+
+template <int kBytes>
+struct WordOf;
+template <>
+struct WordOf<2> {
+  using type = unsigned short;
+};
+template <>
+struct WordOf<4> {
+  using type = unsigned;
+};
+template <>
+struct WordOf<8> {
+  using type = uint2;
+};
+template <>
+struct WordOf<16> {
+  using type = uint4;
+};
+
+// Elements of T in 16 bytes.
+template <class T>
+constexpr int kWide = 16 / static_cast<int>(sizeof(T));
+
+// kCount elements of T as they lie in memory.
+template <class T, int kCount>
+struct Vector {
+  using Word = typename WordOf<sizeof(T) * kCount>::type;
+  union {
+    Word word;
+    T element[kCount];
+  };
+};
+
+// `p` must be aligned to the vector's size.
+template <int kCount, class T>
+__device__ inline void load_vector(const T* p, float (&out)[kCount]) {
+  Vector<T, kCount> v;
+  v.word = *reinterpret_cast<const typename Vector<T, kCount>::Word*>(p);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) out[i] = load_float(&v.element[i]);
+}
+
+template <int kCount, class T>
+__device__ inline void store_vector(T* p, const float (&in)[kCount]) {
+  Vector<T, kCount> v;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) store_float(&v.element[i], in[i]);
+  *reinterpret_cast<typename Vector<T, kCount>::Word*>(p) = v.word;
+}
+
+// Element `i` of a parameter that is stored in `dtype`: one branch, the same for all threads.
+__device__ inline float load_param(const void* p, DType dtype, int64_t i) {
+  if (dtype == DType::kFloat32) return static_cast<const float*>(p)[i];
+  if (dtype == DType::kBFloat16) return load_float(static_cast<const BFloat16*>(p) + i);
+  return load_float(static_cast<const Half*>(p) + i);
+}
+
+// Whether rows of `columns` elements of `size` bytes, and these pointers, allow vectors of 16 bytes.
+template <class... Pointers>
+bool is_aligned16(int64_t columns, int64_t size, const Pointers*... pointers) {
+  return columns * size % 16 == 0 && ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
+}
+
+}  // namespace cnv2

@@ -1,0 +1,90 @@
+"""Builds the CUDA library for the CPU: kernels, launchers and operators as plain C++ over `cuda_emulation.h`.
+
+python -m tests.cuda_emulation.building [plain | sanitized]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from tests.native.cxx import COMPILER
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+FLAVOURS = {
+    "plain": ("-O1",),
+    "sanitized": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"),
+}
+INCLUDES = (HERE, ROOT / "csrc", ROOT / "csrc/include", ROOT / "csrc/torch")
+TORCH = Path(torch.__file__).parent
+FLAGS = (
+    *("-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
+    *("-DCNV2_CUDA_EMULATION", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"),
+    *(f"-I{path}" for path in INCLUDES),
+    f"-isystem{TORCH / 'include'}",
+)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[-3:])}\n{done.stderr[-6000:]}")
+
+
+def _depends(file: Path) -> list[Path]:
+    """The files that an object was made from, by the compiler's own list."""
+    text = file.read_text().replace("\\\n", " ").partition(":")[2]
+    return [Path(name) for name in text.split() if "site-packages" not in name and not name.startswith("/usr")]
+
+
+def _stamp(paths: list[Path], flags: tuple[str, ...]) -> str:
+    known = hashlib.sha256(repr((flags, torch.__version__)).encode())
+    for path in sorted(paths):
+        known.update(path.read_bytes() if path.exists() else b"gone")
+    return known.hexdigest()
+
+
+def _compile(source: Path, folder: Path, flags: tuple[str, ...]) -> Path:
+    made = folder / f"{source.parent.name}.{source.name}.o"
+    depends, stamp = made.with_suffix(".d"), made.with_suffix(".stamp")
+    if made.exists() and depends.exists() and stamp.exists() and stamp.read_text() == _stamp(_depends(depends), flags):
+        return made
+    assert COMPILER is not None
+    _run([COMPILER, *flags, "-MMD", "-MF", str(depends), "-x", "c++", "-c", str(source), "-o", str(made)])
+    stamp.write_text(_stamp(_depends(depends), flags))
+    return made
+
+
+def build(flavour: str = "plain") -> Path:
+    """The library; objects whose sources have not changed are kept between calls."""
+    folder = ROOT / "build" / "cuda_emulation" / flavour
+    folder.mkdir(parents=True, exist_ok=True)
+    flags = (*FLAGS, *FLAVOURS[flavour])
+    sources = [*sorted(ROOT.glob("csrc/cuda/*/*.cu")), *sorted(ROOT.glob("csrc/torch/*_cuda.cpp"))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda source: _compile(source, folder, flags), sources))
+    library = folder / "_C_emulated.so"
+    assert COMPILER is not None
+    _run(
+        [
+            COMPILER,
+            *FLAVOURS[flavour],
+            "-shared",
+            *map(str, objects),
+            str(TORCH / "lib/libtorch_cpu.so"),
+            "-o",
+            str(library),
+        ]
+    )
+    return library
+
+
+if __name__ == "__main__":
+    print(build(*sys.argv[1:]))
