@@ -91,6 +91,20 @@ def taps(weight: Tensor) -> Tensor:
     return weight[:, 0].permute(2, 1, 0).reshape(-1, weight.shape[0])
 
 
+def float_taps(weight: Tensor) -> Tensor:
+    """:func:`taps`, contiguous, in float32; copied at most once."""
+    kernel = weight if weight.ndim == 2 else weight[:, 0].permute(2, 1, 0)
+    kernel = kernel.to(torch.float32, memory_format=torch.contiguous_format)
+    return kernel.view(-1, kernel.shape[-1])
+
+
+def in_one_dtype(*vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Contiguous `[C]` vectors, in float32 where their dtypes differ."""
+    mixed = len({v.dtype for v in vectors if v is not None}) > 1
+    flat = (None if v is None else v.reshape(-1).contiguous() for v in vectors)
+    return tuple(v.float() if mixed and v is not None else v for v in flat)
+
+
 def conv2d_weight(kernel: Tensor) -> Tensor:
     """A depthwise weight as `[C, 1, 7, 7]`, the inverse of :func:`taps`."""
     if kernel.ndim == 4:

@@ -22,5 +22,13 @@ class Sites(NamedTuple):
         _, h, w = layout.shape
         return cls(h, w) if layout.kind == "dense" else cls(h, w, layout.index, layout.site_map)
 
+    @classmethod
+    def around(cls, x: Tensor, layout: Layout | None) -> Sites:
+        """For `[N, H, W, C]`, or rows `[T, C]` with their layout."""
+        if x.ndim == 4:
+            return cls(x.shape[1], x.shape[2])
+        assert layout is not None
+        return cls.of(layout)
+
 
 SITES = "SymInt h, SymInt w, Tensor? index, Tensor? site_map"  # Sites in a schema

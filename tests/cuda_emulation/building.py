@@ -67,22 +67,13 @@ def build(flavour: str = "plain") -> Path:
     folder = ROOT / "build" / "cuda_emulation" / flavour
     folder.mkdir(parents=True, exist_ok=True)
     flags = (*FLAGS, *FLAVOURS[flavour])
-    sources = [*sorted(ROOT.glob("csrc/cuda/*/*.cu")), *sorted(ROOT.glob("csrc/torch/*_cuda.cpp"))]
+    sources = [HERE / "device.cpp", *ROOT.glob("csrc/cuda/*/*.cu"), *ROOT.glob("csrc/torch/*_cuda.cpp")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: _compile(source, folder, flags), sources))
+        objects = list(pool.map(lambda source: _compile(source, folder, flags), sorted(sources)))
     library = folder / "_C_emulated.so"
     assert COMPILER is not None
-    _run(
-        [
-            COMPILER,
-            *FLAVOURS[flavour],
-            "-shared",
-            *map(str, objects),
-            str(TORCH / "lib/libtorch_cpu.so"),
-            "-o",
-            str(library),
-        ]
-    )
+    made = ("-shared", *map(str, objects), str(TORCH / "lib/libtorch_cpu.so"), "-o", str(library))
+    _run([COMPILER, *FLAVOURS[flavour], *made])
     return library
 
 

@@ -122,7 +122,9 @@ def test_all_available_sets_agree():
     try:
         for isa in ISAS[: ISAS.index(best) + 1]:
             library.set_cpu_isa(isa)
-            results.append(native.RUN.forward(x, kernel, vector, vector, vector, 1e-6))
+            results.append(
+                native.KERNELS.forward(x.flatten(0, 2), kernel, vector, vector, vector, 1e-6, 9, 11, None, None)
+            )
     finally:
         library.set_cpu_isa(best)
     for result in results[1:]:

@@ -4,9 +4,8 @@ from torch import Tensor
 
 from ... import dispatch
 from ...layouts import Layout
-from .._common import autocast_dtype, autocast_off, check, check_params, check_rows, has_shape, is_depthwise7, taps
+from .._common import autocast_dtype, autocast_off, check, check_params, check_rows, has_shape, is_depthwise7
 from . import native, reference, triton
-from .autograd import DwconvLayerNorm
 
 _OP = "dwconv_layer_norm"
 
@@ -61,16 +60,7 @@ def dwconv_layer_norm(
     spec = dispatch.Spec.of(_OP, x, weight, bias, ln_weight, ln_bias, layout=layout)
     run = dispatch.choose(spec, backend).run
     with autocast_off(x):
-        if run is reference.dwconv_layer_norm or run is triton.run:
-            return run(x, weight, bias, ln_weight, ln_bias, eps=eps, layout=layout)
-        shape = x.shape
-        if x.ndim == 2:  # rows of a DenseLayout: the C++ kernels take no other layout
-            assert layout is not None
-            x = layout.to_dense(x)
-        vectors = (None if v is None else v.reshape(-1).contiguous() for v in (bias, ln_weight, ln_bias))
-        args = (x.contiguous(), taps(weight).contiguous(), *vectors)
-        y = DwconvLayerNorm.apply(run, *args, eps) if spec.needs_grad else run.forward(*args, eps)
-        return y.view(shape)
+        return run(x, weight, bias, ln_weight, ln_bias, eps=eps, layout=layout)
 
 
 dispatch.register(

@@ -1,4 +1,4 @@
-"""Gradients around the native forward. The backward is ATen's until a backend brings its own."""
+"""Gradients around the kernels of any backend, with its own backward or with ATen's."""
 
 from __future__ import annotations
 
@@ -9,28 +9,63 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .._common import conv2d_weight, taps
+from .._sites import Sites
+from ..sparse_dwconv.autograd import split
 
 
 class DwconvLayerNorm(torch.autograd.Function):
-    """Saves x, the LayerNorm's input z and, for float32, its mean and rstd."""
+    """Saves x and the LayerNorm's input z, from whose rounded values backward takes the statistics.
+
+    `kernels.forward_train(x, kernel, bias, ln_weight, ln_bias, eps, *sites)` returns y and z,
+    `kernels.norm_backward(dy, z, ln_weight, eps)` dz and float32 `[2, C]`; `kernels.backward` is sparse_dwconv's."""
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
-        run: Any,
-        x: Tensor,  # [N, H, W, C]
+        kernels: Any,
+        x: Tensor,  # [T, C]
         kernel: Tensor,  # [49, C]
         bias: Tensor | None,  # [C]
         ln_weight: Tensor,  # [C]
         ln_bias: Tensor,  # [C]
         eps: float,
+        sites: Sites,
     ) -> Tensor:
-        y, z, mean, rstd = run.forward_train(x, kernel, bias, ln_weight, ln_bias, eps)
-        # The forward normalises the unrounded z. Half-precision statistics must fit the z that backward reads: where
-        # |mean| >> std its rounding is many std. They are taken again from it there.
-        stats = (mean, rstd) if z.dtype == torch.float32 else (None, None)
-        ctx.save_for_backward(x, kernel, ln_weight, z, *stats)
-        ctx.eps = eps
+        y, z = kernels.forward_train(x, kernel, bias, ln_weight, ln_bias, eps, *sites)
+        ctx.save_for_backward(x, kernel, ln_weight, z, sites.index, sites.site_map)
+        ctx.kernels, ctx.eps, ctx.plane, ctx.ln_bias_dtype = kernels, eps, sites[:2], ln_bias.dtype
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, kernel, ln_weight, z, *maps = ctx.saved_tensors
+        _, of_x, of_kernel, of_bias, *_ = ctx.needs_input_grad
+        dz, norm = ctx.kernels.norm_backward(dy.contiguous(), z, ln_weight, ctx.eps)
+        grads = ctx.kernels.backward(dz, x, kernel, of_x, of_kernel or of_bias, *ctx.plane, *maps)
+        conv = split(ctx, *grads, of_x, of_kernel, of_bias, kernel)
+        return None, *conv, norm[0].to(ln_weight.dtype), norm[1].to(ctx.ln_bias_dtype), None, None
+
+
+class AtenBackward(torch.autograd.Function):
+    """The same around a forward that has no backward of its own yet: LayerNorm's and the convolution's are ATen's."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        kernels: Any,
+        x: Tensor,  # [T, C]
+        kernel: Tensor,  # [49, C]
+        bias: Tensor | None,  # [C]
+        ln_weight: Tensor,  # [C]
+        ln_bias: Tensor,  # [C]
+        eps: float,
+        sites: Sites,
+    ) -> Tensor:
+        y, z = kernels.forward_train(x, kernel, bias, ln_weight, ln_bias, eps, *sites)
+        ctx.save_for_backward(x, kernel, ln_weight, z)
+        ctx.eps, ctx.plane = eps, sites[:2]
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.ln_bias_dtype = ln_bias.dtype
         return y
@@ -38,18 +73,16 @@ class DwconvLayerNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, kernel, ln_weight, z, mean, rstd = ctx.saved_tensors
-        n, h, w, c = x.shape
+        x, kernel, ln_weight, z = ctx.saved_tensors
+        shape, c = (-1, *ctx.plane, x.shape[1]), x.shape[1]
         z = z.float()
-        if mean is None:
-            _, mean, rstd = torch.ops.aten.native_layer_norm(z, [c], None, None, ctx.eps)
-        stats = (n, h, w, 1)
+        _, mean, rstd = torch.ops.aten.native_layer_norm(z, [c], None, None, ctx.eps)
         dz, dln_weight, dln_bias = torch.ops.aten.native_layer_norm_backward(
             dy.float().contiguous(),
             z,
             [c],
-            mean.view(stats),
-            rstd.view(stats),
+            mean,
+            rstd,
             ln_weight.float(),
             ln_weight.float(),  # the bias: only its presence counts
             [True, True, True],
@@ -57,8 +90,8 @@ class DwconvLayerNorm(torch.autograd.Function):
         # CPUs without half-precision units convolve float16 and bfloat16 far slower than float32.
         work = torch.float32 if x.device.type == "cpu" else x.dtype
         dx, dweight, dbias = torch.ops.aten.convolution_backward(
-            dz.to(work).permute(0, 3, 1, 2),
-            x.to(work).permute(0, 3, 1, 2),
+            dz.to(work).view(shape).permute(0, 3, 1, 2),
+            x.to(work).view(shape).permute(0, 3, 1, 2),
             conv2d_weight(kernel).to(work),
             [c],
             [1, 1],
@@ -71,10 +104,11 @@ class DwconvLayerNorm(torch.autograd.Function):
         )
         return (
             None,
-            dx.permute(0, 2, 3, 1).to(x.dtype),
+            dx.permute(0, 2, 3, 1).reshape(x.shape).to(x.dtype),
             taps(dweight).to(kernel.dtype),
             None if dbias is None else dbias.to(ctx.bias_dtype),
             dln_weight.to(ln_weight.dtype),
             dln_bias.to(ctx.ln_bias_dtype),
+            None,
             None,
         )

@@ -1,86 +1,111 @@
-"""The C++ implementations, CPU and CUDA: schemas, shape functions and what they can run."""
+"""The C++ backends, CPU and CUDA: schemas, shape functions and what they can run."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import library
 from ...dispatch import Implementation, Spec
+from ...layouts import Layout
+from .. import _cuda
+from .._common import float_taps, in_one_dtype, taps
+from .._sites import SITES, Sites
+from ..layer_norm import native as layer_norm
+from ..sparse_dwconv import native as sparse_dwconv
+from .autograd import AtenBackward, DwconvLayerNorm
 
-_ARGUMENTS = "Tensor x, Tensor kernel, Tensor? bias, Tensor ln_weight, Tensor ln_bias, float eps"
+_ARGUMENTS = f"Tensor x, Tensor kernel, Tensor? bias, Tensor ln_weight, Tensor ln_bias, float eps, {SITES}"
 
 
 def _check(x: Tensor, kernel: Tensor) -> None:
-    torch._check(x.dim() == 4, lambda: f"dwconv_layer_norm: x must be [N, H, W, C]; got {tuple(x.shape)}")
+    torch._check(x.dim() == 2, lambda: f"dwconv_layer_norm: x must be rows [T, C]; got {tuple(x.shape)}")
     torch._check(
-        kernel.dim() == 2 and kernel.shape[0] == 49 and kernel.shape[1] == x.shape[3],
+        kernel.dim() == 2 and kernel.shape[0] == 49 and kernel.shape[1] == x.shape[1],
         lambda: f"dwconv_layer_norm: kernel must be [49, C]; got {tuple(kernel.shape)} for x {tuple(x.shape)}",
     )
 
 
-def _forward_fake(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, ln_weight: Tensor, ln_bias: Tensor, eps: float
-) -> Tensor:
+def _forward_fake(x: Tensor, kernel: Tensor, *_: Any) -> Tensor:
     _check(x, kernel)
     return x.new_empty(x.shape)
 
 
-def _forward_train_fake(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, ln_weight: Tensor, ln_bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward_train_fake(x: Tensor, kernel: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     _check(x, kernel)
-    pixels = x.shape[0] * x.shape[1] * x.shape[2]
-    mean, rstd = (x.new_empty((pixels,), dtype=torch.float32) for _ in range(2))
-    return x.new_empty(x.shape), x.new_empty(x.shape), mean, rstd
+    return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
 library.define(f"dwconv_layer_norm_fwd({_ARGUMENTS}) -> Tensor", _forward_fake)
-library.define(
-    f"dwconv_layer_norm_fwd_train({_ARGUMENTS}) -> (Tensor y, Tensor z, Tensor mean, Tensor rstd)", _forward_train_fake
-)
+library.define(f"dwconv_layer_norm_fwd_train({_ARGUMENTS}) -> (Tensor y, Tensor z)", _forward_train_fake)
 
-# x [N, H, W, C] contiguous; kernel [49, C], tap = kx*7 + ky; bias, ln_weight, ln_bias [C]; eps. No autograd.
-# forward returns y; forward_train returns (y, z, mean, rstd): z is LayerNorm's input, mean and rstd float32 [N*H*W].
-RUN = SimpleNamespace(
+# Contiguous rows x [T, C]; kernel [49, C], tap = kx*7 + ky, float32 on CUDA; bias, ln_weight, ln_bias [C].
+# forward returns y; forward_train returns (y, z): z is LayerNorm's input.
+KERNELS = SimpleNamespace(
     forward=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd.default,
     forward_train=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd_train.default,
+    norm_backward=layer_norm.backward,
+    backward=sparse_dwconv.KERNELS.backward,
 )
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+def _run(
+    function: Any, x: Tensor, kernel: Tensor, layout: Layout | None, eps: float, *vectors: Tensor | None
+) -> Tensor:
+    sites = Sites.around(x, layout)
+    args = (x.reshape(-1, x.shape[-1]).contiguous(), kernel, *vectors)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
+        return function.apply(KERNELS, *args, eps, sites).view(x.shape)
+    return KERNELS.forward(*args, eps, *sites).view(x.shape)
 
 
-def _shared_reasons(spec: Spec, library_name: str) -> list[str]:
+def run_cpu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    *,
+    eps: float = 1e-6,
+    layout: Layout | None = None,
+) -> Tensor:
+    """:func:`convnextv2_fast.ops.dwconv_layer_norm` on the CPU kernels; the backward is ATen's."""
+    vectors = (None if v is None else v.reshape(-1).contiguous() for v in (bias, ln_weight, ln_bias))
+    return _run(AtenBackward, x, taps(weight).contiguous(), layout, eps, *vectors)
+
+
+def run_cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    *,
+    eps: float = 1e-6,
+    layout: Layout | None = None,
+) -> Tensor:
+    """:func:`convnextv2_fast.ops.dwconv_layer_norm` on the CUDA kernels."""
+    return _run(DwconvLayerNorm, x, float_taps(weight), layout, eps, *in_one_dtype(bias, ln_weight, ln_bias))
+
+
+def _cpu_reasons(spec: Spec) -> list[str]:
     found = []
-    missing = library.why_not(library_name)
+    missing = library.why_not("cpu")
     if missing is not None:
         found.append(missing)
-    if spec.device != library_name:
-        found.append(f"its kernels run on {library_name} tensors, these are on {spec.device}")
+    if spec.device != "cpu":
+        found.append(f"its kernels run on cpu tensors, these are on {spec.device}")
     if spec.layout != "dense":
         found.append(f"its kernels take the dense layout [N, H, W, C], not the {spec.layout} layout")
-    if spec.dtype not in _DTYPES:
+    if spec.dtype not in _cuda.DTYPES:
         found.append(f"its kernels take float32, float16 and bfloat16, not {str(spec.dtype).removeprefix('torch.')}")
     if spec.param_dtype != spec.dtype and spec.param_dtype != torch.float32:
         found.append("its kernels take parameters that all have the activations' dtype, or are all float32")
     return found
 
 
-def _cpu_reasons(spec: Spec) -> list[str]:
-    return _shared_reasons(spec, "cpu")
-
-
-def _cuda_reasons(spec: Spec) -> list[str]:
-    found = _shared_reasons(spec, "cuda")
-    if not found and not torch.cuda.is_available():
-        found.append("torch sees no CUDA device")
-    elif not found and not library.cuda_code_for(torch.cuda.get_device_capability()):
-        archs = library.build_info().get("cuda_archs")
-        found.append(f"_C_cuda.so has code for {archs}, not for this GPU; rebuild with TORCH_CUDA_ARCH_LIST set for it")
-    return found
-
-
-CPU = Implementation("cpu", RUN, _cpu_reasons)
-CUDA = Implementation("cuda", RUN, _cuda_reasons, automatic=False)  # it has not run on a GPU yet
+CPU = Implementation("cpu", run_cpu, _cpu_reasons)
+CUDA = _cuda.implementation(run_cuda)

@@ -1,4 +1,4 @@
-"""Patch convolution's Triton backend: schemas, shape functions and gradients. Kernels are imported when first called."""
+"""Patch convolution's Triton backend: schemas, shape functions, gradients. Kernels are imported at the first call."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from ... import dispatch
 from ...layouts import Layout
 from .._common import autocast_dtype, autocast_off, check, check_params, check_rows, is_depthwise7
 from . import reference
+from .native import CUDA
 from .triton import TRITON
 
 _OP = "sparse_dwconv"
@@ -40,4 +41,4 @@ def sparse_dwconv(
         return run(x, kernel, bias, layout=layout)
 
 
-dispatch.register(_OP, [TRITON, dispatch.Implementation("torch", reference.sparse_dwconv, dispatch.always)])
+dispatch.register(_OP, [CUDA, TRITON, dispatch.Implementation("torch", reference.sparse_dwconv, dispatch.always)])

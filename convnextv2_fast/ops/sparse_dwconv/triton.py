@@ -1,20 +1,21 @@
-"""The depthwise convolution's Triton backend: schemas, shape functions and gradients.
+"""The depthwise convolution's Triton backend: schemas and shape functions.
 
 The kernels are imported at the first call."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ... import library
 from ...layouts import Layout
 from .. import _triton
 from .._common import taps
 from .._sites import SITES, Sites
+from .autograd import SparseDwconv
 
 _KERNELS = "convnextv2_fast.ops.sparse_dwconv.triton_kernels"
 
@@ -48,28 +49,14 @@ input_gradient = torch.ops.convnextv2_fast.triton_sparse_dwconv_bwd_input.defaul
 parameter_gradients = torch.ops.convnextv2_fast.triton_sparse_dwconv_bwd_params.default
 
 
-class _SparseDwconv(torch.autograd.Function):
-    """Saves x."""
+def _backward(
+    dy: Tensor, x: Tensor, kernel: Tensor, of_input: bool, of_params: bool, *sites: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    dx = input_gradient(dy, kernel, *sites) if of_input else None
+    return dx, parameter_gradients(dy, x, *sites) if of_params else None
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None, sites: Sites) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(x, kernel, sites.index, sites.site_map)
-        ctx.plane, ctx.bias_dtype = sites[:2], None if bias is None else bias.dtype
-        return _forward(x, kernel, bias, *sites)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, kernel, *maps = ctx.saved_tensors
-        of_x, of_kernel, of_bias, _ = ctx.needs_input_grad
-        dy, dx, dkernel, dbias = dy.contiguous(), None, None, None
-        if of_x:
-            dx = input_gradient(dy, kernel, *ctx.plane, *maps)
-        if of_kernel or of_bias:
-            params = parameter_gradients(dy, x, *ctx.plane, *maps)
-            dkernel = params[:49].to(kernel.dtype)
-            dbias = params[49].to(ctx.bias_dtype) if of_bias else None
-        return dx, dkernel, dbias, None
+KERNELS = SimpleNamespace(forward=_forward, backward=_backward)
 
 
 def run(x: Tensor, kernel: Tensor, bias: Tensor | None, *, layout: Layout) -> Tensor:
@@ -78,7 +65,7 @@ def run(x: Tensor, kernel: Tensor, bias: Tensor | None, *, layout: Layout) -> Te
     x, kernel = x.contiguous(), taps(kernel).contiguous()
     bias = None if bias is None else bias.reshape(-1).contiguous()
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, kernel, bias)):
-        return _SparseDwconv.apply(x, kernel, bias, sites)
+        return SparseDwconv.apply(KERNELS, x, kernel, bias, sites)
     return _forward(x, kernel, bias, *sites)
 
 

@@ -253,8 +253,8 @@ struct DwconvLayerNormKernel {
     }
     if (p.z == nullptr) return;
     for (int k = 0; k < kCount; ++k) {
-      p.mean[pixel + k] = mean[k];
-      p.rstd[pixel + k] = rstd[k];
+      if (p.mean != nullptr) p.mean[pixel + k] = mean[k];
+      if (p.rstd != nullptr) p.rstd[pixel + k] = rstd[k];
       T* out = static_cast<T*>(p.z) + (pixel + k) * p.c;
       for (int64_t c = 0; c < full; c += kWidth) V::load(z + k * stride + c).store(out + c);
       if (lanes > 0) V::load(z + k * stride + full).store(out + full, lanes);

@@ -1,5 +1,5 @@
 // dwconv_layer_norm: y = LayerNorm_C(z), z = depthwise 7x7 cross-correlation of x (zero padding 3) + bias.
-// The arguments of every kernel of this op, CPU and CUDA. No framework header.
+// The arguments of the CPU kernels. No framework header.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ struct DwconvLayerNormParams {
   const void* ln_bias;    // [C] param_dtype
   void* y;                // [N, H, W, C] dtype
   void* z;                // [N, H, W, C] dtype, or null: not wanted
-  float* mean;            // [N * H * W], null together with z
-  float* rstd;            // [N * H * W], null together with z
+  float* mean;            // [N * H * W], or null: not wanted; given only with z
+  float* rstd;            // [N * H * W], or null: not wanted; given only with z
   int64_t n, h, w, c;
   float eps;
   DType dtype;

@@ -1,8 +1,10 @@
-"""The tests of this folder run on the emulated CUDA library, in a process of its own that `../test_emulation.py` starts.
+"""The tests of this folder run on the emulated CUDA library, in a process of its own, from `../test_emulation.py`.
 By hand: CUDA_EMULATION=$(python -m tests.cuda_emulation.building plain) pytest tests/cuda_emulation/emulated"""
 
+import ctypes
 import os
 
+import pytest
 import torch
 
 from convnextv2_fast.ops import _cuda
@@ -12,3 +14,24 @@ collect_ignore_glob = [] if LIBRARY else ["test_*.py"]
 if LIBRARY:
     torch.ops.load_library(LIBRARY)  # implements the CUDA operators for CPU tensors
     _cuda.DEVICE = "cpu"
+
+# processors, shared memory of a block, of a processor, compute capability
+KNOWN = {
+    "A100": (108, 163 << 10, 164 << 10, 80),
+    "RTX 3090": (82, 99 << 10, 100 << 10, 86),
+    "H100": (132, 227 << 10, 228 << 10, 90),
+    "tiny": (2, 48 << 10, 48 << 10, 80),  # few processors, little memory: other tiles, several of them per block
+}
+
+
+@pytest.fixture
+def device():
+    """device(name): the launchers see this GPU until the test ends."""
+    handle = ctypes.CDLL(LIBRARY)
+
+    def choose(name: str) -> None:
+        processors, shared, all_shared, capability = KNOWN[name]
+        handle.cuda_emulation_set_device(processors, ctypes.c_int64(shared), ctypes.c_int64(all_shared), capability)
+
+    yield choose
+    choose("H100")

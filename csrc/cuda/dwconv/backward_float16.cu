@@ -1,0 +1,8 @@
+#include "backward_launch.cuh"
+
+namespace cnv2 {
+
+template cudaError_t backward_blocks_as<Half>(const DwconvBackward&, int64_t*);
+template cudaError_t launch_backward_as<Half>(const DwconvBackward&, int64_t, cudaStream_t);
+
+}  // namespace cnv2

@@ -1,0 +1,155 @@
+// The gradients of the depthwise convolution's input, taps and bias in one pass over dy and x. At one site of the input
+// both gradients want the same window of dy: dx sums it times the taps, and each tap's gradient sums it times x. A block
+// takes a chunk of the channels through its share of the tiles, keeps the taps' gradients in registers, and adds up its
+// threads' at the end.
+#pragma once
+
+#include "cnv2/cuda_dwconv.cuh"
+
+namespace cnv2 {
+
+constexpr int kDwconvBackwardThreads = 128;
+constexpr int kGradients = kTapCount + 1;  // the taps' and the bias's
+
+// Blocks of a processor that the registers allow: 98 sums and what surrounds them.
+template <bool kSites>
+constexpr int kDwconvBackwardResident = kSites ? 2 : 3;
+
+// Bytes of each piece of a block's shared memory, in this order: windows of dy, tiles of x, taps. At the end, the
+// threads' sums take the place of all.
+struct DwconvBackwardShared {
+  int64_t dy, x, taps, sums;
+
+  DwconvBackwardShared(const DwconvTiling& t, int channels, int64_t size)
+      : dy((t.rows + kSide - 1) * int64_t{t.pitch} * channels * size),
+        x(int64_t{t.rows} * t.pitch * channels * size),
+        taps(int64_t{kTapCount} * channels * int64_t{sizeof(float)}),
+        sums(int64_t{kDwconvBackwardThreads} * 2 * kGradients * int64_t{sizeof(float)}) {}
+  int64_t bytes(int stages) const {
+    const int64_t work = stages * (dy + x) + taps;
+    return work > sums ? work : sums;
+  }
+};
+
+// Grid: blocks that share the tiles, chunks of channels.
+template <class T, int kChannels, int kStrip, bool kSites>
+__global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResident<kSites>)
+    dwconv_backward_kernel(const DwconvBackward p, const DwconvTiling t, const int64_t tiles) {
+  CNV2_SHARED(shared);
+  constexpr int kPairs = kChannels / 2, kSlots = kDwconvBackwardThreads / kPairs;
+  const int window = (t.rows + kSide - 1) * t.pitch * kChannels, inner = t.rows * t.pitch * kChannels;
+  T* const windows = reinterpret_cast<T*>(shared);
+  T* const inners = windows + t.stages * window;
+  float* const taps = reinterpret_cast<float*>(inners + t.stages * inner);
+  const T* const dy = static_cast<const T*>(p.dy);
+  const T* const x = static_cast<const T*>(p.x);
+  const int64_t c0 = int64_t{blockIdx.y} * kChannels;
+  const int pair = threadIdx.x % kPairs * 2, slot = threadIdx.x / kPairs;
+  const bool whole_pairs = p.c % 2 == 0;
+
+  const auto load = [&](int64_t number, int stage) {
+    if (number < tiles) {
+      const Tile tile = tile_of(p.plane, t, number);
+      load_window<T, kChannels, kSites>(windows + stage * window, dy, p.plane, t, tile, tile.y - kHalo, tile.x - kHalo,
+                                        tile.rows + kSide - 1, t.columns + kSide - 1, c0, p.c);
+      load_window<T, kChannels, kSites>(inners + stage * inner, x, p.plane, t, tile, tile.y, tile.x, tile.rows,
+                                        t.columns, c0, p.c);
+    }
+    commit_copies();
+  };
+
+  float dtap[kSide][kSide][2] = {};  // [y][x] of the window: the taps in reverse order
+  float dbias[2] = {};
+  load_taps<kChannels>(taps, p.taps, true, t.taps_aligned, c0, p.c);
+  load(blockIdx.x, 0);
+  int stage = 0;
+  for (int64_t number = blockIdx.x; number < tiles; number += gridDim.x) {
+    if (t.stages == 2) {
+      load(number + gridDim.x, 1 - stage);
+      wait_for_copies<1>();
+    } else {
+      wait_for_copies<0>();
+    }
+    __syncthreads();
+    const Tile tile = tile_of(p.plane, t, number);
+    int strips = tile.rows * ((tile.columns + kStrip - 1) / kStrip);
+    unsigned active = 0;
+    if constexpr (kSites) {
+      active = active_strips<kStrip, 1>(p.plane, t, tile);
+      strips = __popc(active);
+    }
+    for (int i = slot; i < strips; i += kSlots) {
+      const int strip = kSites ? nth_bit(active, i) : i, strips_y = kSites ? t.rows : tile.rows;
+      const int row = strip % strips_y, column = strip / strips_y * kStrip;
+      const T* const in = inners + stage * inner + (row * t.pitch + column) * kChannels + pair;
+      const T* const around = windows + stage * window + (row * t.pitch + column) * kChannels + pair;
+      float value[kStrip][2], dx[kStrip][2] = {};
+#pragma unroll
+      for (int j = 0; j < kStrip; ++j) load_vector<2>(in + j * kChannels, value[j]);
+#pragma unroll
+      for (int r = 0; r < kSide; ++r) {
+        asm volatile("" ::: "memory");  // no loads ahead of their row: there are no registers for them
+        float tap[kSide][2];
+#pragma unroll
+        for (int k = 0; k < kSide; ++k) load_vector<2>(taps + (k * kSide + r) * kChannels + pair, tap[k]);
+#pragma unroll
+        for (int k = 0; k < kStrip + kSide - 1; ++k) {
+          float g[2];
+          load_vector<2>(around + (r * t.pitch + k) * kChannels, g);
+          if (r == kHalo && k >= kHalo && k < kHalo + kStrip) dbias[0] += g[0], dbias[1] += g[1];
+#pragma unroll
+          for (int j = 0; j < kStrip; ++j) {
+            if (k - j < 0 || k - j >= kSide) continue;
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+              dx[j][h] = fmaf(g[h], tap[k - j][h], dx[j][h]);
+              dtap[r][k - j][h] = fmaf(g[h], value[j][h], dtap[r][k - j][h]);
+            }
+          }
+        }
+      }
+      if (p.dx == nullptr) continue;
+#pragma unroll
+      for (int j = 0; j < kStrip; ++j) {
+        if (column + j >= tile.columns || c0 + pair >= p.c) continue;
+        const int64_t at = row_of<kSites>(p.plane, tile, tile.y + row, tile.x + column + j);
+        if (at < 0) continue;
+        T* const out = static_cast<T*>(p.dx) + at * p.c + c0 + pair;
+        if (whole_pairs) {
+          store_vector<2>(out, dx[j]);
+        } else {
+          store_float(out, dx[j][0]);
+          if (c0 + pair + 1 < p.c) store_float(out + 1, dx[j][1]);
+        }
+      }
+    }
+    __syncthreads();
+    if (t.stages == 1) load(number + gridDim.x, 0);
+    stage = t.stages == 2 ? 1 - stage : 0;
+  }
+  wait_for_copies<0>();
+  __syncthreads();
+
+  // [gradient][slot][channel], then over the slots in order.
+  float* const sums = reinterpret_cast<float*>(shared);
+  const auto put = [&](int gradient, const float(&v)[2]) {
+    store_vector<2>(sums + (gradient * kSlots + slot) * kChannels + pair, v);
+  };
+#pragma unroll
+  for (int r = 0; r < kSide; ++r) {
+#pragma unroll
+    for (int k = 0; k < kSide; ++k) put((kSide - 1 - k) * kSide + kSide - 1 - r, dtap[r][k]);
+  }
+  put(kTapCount, dbias);
+  __syncthreads();
+  float* const out = p.partial + int64_t{blockIdx.x} * kGradients * p.c;
+  for (int i = threadIdx.x; i < kGradients * kChannels; i += kDwconvBackwardThreads) {
+    const int gradient = i / kChannels, channel = i % kChannels;
+    if (c0 + channel >= p.c) continue;
+    float total = 0.0f;
+    for (int s = 0; s < kSlots; ++s) total += sums[(gradient * kSlots + s) * kChannels + channel];
+    out[gradient * p.c + c0 + channel] = total;
+  }
+}
+
+}  // namespace cnv2

@@ -1,0 +1,19 @@
+// Launches the CUDA kernels of the depthwise convolution. No framework header.
+#pragma once
+
+#include "cnv2/cuda_api.h"
+#include "cnv2/dwconv.h"
+
+namespace cnv2 {
+
+// Enqueues one call on `stream` of the current device. Returns the launch's error. With LayerNorm, `*fused` says whether
+// a kernel could hold all channels; if not, nothing was enqueued.
+cudaError_t launch_dwconv_forward(const DwconvForward& params, cudaStream_t stream, bool* fused);
+
+// Blocks that a backward call uses, each with a row [50, C] of `partial`: a function of sizes and device only.
+cudaError_t dwconv_backward_blocks(const DwconvBackward& params, int64_t* blocks);
+
+// Enqueues the gradients of input, taps and bias in one pass: every block leaves its sums in `partial`.
+cudaError_t launch_dwconv_backward(const DwconvBackward& params, int64_t blocks, cudaStream_t stream);
+
+}  // namespace cnv2

@@ -1,0 +1,160 @@
+// What the kernels of the depthwise convolution share: windows of the plane in shared memory, and the sums of a strip.
+// Lanes run across pairs of channels; a thread slides a register window along a row of its window in shared memory.
+#pragma once
+
+#include "cnv2/cuda_async.cuh"
+#include "cnv2/cuda_launch.cuh"
+#include "cnv2/cuda_vector.cuh"
+#include "cnv2/dwconv.h"
+
+namespace cnv2 {
+
+constexpr int kSide = 7, kHalo = 3, kTapCount = kSide * kSide;
+
+// How a plane is cut into tiles, and a block's shared memory into pieces; chosen by the launchers.
+struct DwconvTiling {
+  int rows, columns;      // of the outputs of a tile
+  int pitch;              // columns of a window in shared memory; odd, so that neighbouring rows lie in other banks
+  int tiles_x, tiles_y;   // of a plane
+  int chunks;             // of the channels
+  int stages;             // windows in shared memory: 2 let copies run beside the computation
+  bool aligned;           // whether the activations' rows are made of 16-byte vectors
+  bool taps_aligned;      // and those of the taps
+  int z_pitch;            // elements of a staged row of results
+  int lanes;              // that normalise one row together, a power of 2
+};
+
+struct Tile {
+  int64_t origin;  // flat index of site (n, 0, 0)
+  int y, x;        // of its first output
+  int rows, columns;  // inside the plane
+};
+
+__device__ inline Tile tile_of(const DwconvPlane& plane, const DwconvTiling& t, int64_t number) {
+  const int64_t per_plane = int64_t{t.tiles_x} * t.tiles_y;
+  const int64_t n = number / per_plane;
+  const int in_plane = static_cast<int>(number - n * per_plane);
+  Tile tile;
+  tile.origin = n * plane.h * plane.w;
+  tile.y = in_plane / t.tiles_x * t.rows;
+  tile.x = in_plane % t.tiles_x * t.columns;
+  tile.rows = min(t.rows, plane.h - tile.y);
+  tile.columns = min(t.columns, plane.w - tile.x);
+  return tile;
+}
+
+// The row of a site inside the plane; -1: inactive.
+template <bool kSites>
+__device__ inline int64_t row_of(const DwconvPlane& plane, const Tile& tile, int y, int x) {
+  const int64_t site = tile.origin + int64_t{y} * plane.w + x;
+  return kSites ? plane.map[site] : site;
+}
+
+// Copies channels [c0, c0 + kChannels) of the window of `rows` x `columns` sites at (y, x) to shared memory
+// [rows][pitch][kChannels]; zeros outside the plane, at inactive sites and beyond the last channel.
+template <class T, int kChannels, bool kSites>
+__device__ inline void load_window(T* to, const T* from, const DwconvPlane& plane, const DwconvTiling& t,
+                                   const Tile& tile, int y, int x, int rows, int columns, int64_t c0, int64_t c) {
+  constexpr int kVectors = kChannels / kWide<T>;
+  const int vector = threadIdx.x % kVectors, first = threadIdx.x / kVectors, step = blockDim.x / kVectors;
+  const int down = step / columns, right = step % columns;
+  const int64_t channel = c0 + vector * kWide<T>;
+  int row = first / columns, column = first % columns;
+  while (row < rows) {
+    bool live = y + row >= 0 && y + row < plane.h && x + column >= 0 && x + column < plane.w && channel < c;
+    int64_t at = 0;
+    if (live) at = row_of<kSites>(plane, tile, y + row, x + column);
+    live = live && at >= 0;
+    T* const slot = to + (row * t.pitch + column) * kChannels + vector * kWide<T>;
+    if (t.aligned) {
+      copy_async16(slot, live ? from + at * c + channel : from, live);
+    } else {
+      for (int i = 0; i < kWide<T>; ++i) slot[i] = live && channel + i < c ? from[at * c + channel + i] : T{};
+    }
+    row += down;
+    column += right;
+    if (column >= columns) {
+      column -= columns;
+      ++row;
+    }
+  }
+}
+
+// Copies the taps of the same channels to shared memory [49][kChannels]; zeros beyond the last channel.
+template <int kChannels>
+__device__ inline void load_taps(float* to, const float* from, bool flipped, bool aligned, int64_t c0, int64_t c) {
+  constexpr int kVectors = kChannels / 4;
+  for (int i = threadIdx.x; i < kTapCount * kVectors; i += blockDim.x) {
+    const int tap = i / kVectors;
+    const int64_t channel = c0 + i % kVectors * 4;
+    const float* source = from + (flipped ? kTapCount - 1 - tap : tap) * c + channel;
+    if (aligned) {
+      copy_async16(to + i * 4, channel < c ? source : from, channel < c);
+    } else {
+      for (int k = 0; k < 4; ++k) to[i * 4 + k] = channel + k < c ? source[k] : 0.0f;
+    }
+  }
+}
+
+// Adds the convolution at kRows x kStrip outputs of one pair of channels. `in`: the pair at the first output's window in
+// shared memory; `taps`: the pair's first tap. Each input is loaded once for all kRows rows.
+template <class T, int kChannels, int kStrip, int kRows>
+__device__ __forceinline__ void convolve_strip(const T* in, int pitch, const float* taps,
+                                               float (&acc)[kRows][kStrip][2]) {
+  float tap[kRows][kSide][2];  // tap[i]: of the kernel's row that output row i takes from input row r
+#pragma unroll
+  for (int r = 0; r < kSide + kRows - 1; ++r) {
+#pragma unroll
+    for (int i = kRows - 1; i > 0; --i) {
+#pragma unroll
+      for (int k = 0; k < kSide; ++k) tap[i][k][0] = tap[i - 1][k][0], tap[i][k][1] = tap[i - 1][k][1];
+    }
+    if (r < kSide) {
+#pragma unroll
+      for (int k = 0; k < kSide; ++k) load_vector<2>(taps + (k * kSide + r) * kChannels, tap[0][k]);
+    }
+    const T* const line = in + r * pitch * kChannels;
+#pragma unroll
+    for (int i = 0; i < kStrip + kSide - 1; ++i) {
+      float value[2];
+      load_vector<2>(line + i * kChannels, value);
+#pragma unroll
+      for (int o = 0; o < kRows; ++o) {
+        if (r - o < 0 || r - o >= kSide) continue;
+#pragma unroll
+        for (int j = 0; j < kStrip; ++j) {
+          if (i - j < 0 || i - j >= kSide) continue;
+          acc[o][j][0] = fmaf(value[0], tap[o][i - j][0], acc[o][j][0]);
+          acc[o][j][1] = fmaf(value[1], tap[o][i - j][1], acc[o][j][1]);
+        }
+      }
+    }
+  }
+}
+
+// A bit for each strip of kStrip x kRows sites of the tile that holds an active one; the same for all threads of a warp.
+// Strips count rows first: strip s is at row s % strips_y * kRows, column s / strips_y * kStrip. At most 32 strips.
+template <int kStrip, int kRows>
+__device__ inline unsigned active_strips(const DwconvPlane& plane, const DwconvTiling& t, const Tile& tile) {
+  const int strips_y = t.rows / kRows, strips = strips_y * (t.columns / kStrip);
+  const int lane = threadIdx.x % 32;
+  bool active = false;
+  if (lane < strips) {
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kStrip; ++j) {
+        const int row = lane % strips_y * kRows + i, column = lane / strips_y * kStrip + j;
+        if (row < tile.rows && column < tile.columns)
+          active |= row_of<true>(plane, tile, tile.y + row, tile.x + column) >= 0;
+      }
+    }
+  }
+  return __ballot_sync(0xffffffffu, active);
+}
+
+// Position of the n-th set bit, n < popc(bits).
+__device__ inline int nth_bit(unsigned bits, int n) {
+  for (; n > 0; --n) bits &= bits - 1;
+  return __ffs(static_cast<int>(bits)) - 1;
+}
+
+}  // namespace cnv2

@@ -1,0 +1,58 @@
+// LayerNorm of a row in shared memory by some lanes of a warp.
+#pragma once
+
+#include "cnv2/cuda_vector.cuh"
+
+namespace cnv2 {
+
+// The sum over each run of `lanes` lanes, a power of 2; all lanes of the warp must call it.
+__device__ inline float lanes_sum(float value, int lanes) {
+  for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  return value;
+}
+
+// Normalises `row` [c] in shared memory into `y`, and copies it to `z` if that is not null; `live`: whether there is one.
+// Vectors of kVector elements; with kHeld > 0 each lane keeps its vectors, at most kHeld, in registers, else it reads
+// them three times. Two passes: the mean, then the squares of what differs from it.
+template <int kVector, int kHeld, class T>
+__device__ inline void normalise_row(const T* row, const float* weight, const float* bias, T* y, T* z, int c, float eps,
+                                     int lane, int lanes, bool live) {
+  const int vectors = live ? c / kVector : 0;
+  float held[kHeld > 0 ? kHeld : 1][kVector];
+  const auto each = [&](auto&& work) {
+    if constexpr (kHeld > 0) {
+#pragma unroll
+      for (int k = 0; k < kHeld; ++k) {
+        if (lane + k * lanes < vectors) work(lane + k * lanes, held[k]);
+      }
+    } else {
+      for (int at = lane; at < vectors; at += lanes) {
+        load_vector<kVector>(row + at * kVector, held[0]);
+        work(at, held[0]);
+      }
+    }
+  };
+  float sum = 0.0f;
+  each([&](int at, float(&v)[kVector]) {
+    if constexpr (kHeld > 0) load_vector<kVector>(row + at * kVector, v);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) sum += v[i];
+  });
+  const float mean = lanes_sum(sum, lanes) / static_cast<float>(c);
+  float squares = 0.0f;
+  each([&](int, float(&v)[kVector]) {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) squares = fmaf(v[i] - mean, v[i] - mean, squares);
+  });
+  const float rstd = 1.0f / sqrtf(lanes_sum(squares, lanes) / static_cast<float>(c) + eps);
+  each([&](int at, float(&v)[kVector]) {
+    if (z != nullptr) store_vector<kVector>(z + at * kVector, v);
+    float out[kVector];
+#pragma unroll
+    for (int i = 0; i < kVector; ++i)
+      out[i] = fmaf((v[i] - mean) * rstd, weight[at * kVector + i], bias[at * kVector + i]);
+    store_vector<kVector>(y + at * kVector, out);
+  });
+}
+
+}  // namespace cnv2

@@ -1,0 +1,45 @@
+// Depthwise 7x7 convolution over the rows of a dense or sparse plane, with or without LayerNorm: the arguments of the CUDA
+// kernels. No framework header.
+#pragma once
+
+#include <cstdint>
+
+#include "cnv2/dtype.h"
+
+namespace cnv2 {
+
+// Where rows sit. Dense: site (n, y, x) is row (n * H + y) * W + x.
+struct DwconvPlane {
+  int64_t n;
+  int h, w;
+  const int* map;  // [N, H, W]: the row of each site, -1 where inactive; null: dense
+};
+
+struct DwconvForward {
+  const void* x;          // [T, C] dtype
+  const float* taps;      // [49, C]; tap = kx * 7 + ky
+  const void* bias;       // [C] param_dtype, or null
+  const void* ln_weight;  // [C] param_dtype, or null: no LayerNorm
+  const void* ln_bias;    // [C] param_dtype, null together with ln_weight
+  void* y;                // [T, C] dtype: the result
+  void* z;                // [T, C] dtype, or null: LayerNorm's input, if it is wanted too
+  DwconvPlane plane;
+  int64_t c;
+  float eps;
+  bool flipped;  // the taps in reverse order: the gradient of the input
+  DType dtype;
+  DType param_dtype;  // dtype, or kFloat32
+};
+
+struct DwconvBackward {
+  const void* dy;     // [T, C] dtype
+  const void* x;      // [T, C] dtype
+  const float* taps;  // [49, C]
+  void* dx;           // [T, C] dtype, or null: not wanted
+  float* partial;     // [blocks, 50, C]: sums of each block; the taps' gradients, then the bias's
+  DwconvPlane plane;
+  int64_t c;
+  DType dtype;
+};
+
+}  // namespace cnv2
