@@ -209,7 +209,8 @@ def ours(scale: Scale) -> list[Task]:
     """Every op on every backend, block, models, FCMAE."""
     native = {"cpu"} if scale.device == "cpu" else {"cuda", "triton"}
     mine = tuple(f"fast-{name}" for name in providers.backends() if name in {*native, "torch"})
-    wanted = (*mine, "eager")
+    together = (*mine, *(() if scale.dry else ("fast-preferred",)))  # cuda and triton, each op on one of them
+    wanted = (*together, "eager")
     effort, setting = scale.effort(OPS), scale.setting("float32" if scale.dry else "bfloat16")
 
     def op(name: str, shape: Shape, needs: float = 5) -> Iterator[Task]:
@@ -233,7 +234,7 @@ def ours(scale: Scale) -> list[Task]:
     tasks += [task for shape in (stages[0], stages[2]) for task in op("mlp_grn", shape, 8)]
     tasks.append(group(model(scale, "tiny", "bfloat16", False), wanted, whole, 10))
     tasks.append(group(model(scale, "tiny", "amp", True), wanted, whole, 12))
-    tasks.append(group(pretraining(scale, "tiny"), (*mine, "masked-dense"), whole, 12))
+    tasks.append(group(pretraining(scale, "tiny"), (*together, "masked-dense"), whole, 12))
     tasks += [task for shape in (stages[0], stages[2]) for task in op("sparse_dwconv", shape)]
     tasks += [group(BlockCase(stages[0], setting, backward), wanted, effort, 6) for backward in (False, True)]
     tasks += [task for name in ("grn", "layer_norm") for task in op(name, stages[0])]
@@ -248,7 +249,7 @@ def ours(scale: Scale) -> list[Task]:
         group(model(scale, "base", precision, back), wanted, whole, 15)
         for precision, back in (("bfloat16", False), ("amp", True))
     ]
-    return [*tasks, group(pretraining(scale, "base"), (*mine, "masked-dense"), whole, 20)]
+    return [*tasks, group(pretraining(scale, "base"), (*together, "masked-dense"), whole, 20)]
 
 
 def autotuned(scale: Scale) -> list[Task]:

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import convnextv2_fast as cf
-from convnextv2_fast import dispatch
+from convnextv2_fast import dispatch, preferences
 
 from . import masked_dense, peers, problems, upstream_eager
 from .cases import Candidate, Case, OpCase
@@ -80,10 +82,24 @@ def build(name: str, case: Case) -> Candidate:
     return _registry[case.kind][name](case)
 
 
+@contextlib.contextmanager
+def preferred() -> Iterator[None]:
+    """Each op on the backend that `preferences` names first: what the automatic choice takes once it may."""
+    with contextlib.ExitStack() as stack:
+        for op in dispatch.registered_ops():
+            row = preferences.find(op, preferences.ANY, preferences.family())
+            if row is not None:
+                stack.enter_context(cf.use_backend(row.backend, op=op))
+        yield
+
+
 def _fast(backend: str, case: Case) -> Candidate:
-    why = dispatch.backends().get(backend, [])
-    if why:
-        raise Unavailable(f"{backend}: {'; '.join(why)}")
+    combined = backend == "preferred"
+    missing = dispatch.backends()
+    for name in ("cuda", "triton") if combined else (backend,):
+        if missing.get(name):
+            raise Unavailable(f"{name}: {'; '.join(missing[name])}")
+    chosen = preferred if combined else functools.partial(cf.use_backend, backend)
     if isinstance(case, OpCase):
         tensors, layout = case.problems[0].tensors, case.problems[0].layout
         spec = dispatch.Spec.of(case.op, *tensors, layout=layout)._replace(needs_grad=case.backward)
@@ -98,14 +114,14 @@ def _fast(backend: str, case: Case) -> Candidate:
         module = module.to(device=case.setting.device, dtype=case.setting.dtype)
 
         def pretrain(images: Tensor, mask: Tensor) -> Any:
-            with cf.use_backend(backend):
+            with chosen():
                 return module(images, mask=mask)
 
         return case.candidate(module, pretrain, sparse_names=True)
     assert isinstance(case, ModuleCase)
 
     def call(x: Tensor) -> Tensor:
-        with cf.use_backend(backend):
+        with chosen():
             return module(x)
 
     return case.candidate(module, call=call)

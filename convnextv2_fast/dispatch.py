@@ -1,6 +1,7 @@
 """Which implementation of an op runs: argument > context > environment > automatic.
 
-Every op owns an ordered list of :class:`Implementation`; the first whose ``reasons(spec)`` is empty runs.
+Every op owns an ordered list of :class:`Implementation`; the first whose ``reasons(spec)`` is empty runs. On a GPU
+:mod:`preferences` says which is tried first.
 The same predicate serves the automatic choice (DEBUG log), the error of an explicit choice, the skip reason
 of a test and the table printed by :func:`explain`.
 """
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from . import preferences
 
 logger = logging.getLogger("convnextv2_fast")
 
@@ -146,7 +149,7 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
                 return candidate
         if origin == "argument":
             raise UnsupportedInputError(_refusal(spec, name, [f"{spec.op} has no {name} implementation yet"]))
-    for candidate in candidates:
+    for candidate in preferences.order(spec, candidates):
         reasons = candidate.reasons(spec) if candidate.automatic else ["it runs only when asked for"]
         if not reasons:
             return candidate
@@ -156,10 +159,11 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
 
 
 def _refusal(spec: Spec, name: str, reasons: list[str]) -> str:
-    works = [c.backend for c in implementations(spec.op) if c.backend != name and not c.reasons(spec)]
+    able = [c for c in preferences.order(spec, implementations(spec.op)) if c.backend != name and not c.reasons(spec)]
+    auto = next(c.backend for c in able if c.automatic)
     return (
         f"{spec.op}: backend {name!r} cannot run {spec.describe()}: {'; '.join(reasons)}. "
-        f"These can: {', '.join(works)} (backend='auto' takes {works[0]!r})."
+        f"These can: {', '.join(c.backend for c in able)} (backend='auto' takes {auto!r})."
     )
 
 
@@ -232,6 +236,9 @@ def explain_spec(spec: Spec, backend: str | None = None) -> Explanation:
         implementation = choose(spec, backend)
         chosen: str | None = implementation.backend
         notes = tuple(implementation.notes(spec)) if implementation.notes else ()
+        row = preferences.find(spec.op, spec.layout, preferences.family()) if spec.device == "cuda" else None
+        if row is not None and requested == "auto":
+            notes = (f"{row.backend} is tried first ({row.source})", *notes)
     except UnsupportedInputError:
         chosen = None
         reasons.setdefault(requested, [f"{spec.op} has no {requested} implementation yet"])

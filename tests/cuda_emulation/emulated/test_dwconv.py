@@ -9,14 +9,6 @@ from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32, judge
 
 # whole planes of the last stages, planes of many tiles, ragged edges, one row, one column
 PLANES = [(2, 14, 14, 96), (3, 7, 7, 64), (1, 28, 28, 32), (1, 23, 31, 16), (2, 1, 57, 8), (2, 57, 1, 40)]
-    (2, 14, 14, 96),
-    (3, 7, 7, 64),
-    (1, 28, 28, 32),
-    (1, 23, 31, 16),
-    (2, 1, 57, 8),
-    (2, 57, 1, 40),
-    (1, 9, 15, 33),
-]
 
 
 @pytest.mark.parametrize("name", ["H100", "RTX 3090", "tiny"])

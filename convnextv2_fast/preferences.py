@@ -1,0 +1,71 @@
+"""Which backend of an op the automatic choice tries first on a GPU: `preferences.tsv`, measured or a stated prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from .dispatch import Implementation, Spec
+
+TABLE = Path(__file__).with_name("preferences.tsv")
+ANY = "*"
+
+
+class Preference(NamedTuple):
+    """A row: on GPUs of `family` ("sm_90"), `backend` comes first for `op` on `layout` ("dense", "patch", "site")."""
+
+    op: str
+    layout: str
+    family: str
+    backend: str
+    source: str
+
+
+def read(table: Path = TABLE) -> list[Preference]:
+    """The rows of a table.
+
+    Raises:
+        ValueError: a line that is no row; the message names it.
+    """
+    lines = [line for line in table.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    rows = []
+    for line in lines[1:]:
+        cells = line.split("\t")
+        if len(cells) != len(Preference._fields):
+            raise ValueError(
+                f"{table.name}: a row has {len(Preference._fields)} columns, this has {len(cells)}: {line}"
+            )
+        rows.append(Preference(*cells))
+    return rows
+
+
+_first = {(row.family, row.op, row.layout): row for row in read()}
+
+
+def find(op: str, layout: str, family: str) -> Preference | None:
+    """The most exact row for an op."""
+    for key in ((family, op, layout), (family, op, ANY), (ANY, op, layout), (ANY, op, ANY)):
+        if key in _first:
+            return _first[key]
+    return None
+
+
+def family() -> str:
+    """Of the current GPU: "sm_90"; ANY where there is none that the table could know."""
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return ANY
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"
+
+
+def order(spec: Spec, candidates: Sequence[Implementation]) -> Sequence[Implementation]:
+    """`candidates` with the preferred backend first; as they are off the GPU."""
+    row = find(spec.op, spec.layout, family()) if spec.device == "cuda" else None
+    if row is None:
+        return candidates
+    first = tuple(c for c in candidates if c.backend == row.backend)
+    return (*first, *(c for c in candidates if c.backend != row.backend))
