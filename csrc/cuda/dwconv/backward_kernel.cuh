@@ -12,8 +12,7 @@ constexpr int kDwconvBackwardThreads = 128;
 constexpr int kGradients = kTapCount + 1;  // the taps' and the bias's
 
 // Blocks of a processor that the registers allow: 98 sums and what surrounds them.
-template <bool kSites>
-constexpr int kDwconvBackwardResident = kSites ? 2 : 3;
+constexpr int kDwconvBackwardResident = 3;
 
 // Bytes of each piece of a block's shared memory, in this order: windows of dy, tiles of x, taps. At the end, the
 // threads' sums take the place of all.
@@ -33,7 +32,7 @@ struct DwconvBackwardShared {
 
 // Grid: blocks that share the tiles, chunks of channels.
 template <class T, int kChannels, int kStrip, bool kSites>
-__global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResident<kSites>)
+__global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResident)
     dwconv_backward_kernel(const DwconvBackward p, const DwconvTiling t, const int64_t tiles) {
   CNV2_SHARED(shared);
   constexpr int kPairs = kChannels / 2, kSlots = kDwconvBackwardThreads / kPairs;
@@ -88,12 +87,14 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
       for (int j = 0; j < kStrip; ++j) load_vector<2>(in + j * kChannels, value[j]);
 #pragma unroll
       for (int r = 0; r < kSide; ++r) {
-        asm volatile("" ::: "memory");  // no loads ahead of their row: there are no registers for them
+        // Never true, but ptxas cannot know: it keeps loads from moving further ahead than there are registers for.
+        if (t.rows < 2 * r - 15) break;
         float tap[kSide][2];
 #pragma unroll
         for (int k = 0; k < kSide; ++k) load_vector<2>(taps + (k * kSide + r) * kChannels + pair, tap[k]);
 #pragma unroll
         for (int k = 0; k < kStrip + kSide - 1; ++k) {
+          if (k == (kStrip + kSide - 1) / 2 && t.rows < 2 * r - 14) break;
           float g[2];
           load_vector<2>(around + (r * t.pitch + k) * kChannels, g);
           if (r == kHalo && k >= kHalo && k < kHalo + kStrip) dbias[0] += g[0], dbias[1] += g[1];

@@ -32,7 +32,7 @@ struct BackwardVariant {
     const DwconvTiling t = tiling(p, device);
     const int64_t tiles = p.plane.n * t.tiles_x * t.tiles_y;
     int64_t resident = device.shared_bytes_per_processor / (bytes(t, t.stages) + 1024);
-    if (resident > kDwconvBackwardResident<kSites>) resident = kDwconvBackwardResident<kSites>;
+    if (resident > kDwconvBackwardResident) resident = kDwconvBackwardResident;
     const int64_t wanted = resident * device.processors / t.chunks;
     return tiles < wanted ? tiles : wanted > 0 ? wanted : 1;
   }

@@ -60,6 +60,7 @@ __device__ inline void load_window(T* to, const T* from, const DwconvPlane& plan
   const int down = step / columns, right = step % columns;
   const int64_t channel = c0 + vector * kWide<T>;
   int row = first / columns, column = first % columns;
+#pragma unroll 1
   while (row < rows) {
     bool live = y + row >= 0 && y + row < plane.h && x + column >= 0 && x + column < plane.w && channel < c;
     int64_t at = 0;
@@ -69,6 +70,7 @@ __device__ inline void load_window(T* to, const T* from, const DwconvPlane& plan
     if (t.aligned) {
       copy_async16(slot, live ? from + at * c + channel : from, live);
     } else {
+#pragma unroll 1  // rare, and registers are dear
       for (int i = 0; i < kWide<T>; ++i) slot[i] = live && channel + i < c ? from[at * c + channel + i] : T{};
     }
     row += down;
@@ -91,6 +93,7 @@ __device__ inline void load_taps(float* to, const float* from, bool flipped, boo
     if (aligned) {
       copy_async16(to + i * 4, channel < c ? source : from, channel < c);
     } else {
+#pragma unroll 1
       for (int k = 0; k < 4; ++k) to[i * 4 + k] = channel + k < c ? source[k] : 0.0f;
     }
   }
