@@ -94,8 +94,9 @@ def taps(weight: Tensor) -> Tensor:
 def float_taps(weight: Tensor) -> Tensor:
     """:func:`taps`, contiguous, in float32; copied at most once."""
     kernel = weight if weight.ndim == 2 else weight[:, 0].permute(2, 1, 0)
-    kernel = kernel.to(torch.float32, memory_format=torch.contiguous_format)
-    return kernel.view(-1, kernel.shape[-1])
+    if kernel.dtype != torch.float32:
+        kernel = kernel.to(torch.float32, memory_format=torch.contiguous_format)
+    return kernel.contiguous().view(-1, kernel.shape[-1])
 
 
 def in_one_dtype(*vectors: Tensor | None) -> tuple[Tensor | None, ...]:

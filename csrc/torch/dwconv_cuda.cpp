@@ -118,10 +118,62 @@ std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, 
   return {std::move(dx), std::move(dparams)};
 }
 
+// y [T, C], and LayerNorm's input z if `train`.
+std::tuple<Tensor, std::optional<Tensor>> convolve_and_normalise(const DwconvCheck& check,
+                                                                 const std::optional<Tensor>& bias,
+                                                                 const Tensor& ln_weight, const Tensor& ln_bias,
+                                                                 double eps, int64_t h, int64_t w, bool train) {
+  const Tensor& x = check.x;
+  DwconvForward p = forward_params(check, bias, h, w);
+  check.vector(ln_weight);
+  check.vector(ln_bias);
+  const ScalarType type = ln_weight.scalar_type();
+  check.need((type == ScalarType::Float || type == x.scalar_type()) && ln_bias.scalar_type() == type &&
+                 (!bias.has_value() || bias->scalar_type() == type),
+             "the parameters must all have x's dtype, or all be float32");
+  Tensor y = new_contiguous(x);
+  std::optional<Tensor> z;
+  if (train) z = new_contiguous(x);
+  p.param_dtype = *dtype_of(ln_weight);
+  p.ln_weight = ln_weight.const_data_ptr();
+  p.ln_bias = ln_bias.const_data_ptr();
+  p.eps = static_cast<float>(eps);
+  p.y = y.mutable_data_ptr();
+  p.z = train ? z->mutable_data_ptr() : nullptr;
+  const CudaScope scope(x);
+  bool fused = false;
+  check_cuda(launch_dwconv_forward(p, scope.stream(), &fused));
+  if (fused) return {std::move(y), std::move(z)};
+  // Too wide for one kernel: two, with z between them.
+  if (!z.has_value()) z = new_contiguous(x);
+  p.z = z->mutable_data_ptr();
+  check_cuda(launch_dwconv_then_layer_norm(p, x.size(0), scope.stream()));
+  if (!train) z.reset();
+  return {std::move(y), std::move(z)};
+}
+
+Tensor dwconv_layer_norm_fwd(const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias,
+                             const Tensor& ln_weight, const Tensor& ln_bias, double eps, int64_t h, int64_t w,
+                             const std::optional<Tensor>&, const std::optional<Tensor>& map) {
+  const DwconvCheck check{"dwconv_layer_norm_fwd", x, kernel, map};
+  return std::get<0>(convolve_and_normalise(check, bias, ln_weight, ln_bias, eps, h, w, false));
+}
+
+std::tuple<Tensor, Tensor> dwconv_layer_norm_fwd_train(const Tensor& x, const Tensor& kernel,
+                                                       const std::optional<Tensor>& bias, const Tensor& ln_weight,
+                                                       const Tensor& ln_bias, double eps, int64_t h, int64_t w,
+                                                       const std::optional<Tensor>&, const std::optional<Tensor>& map) {
+  const DwconvCheck check{"dwconv_layer_norm_fwd_train", x, kernel, map};
+  auto [y, z] = convolve_and_normalise(check, bias, ln_weight, ln_bias, eps, h, w, true);
+  return {std::move(y), std::move(*z)};
+}
+
 }  // namespace
 }  // namespace cnv2
 
 STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CNV2_CUDA_KEY, m) {
   m.impl("sparse_dwconv_fwd", TORCH_BOX(&cnv2::sparse_dwconv_fwd));
   m.impl("sparse_dwconv_bwd", TORCH_BOX(&cnv2::sparse_dwconv_bwd));
+  m.impl("dwconv_layer_norm_fwd", TORCH_BOX(&cnv2::dwconv_layer_norm_fwd));
+  m.impl("dwconv_layer_norm_fwd_train", TORCH_BOX(&cnv2::dwconv_layer_norm_fwd_train));
 }

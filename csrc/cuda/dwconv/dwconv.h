@@ -10,6 +10,9 @@ namespace cnv2 {
 // a kernel could hold all channels; if not, nothing was enqueued.
 cudaError_t launch_dwconv_forward(const DwconvForward& params, cudaStream_t stream, bool* fused);
 
+// The same in two kernels, with z, which must be given, between them. `rows`: T.
+cudaError_t launch_dwconv_then_layer_norm(const DwconvForward& params, int64_t rows, cudaStream_t stream);
+
 // Blocks that a backward call uses, each with a row [50, C] of `partial`: a function of sizes and device only.
 cudaError_t dwconv_backward_blocks(const DwconvBackward& params, int64_t* blocks);
 

@@ -1,5 +1,12 @@
+// Finishes split reductions: every op's blocks write partial sums, this adds them up. No framework header.
 #pragma once
+
 #include "cnv2/cuda_api.h"
+
 namespace cnv2 {
+
+// out[m] = sum over p of partial[p, m], in an order that depends on `parts` alone; zeros without parts.
+// `partial` [parts, columns], `out` [columns], which may not overlap.
 cudaError_t launch_sum_partials(const float* partial, float* out, int64_t parts, int64_t columns, cudaStream_t stream);
-}
+
+}  // namespace cnv2
