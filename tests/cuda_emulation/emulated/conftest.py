@@ -20,7 +20,7 @@ KNOWN = {
     "A100": (108, 163 << 10, 164 << 10, 80),
     "RTX 3090": (82, 99 << 10, 100 << 10, 86),
     "H100": (132, 227 << 10, 228 << 10, 90),
-    "tiny": (2, 48 << 10, 48 << 10, 80),  # few processors, little memory: other tiles, several of them per block
+    "tiny": (2, 99 << 10, 100 << 10, 80),  # few processors: blocks with many tiles each
 }
 
 
