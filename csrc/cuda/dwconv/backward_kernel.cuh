@@ -11,8 +11,14 @@ namespace cnv2 {
 constexpr int kDwconvBackwardThreads = 128;
 constexpr int kGradients = kTapCount + 1;  // the taps' and the bias's
 
-// Blocks of a processor that the registers allow: 98 sums and what surrounds them.
-constexpr int kDwconvBackwardResident = 3;
+// Blocks of a processor that the registers allow: 98 sums and what surrounds them. From sm_100 on the compiler wants a
+// few more registers than three blocks leave it.
+constexpr int dwconv_backward_resident(int capability) { return capability >= 100 ? 2 : 3; }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kDwconvBackwardResident = dwconv_backward_resident(100);
+#else
+constexpr int kDwconvBackwardResident = dwconv_backward_resident(80);
+#endif
 
 // Bytes of each piece of a block's shared memory, in this order: windows of dy, tiles of x, taps. At the end, the
 // threads' sums take the place of all.
@@ -33,7 +39,7 @@ struct DwconvBackwardShared {
 // Grid: blocks that share the tiles, chunks of channels.
 template <class T, int kChannels, int kStrip, bool kSites>
 __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResident)
-    dwconv_backward_kernel(const DwconvBackward p, const DwconvTiling t, const int64_t tiles) {
+    dwconv_backward_kernel(const DwconvBackward p, const DwconvTiling t, const int tiles) {
   CNV2_SHARED(shared);
   constexpr int kPairs = kChannels / 2, kSlots = kDwconvBackwardThreads / kPairs;
   const int window = (t.rows + kSide - 1) * t.pitch * kChannels, inner = t.rows * t.pitch * kChannels;
@@ -46,7 +52,7 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
   const int pair = threadIdx.x % kPairs * 2, slot = threadIdx.x / kPairs;
   const bool whole_pairs = p.c % 2 == 0;
 
-  const auto load = [&](int64_t number, int stage) {
+  const auto load = [&](int number, int stage) {
     if (number < tiles) {
       const Tile tile = tile_of(p.plane, t, number);
       load_window<T, kChannels, kSites>(windows + stage * window, dy, p.plane, t, tile, tile.y - kHalo, tile.x - kHalo,
@@ -60,11 +66,12 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
   float dtap[kSide][kSide][2] = {};  // [y][x] of the window: the taps in reverse order
   float dbias[2] = {};
   load_taps<kChannels>(taps, p.taps, true, t.taps_aligned, c0, p.c);
+  const int step = static_cast<int>(gridDim.x);
   load(blockIdx.x, 0);
   int stage = 0;
-  for (int64_t number = blockIdx.x; number < tiles; number += gridDim.x) {
+  for (int number = blockIdx.x; number < tiles; number += step) {
     if (t.stages == 2) {
-      load(number + gridDim.x, 1 - stage);
+      load(number + step, 1 - stage);
       wait_for_copies<1>();
     } else {
       wait_for_copies<0>();
@@ -125,7 +132,7 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
       }
     }
     __syncthreads();
-    if (t.stages == 1) load(number + gridDim.x, 0);
+    if (t.stages == 1) load(number + step, 0);
     stage = t.stages == 2 ? 1 - stage : 0;
   }
   wait_for_copies<0>();

@@ -32,7 +32,8 @@ struct BackwardVariant {
     const DwconvTiling t = tiling(p, device);
     const int64_t tiles = p.plane.n * t.tiles_x * t.tiles_y;
     int64_t resident = device.shared_bytes_per_processor / (bytes(t, t.stages) + 1024);
-    if (resident > kDwconvBackwardResident) resident = kDwconvBackwardResident;
+    const int64_t most = dwconv_backward_resident(device.capability);
+    if (resident > most) resident = most;
     const int64_t wanted = resident * device.processors / t.chunks;
     return tiles < wanted ? tiles : wanted > 0 ? wanted : 1;
   }
@@ -40,9 +41,10 @@ struct BackwardVariant {
   static cudaError_t start(const DwconvBackward& p, const CudaDevice& device, int64_t blocks, cudaStream_t stream) {
     const DwconvTiling t = tiling(p, device);
     const int64_t tiles = p.plane.n * t.tiles_x * t.tiles_y;
+    if (tiles > 0x3fffffff) return cudaErrorInvalidValue;
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(t.chunks));
     return launch(dwconv_backward_kernel<T, kChannels, kStrip, kSites>, grid, kDwconvBackwardThreads,
-                  bytes(t, t.stages), stream, p, t, tiles);
+                  bytes(t, t.stages), stream, p, t, static_cast<int>(tiles));
   }
 };
 

@@ -39,11 +39,15 @@ cudaError_t launch_copy(const PatchCopy& p, cudaStream_t stream) {
   const bool side_by_side = p.blocks.kind != BlockTable::kChildren;
   const int64_t run_bytes = (side_by_side ? p.blocks.k : 1) * p.c * p.size;
   const int64_t bytes = widest(p, run_bytes);
-  const int64_t words = p.blocks.rows * p.blocks.k * p.blocks.k * p.c * p.size / bytes;
+  const int64_t words = p.blocks.k * p.blocks.k * p.c * p.size / bytes;  // of a result row
+  constexpr int64_t kEach = 4;                                           // words a thread, at least
+  if (words * kEach > 0x3fffffff || p.blocks.rows * p.blocks.k * p.blocks.k > 0x7fffffff) return cudaErrorInvalidValue;
+  const int64_t together = (kEach * kPatchThreads + words - 1) / words;
   const auto start = [&](auto word) {
     using Word = decltype(word);
-    return launch(patch_copy_kernel<Word, kScatter>, blocks_for(words, device), kPatchThreads, 0, stream, p, words,
-                  static_cast<int>(run_bytes / bytes));
+    const unsigned blocks = blocks_for((p.blocks.rows + together - 1) / together * kPatchThreads, device);
+    return launch(patch_copy_kernel<Word, kScatter>, blocks, kPatchThreads, 0, stream, p, static_cast<int>(together),
+                  static_cast<int>(words), static_cast<int>(run_bytes / bytes));
   };
   switch (bytes) {
     case 16:
@@ -62,6 +66,7 @@ cudaError_t launch_norm(const PatchNorm& p, const CudaDevice& device, cudaStream
   int lanes = 1;
   while (lanes < 32 && int64_t{lanes} * 4 * kVector < p.c) lanes *= 2;
   const int64_t rows = p.blocks.rows * p.blocks.k * p.blocks.k;
+  if (rows > 0x7fffffff) return cudaErrorInvalidValue;
   return launch(patch_gather_norm_kernel<T, kVector>, blocks_for(rows * lanes, device), kPatchThreads,
                 2 * p.c * int64_t{sizeof(float)}, stream, p, lanes);
 }

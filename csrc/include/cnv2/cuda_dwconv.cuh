@@ -30,12 +30,11 @@ struct Tile {
   int rows, columns;  // inside the plane
 };
 
-__device__ inline Tile tile_of(const DwconvPlane& plane, const DwconvTiling& t, int64_t number) {
-  const int64_t per_plane = int64_t{t.tiles_x} * t.tiles_y;
-  const int64_t n = number / per_plane;
+__device__ inline Tile tile_of(const DwconvPlane& plane, const DwconvTiling& t, unsigned number) {
+  const unsigned per_plane = t.tiles_x * t.tiles_y, n = number / per_plane;
   const int in_plane = static_cast<int>(number - n * per_plane);
   Tile tile;
-  tile.origin = n * plane.h * plane.w;
+  tile.origin = int64_t{n} * plane.h * plane.w;
   tile.y = in_plane / t.tiles_x * t.rows;
   tile.x = in_plane % t.tiles_x * t.columns;
   tile.rows = min(t.rows, plane.h - tile.y);
