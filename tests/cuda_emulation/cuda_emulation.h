@@ -214,6 +214,7 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
 inline bool __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline float __fdividef(float a, float b) { return a / b; }
 using std::max;
 using std::min;
 

@@ -17,7 +17,7 @@ __device__ inline Gelu gelu(float x) {
   const float e = exp2f(x * x * -0.7213475204444817f);
   float phi;
   if constexpr (sizeof(T) == 2) {
-    const float t = 1.0f / (1.0f + 0.375f * fabsf(x));
+    const float t = __fdividef(1.0f, fmaf(0.375f, fabsf(x), 1.0f));
     float q = fmaf(-0.09098505f, t, 0.20104291f);
     q = fmaf(q, t, 0.08297434f);
     q = fmaf(q, t, 0.15791998f);
