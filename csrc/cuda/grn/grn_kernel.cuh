@@ -7,7 +7,7 @@
 namespace cnv2 {
 
 template <class T, int kVector>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
     grn_squares_kernel(const RowGroups groups, const GroupTiling t, const int columns, const T* x, float* partial) {
   CNV2_SHARED(shared);
   const GroupWalk<kVector> walk(groups, t, columns);
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 }
 
 template <class T, int kVector>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
     grn_products_kernel(const RowGroups groups, const GroupTiling t, const int columns, const T* dy, const T* x,
                         float* partial) {
   CNV2_SHARED(shared);
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 }
 
 template <class T, int kVector>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
     grn_apply_kernel(const RowGroups groups, const GroupTiling t, const int columns, const T* x, const float* scale,
                      const void* beta, const DType param_dtype, T* out) {
   const GroupWalk<kVector> walk(groups, t, columns);
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 }
 
 template <class T, int kVector>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
     grn_backward_kernel(const RowGroups groups, const GroupTiling t, const int columns, const T* dy, const T* x,
                         const float* scale, const float* factor, T* dx) {
   const GroupWalk<kVector> walk(groups, t, columns);

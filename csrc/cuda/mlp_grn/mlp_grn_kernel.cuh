@@ -9,7 +9,7 @@
 namespace cnv2 {
 
 template <class T, int kVector>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 3)
     mlp_activate_kernel(const RowGroups groups, const GroupTiling t, const int columns, const T* h, const void* b1,
                         const DType b1_dtype, T* a, float* partial) {
   CNV2_SHARED(shared);
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 }
 
 template <class T, int kVector>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 3)
     mlp_products_kernel(const RowGroups groups, const GroupTiling t, const int columns, const T* dg, const T* h,
                         const void* b1, const DType b1_dtype, float* partial) {
   CNV2_SHARED(shared);
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 }
 
 template <class T, int kVector>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 2)
     mlp_backward_kernel(const RowGroups groups, const GroupTiling t, const int columns, const MlpBackward p) {
   CNV2_SHARED(shared);
   const GroupWalk<kVector> walk(groups, t, columns);
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 
 // The rows of `out` are those of w, again for each group.
 template <class T, int kVector>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
     mlp_scale_weight_kernel(const RowGroups groups, const GroupTiling t, const int columns, const T* w,
                             const float* scale, T* out) {
   const GroupWalk<kVector> walk(groups, t, columns);
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 
 // O: type of residual and result. Groups: the runs of rows that share a row_scale.
 template <class T, class O, int kVector>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
     mlp_finish_kernel(const RowGroups groups, const GroupTiling t, const int columns, const MlpFinish p) {
   const GroupWalk<kVector> walk(groups, t, columns);
   const float scale = p.row_scale == nullptr ? 1.0f : p.row_scale[walk.group];
