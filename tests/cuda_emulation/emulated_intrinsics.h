@@ -98,6 +98,7 @@ inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline unsigned __float_as_uint(float x) { return cuda_emulation::bits_as<unsigned>(&x); }
 inline float __uint_as_float(unsigned bits) { return cuda_emulation::bits_as<float>(&bits); }
 inline int __float_as_int(float x) { return cuda_emulation::bits_as<int>(&x); }

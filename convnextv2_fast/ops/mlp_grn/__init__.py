@@ -5,6 +5,7 @@ from torch import Tensor
 from ... import dispatch
 from .._common import autocast_dtype, autocast_off, check, check_params, has_shape, samples
 from . import reference
+from .native import CUDA
 from .triton import TRITON
 
 _OP = "mlp_grn"
@@ -87,4 +88,4 @@ def mlp_grn(
         return run(u, w1, b1, gamma, beta, w2, b2, **options)
 
 
-dispatch.register(_OP, [TRITON, dispatch.Implementation("torch", reference.mlp_grn, dispatch.always)])
+dispatch.register(_OP, [CUDA, TRITON, dispatch.Implementation("torch", reference.mlp_grn, dispatch.always)])

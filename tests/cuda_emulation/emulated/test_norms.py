@@ -1,4 +1,4 @@
-"""The CUDA kernels of layer_norm and patch_conv, emulated: widths of every path, tables of every kind, words of any size."""
+"""The CUDA kernels of layer_norm and patch_conv, emulated: all widths, tables of every kind, words of any size."""
 
 import pytest
 import torch

@@ -1,0 +1,86 @@
+"""The CUDA kernels of grn and mlp_grn, emulated: groups of all kinds, both ways of the scale, GELU over its range."""
+
+import pytest
+import torch
+
+import convnextv2_fast as cf
+from convnextv2_fast.ops.mlp_grn import native
+from convnextv2_fast.testing import make
+from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32, judge
+
+COUNTS = [[5, 0, 1, 30, 0], [0, 0, 36], [36]]
+
+
+@pytest.mark.parametrize("name", ["H100", "tiny"])
+@pytest.mark.parametrize("c", [1, 7, 8, 40, 257, 1408])
+@pytest.mark.parametrize("op", ["grn", "mlp_grn"])
+def test_widths(op, c, name, device):
+    device(name)
+    judge(make(op, 2, 5, 7, c if op == "grn" else max(1, c // 4)), BF16)
+
+
+@pytest.mark.parametrize("counts", COUNTS, ids=str)
+@pytest.mark.parametrize("op", ["grn", "mlp_grn"])
+def test_ragged_and_empty_groups(op, counts):
+    problem = make(op, 1, 6, 6, 24, "rows")
+    problem.options["rows_per_group"] = torch.tensor(counts)
+    judge(problem, F32)
+
+
+@pytest.mark.parametrize("dtype", [F32, F16], ids=str)
+@pytest.mark.parametrize("op", ["grn", "mlp_grn"])
+def test_one_group_over_the_batch(op, dtype):
+    """The sparse encoder's grn_scope="batch": many blocks share a group."""
+    problem = make(op, 3, 29, 31, 8, "rows")
+    problem.options["rows_per_group"] = 3 * 29 * 31
+    judge(problem, dtype)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
+def test_both_ways_of_the_scale(fold, dtype, monkeypatch):
+    monkeypatch.setattr(native, "folds", lambda *_: fold)
+    judge(make("mlp_grn", 3, 5, 6, 24), dtype)
+
+
+def test_the_rule_of_the_scale():
+    """Copies of the weight where they are smaller than the activations: the early stages, groups of one size."""
+    assert native.folds(56 * 56, 96) and native.folds(28 * 28, 192)
+    assert not native.folds(14 * 14, 384) and not native.folds(7 * 7, 768) and not native.folds(0, 8)
+
+
+def test_norms_beyond_half_precision():
+    """A thousand rows of 200: the sum of squares is 4e7, float16 ends at 65504."""
+    problem = make("grn", 1, 32, 32, 8)
+    problem.tensors["x"] = torch.full_like(problem.tensors["x"], 200.0) + problem.tensors["x"]
+    judge(problem, F16)
+
+
+def test_zero_norm_has_zero_subgradient():
+    x = torch.zeros(2, 3, 3, 4, requires_grad=True)
+    y = cf.ops.grn(x, torch.ones(4), torch.ones(4), backend="cuda")
+    y.sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
+def test_gelu_over_its_whole_range(dtype):
+    """Half precision is right to its rounding, in the far left tail too; float32 to erf's."""
+    x = torch.cat((torch.linspace(-13, 13, 8000), torch.logspace(-20, 4, 192), -torch.logspace(-20, 1, 192)))
+    h = x.to(dtype).view(-1, 8)
+    zero, one = torch.zeros(8), torch.ones(8)
+    got = native._activate(h, zero, one, 1e-6, h.shape[0], 1, None, None)[0].double()
+    want = h.double() * torch.erfc(h.double() * -(0.5**0.5)) / 2
+    eps = torch.finfo(dtype).eps
+    if dtype == F32:
+        assert ((got - want).abs() <= 2 * eps * (want.abs() + h.double().abs() * 0.5)).all()
+    else:
+        floor = torch.finfo(dtype).smallest_normal * (eps if dtype == F16 else 16)  # what float32 no longer holds
+        assert ((got - want).abs() <= 0.55 * eps * want.abs() + floor).all()
+
+
+@pytest.mark.parametrize("strategy", ["recompute", "chunked"])
+def test_other_strategies_are_refused(strategy):
+    problem = make("mlp_grn", 1, 2, 2, 8).to(F32)
+    with pytest.raises(cf.UnsupportedInputError, match=f"'materialize' only, not '{strategy}'"):
+        problem.public(backend="cuda", strategy=strategy)
