@@ -5,11 +5,14 @@ python -m tests.cuda_emulation.building [plain | sanitized]
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -62,19 +65,38 @@ def _compile(source: Path, folder: Path, flags: tuple[str, ...]) -> Path:
     return made
 
 
-def build(flavour: str = "plain") -> Path:
-    """The library; objects whose sources have not changed are kept between calls."""
+@contextmanager
+def _folder(flavour: str) -> Iterator[Path]:
+    """Where a flavour's objects are; one process at a time builds there."""
     folder = ROOT / "build" / "cuda_emulation" / flavour
     folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def build(flavour: str = "plain") -> Path:
+    """The library; objects whose sources have not changed are kept between calls."""
     flags = (*FLAGS, *FLAVOURS[flavour])
     sources = [HERE / "device.cpp", *ROOT.glob("csrc/cuda/*/*.cu"), *ROOT.glob("csrc/torch/*_cuda.cpp")]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: _compile(source, folder, flags), sorted(sources)))
-    library = folder / "_C_emulated.so"
-    assert COMPILER is not None
-    made = ("-shared", *map(str, objects), str(TORCH / "lib/libtorch_cpu.so"), "-o", str(library))
-    _run([COMPILER, *FLAVOURS[flavour], *made])
+    with _folder(flavour) as folder:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda source: _compile(source, folder, flags), sorted(sources)))
+        library = folder / "_C_emulated.so"
+        assert COMPILER is not None
+        made = ("-shared", *map(str, objects), str(TORCH / "lib/libtorch_cpu.so"), "-o", str(library))
+        _run([COMPILER, *FLAVOURS[flavour], *made])
     return library
+
+
+def build_check(flavour: str = "plain", *flags: str) -> Path:
+    """The program `emulator_check`, which needs no torch."""
+    with _folder(f"{flavour}_check{''.join(flags)}") as folder:
+        made = _compile(HERE / "emulator_check.cpp", folder, (*FLAGS, *FLAVOURS[flavour], *flags))
+        program = folder / "check"
+        assert COMPILER is not None
+        _run([COMPILER, *FLAVOURS[flavour], str(made), "-o", str(program)])
+    return program
 
 
 if __name__ == "__main__":

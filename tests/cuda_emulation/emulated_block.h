@@ -20,21 +20,21 @@ inline uint3 threadIdx;
 
 namespace cuda_emulation {
 
-// Where in the kernel a thread waits.
+// Where in the kernel a thread waits. As a default argument, Site("name") is the line of the caller.
 struct Site {
   const char* what;
   const char* file;
   int line;
 
+  Site() = default;
+  explicit Site(const char* what_, const char* file_ = __builtin_FILE(), int line_ = __builtin_LINE())
+      : what(what_), file(file_), line(line_) {}
   bool operator==(const Site& other) const {
     return line == other.line && (what == other.what || std::strcmp(what, other.what) == 0) &&
            (file == other.file || std::strcmp(file, other.file) == 0);
   }
   std::string text() const { return std::string(what) + " at " + file + ":" + std::to_string(line); }
 };
-// As a default argument: the caller's line.
-#define CUDA_EMULATION_SITE(what) \
-  cuda_emulation::Site { what, __builtin_FILE(), __builtin_LINE() }
 
 struct Slot {  // what a lane passes to the others
   alignas(16) unsigned char bytes[48];

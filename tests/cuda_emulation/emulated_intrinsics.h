@@ -40,57 +40,57 @@ inline unsigned last_of(int width) { return lane() | static_cast<unsigned>(width
 
 }  // namespace cuda_emulation
 
-inline void __syncthreads(const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__syncthreads")) {
+inline void __syncthreads(const cuda_emulation::Site& site = cuda_emulation::Site("__syncthreads")) {
   cuda_emulation::running.sync(false, site);
 }
 inline int __syncthreads_count(int vote,
-                               const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__syncthreads_count")) {
+                               const cuda_emulation::Site& site = cuda_emulation::Site("__syncthreads_count")) {
   return cuda_emulation::running.sync(vote != 0, site);
 }
-inline int __syncthreads_or(int vote, const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__syncthreads_or")) {
+inline int __syncthreads_or(int vote, const cuda_emulation::Site& site = cuda_emulation::Site("__syncthreads_or")) {
   return cuda_emulation::running.sync(vote != 0, site) > 0;
 }
-inline int __syncthreads_and(int vote, const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__syncthreads_and")) {
+inline int __syncthreads_and(int vote, const cuda_emulation::Site& site = cuda_emulation::Site("__syncthreads_and")) {
   return cuda_emulation::running.sync(vote != 0, site) == static_cast<int>(blockDim.x);
 }
-inline void __syncwarp(unsigned mask = ~0u, const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__syncwarp")) {
+inline void __syncwarp(unsigned mask = ~0u, const cuda_emulation::Site& site = cuda_emulation::Site("__syncwarp")) {
   cuda_emulation::running.exchange(&mask, 0, mask, site);
 }
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int from, int width = 32,
-              const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__shfl_sync")) {
+              const cuda_emulation::Site& site = cuda_emulation::Site("__shfl_sync")) {
   const unsigned in_run = static_cast<unsigned>(from) % static_cast<unsigned>(width);
   return cuda_emulation::shuffle(value, mask, cuda_emulation::first_of(width) + in_run, site);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int flip, int width = 32,
-                  const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__shfl_xor_sync")) {
+                  const cuda_emulation::Site& site = cuda_emulation::Site("__shfl_xor_sync")) {
   const unsigned from = cuda_emulation::lane() ^ static_cast<unsigned>(flip);
   return cuda_emulation::shuffle(value, mask, from > cuda_emulation::last_of(width) ? cuda_emulation::lane() : from,
                                  site);
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32,
-                 const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__shfl_up_sync")) {
+                 const cuda_emulation::Site& site = cuda_emulation::Site("__shfl_up_sync")) {
   const unsigned lane = cuda_emulation::lane();
   return cuda_emulation::shuffle(value, mask, lane < cuda_emulation::first_of(width) + by ? lane : lane - by, site);
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32,
-                   const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__shfl_down_sync")) {
+                   const cuda_emulation::Site& site = cuda_emulation::Site("__shfl_down_sync")) {
   const unsigned lane = cuda_emulation::lane();
   return cuda_emulation::shuffle(value, mask, lane + by > cuda_emulation::last_of(width) ? lane : lane + by, site);
 }
 
 inline unsigned __ballot_sync(unsigned mask, int vote,
-                              const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__ballot_sync")) {
+                              const cuda_emulation::Site& site = cuda_emulation::Site("__ballot_sync")) {
   return cuda_emulation::ballot(vote != 0, mask, site);
 }
-inline int __any_sync(unsigned mask, int vote, const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__any_sync")) {
+inline int __any_sync(unsigned mask, int vote, const cuda_emulation::Site& site = cuda_emulation::Site("__any_sync")) {
   return cuda_emulation::ballot(vote != 0, mask, site) != 0;
 }
-inline int __all_sync(unsigned mask, int vote, const cuda_emulation::Site& site = CUDA_EMULATION_SITE("__all_sync")) {
+inline int __all_sync(unsigned mask, int vote, const cuda_emulation::Site& site = cuda_emulation::Site("__all_sync")) {
   return cuda_emulation::ballot(vote != 0, mask, site) == ~0u;
 }
 

@@ -22,7 +22,7 @@ __device__ inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const
   float wide_a[8], wide_b[4];
   for (int i = 0; i < 8; ++i) wide_a[i] = to_float(T{static_cast<uint16_t>(a[i / 2] >> 16 * (i % 2))});
   for (int i = 0; i < 4; ++i) wide_b[i] = to_float(T{static_cast<uint16_t>(b[i / 2] >> 16 * (i % 2))});
-  cuda_emulation::mma_m16n8k16(d, wide_a, wide_b, CUDA_EMULATION_SITE("mma_m16n8k16"));
+  cuda_emulation::mma_m16n8k16(d, wide_a, wide_b, cuda_emulation::Site("mma_m16n8k16"));
 #else
   if constexpr (std::is_same<T, BFloat16>::value) {
     asm volatile(
@@ -46,7 +46,7 @@ __device__ inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const
 // __syncwarp or __syncthreads before.
 __device__ inline void load_matrix_x4(unsigned (&r)[4], const void* row) {
 #ifdef CNV2_CUDA_EMULATION
-  cuda_emulation::load_matrix_x4(r, row, false, CUDA_EMULATION_SITE("load_matrix_x4"));
+  cuda_emulation::load_matrix_x4(r, row, false, cuda_emulation::Site("load_matrix_x4"));
 #else
   const auto at = static_cast<unsigned>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -59,7 +59,7 @@ __device__ inline void load_matrix_x4(unsigned (&r)[4], const void* row) {
 // The same of the transposed matrices: r[m] holds elements (2t, g) and (2t + 1, g) of matrix m.
 __device__ inline void load_matrix_x4_transposed(unsigned (&r)[4], const void* row) {
 #ifdef CNV2_CUDA_EMULATION
-  cuda_emulation::load_matrix_x4(r, row, true, CUDA_EMULATION_SITE("load_matrix_x4_transposed"));
+  cuda_emulation::load_matrix_x4(r, row, true, cuda_emulation::Site("load_matrix_x4_transposed"));
 #else
   const auto at = static_cast<unsigned>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -1,0 +1,23 @@
+"""Fewer cases of a test with many parameters: so few that any two values of two parameters still meet in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+
+def _met(case: dict[str, str]) -> set[tuple[tuple[str, str], ...]]:
+    values = sorted(case.items())
+    return {(value,) for value in values} | set(combinations(values, 2))
+
+
+def pairwise(cases: Sequence[dict[str, str]]) -> list[int]:
+    """Numbers of the cases to keep, in order. Greedy: always the case that adds the most pairs."""
+    left = [_met(case) for case in cases]
+    kept = []
+    while any(left):
+        best = max(range(len(left)), key=lambda i: len(left[i]))
+        kept.append(best)
+        new = set(left[best])
+        left = [pairs - new for pairs in left]
+    return sorted(kept)
