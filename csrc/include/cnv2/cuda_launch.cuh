@@ -16,7 +16,7 @@
 
 namespace cnv2 {
 
-// Starts kernel<<<grid, threads, shared_bytes, stream>>>(args...); an empty grid is no launch.
+// Starts `kernel` on a grid of blocks of `threads` threads; an empty grid is no launch.
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), dim3 grid, unsigned threads, int64_t shared_bytes, cudaStream_t stream,
                    const A&... args) {
@@ -31,8 +31,12 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, unsigned threads, int64_t sh
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, threads, static_cast<size_t>(shared_bytes), stream> > >(args...);
-  return cudaGetLastError();
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, args...);
 #endif
 }
 
