@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from . import _check, peers, providers
+from . import peers, providers
 from ._report import key
-from ._roofline import ceilings, op_work
-from ._timing import Timing, interleaved, peak_memory, watch_for
+from ._roofline import ceilings
 from .cases import Case, OpCase, Setting
-from .measure import Effort, measure, one_line, significant
+from .depthwise import rows as depthwise_rows
+from .measure import Effort, measure, one_line
 from .module_cases import BlockCase, FcmaeCase, ModelCase
 from .problems import Shape
 from .sizes import SIZES
@@ -34,6 +33,7 @@ EXIT_BROKEN = 75
 OPS = Effort(rounds=15, warmup=3, round_seconds=0.004, max_seconds=3)
 MODELS = Effort(rounds=10, warmup=3, round_seconds=0.0, max_seconds=6)
 LATENCY = Effort(rounds=30, warmup=3, round_seconds=0.004, max_seconds=3, graph=True)
+DEPTHWISE = Effort(rounds=10, warmup=2, round_seconds=0.004, max_seconds=1)
 DRY = Effort(rounds=1, warmup=0, round_seconds=0.0)
 Row = dict[str, Any]
 
@@ -97,65 +97,12 @@ def measured_ceilings(scale: Scale) -> list[Task]:
 
 
 def depthwise(scale: Scale, size: str, precision: str) -> Task:
-    """torch's 7x7 depthwise convolution (cuDNN on a GPU), channels_last: forward, dgrad and wgrad at four stages."""
+    """The 7x7 depthwise convolution alone, torch's and ours, at a model's four stages."""
     dims = SIZES[size][1]
-    batch = 1 if scale.dry else 64
     stages = [(4, 8)] if scale.dry else [(56 >> i, dim) for i, dim in enumerate(dims)]
-    dtype = getattr(torch, precision)
-    passes = {"forward": None, "dgrad": [True, False, False], "wgrad": [False, True, False]}
-    keys = [f"dwconv7x7-{batch}x{s}x{s}x{c}-{which}-{precision}" for s, c in stages for which in passes]
-    provider = "cudnn" if scale.device == "cuda" else "aten"
-
-    def one(side: int, c: int, name: str, output_mask: list[bool] | None) -> Row:
-        work = op_work("sparse_dwconv", batch * side * side, c, dtype.itemsize, backward=False)
-        sets = 1 if scale.dry else max(2, min(8, round(256e6 / work.bytes)))
-
-        def plane() -> Tensor:
-            x = torch.randn(batch, c, side, side, device=scale.device).to(dtype)
-            return x.contiguous(memory_format=torch.channels_last)
-
-        xs, gs = [plane() for _ in range(sets)], [plane() for _ in range(sets)]
-        weight = (torch.randn(c, 1, 7, 7, device=scale.device) / 7).to(dtype)
-
-        def call(x: Tensor, g: Tensor, w: Tensor) -> Tensor:
-            if output_mask is None:
-                return torch.nn.functional.conv2d(x, w, padding=3, groups=c)
-            found = torch.ops.aten.convolution_backward(
-                g, x, w, [c], [1, 1], [3, 3], [1, 1], False, [0, 0], c, output_mask
-            )
-            return found[0] if output_mask[0] else found[1]
-
-        with torch.inference_mode():
-            expected = call(xs[0].double(), gs[0].double(), weight.double())
-            with _check.poisoned(scale.device):
-                error = _check.difference([call(xs[0], gs[0], weight)], [expected])
-
-            def run(i: int) -> Tensor:
-                return call(xs[i % sets], gs[i % sets], weight)
-
-            effort = scale.effort(OPS)
-            limits = {"warmup": effort.warmup, "round_seconds": effort.round_seconds, "max_seconds": effort.max_seconds}
-            timing = interleaved({"it": run}, watch=watch_for(scale.device), rounds=effort.rounds, **limits)["it"]
-            if not isinstance(timing, Timing):
-                raise timing
-            row: Row = {"name": name, "provider": provider, "status": "ok", "max_relative_error": error.max_relative}
-            row["gb_per_s"] = significant(work.bytes / timing.median / 1e9)
-            row["roofline_share"] = significant(ceilings(scale.device, dtype).floor(work) / timing.median)
-            peak = peak_memory(run, scale.device)
-            return row | timing.milliseconds() | ({} if peak is None else {"peak_mib": round(peak / 2**20, 1)})
-
-    def rows() -> list[Row]:
-        found, names = [], iter(keys)
-        for side, c in stages:
-            for output_mask in passes.values():
-                name = next(names)
-                try:
-                    found.append(one(side, c, name, output_mask))
-                except Exception as error:
-                    found.append({"name": name, "provider": provider, "status": "failed", "reason": one_line(error)})
-        return found
-
-    return Task(tuple(f"{name} / {provider}" for name in keys), 0.0 if scale.dry else 12.0, rows)
+    batch = 1 if scale.dry else 128
+    keys, run = depthwise_rows(stages, batch, precision, scale.device, scale.effort(DEPTHWISE))
+    return Task(tuple(keys), 0.0 if scale.dry else 25.0, run)
 
 
 def model(scale: Scale, size: str, precision: str, backward: bool, batch: int | None = None) -> ModelCase:

@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
+BACKENDS = ["cuda", "triton"]
 SMALL = {"depths": [1, 1, 2, 1], "dims": [8, 16, 24, 40]}
 
 
@@ -47,16 +48,19 @@ def compare(exact, got, dtype, backend, **extra):
         assert error <= 16 * torch.finfo(dtype).eps, f"{name}: {error:.2e}"
 
 
-@pytest.mark.parametrize("backend", ["auto", "triton"])
+def skip_unless_it_runs(problem, dtype, backend):
+    reasons = dispatch.explain_spec(on_device(problem, dtype).spec()).reasons.get(backend)
+    if reasons:
+        pytest.skip("; ".join(reasons))
+
+
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("op", "kind"), [(op, kind) for op in ALL_OPS for kind in kinds(op)])
 def test_ops(op, kind, dtype, backend):
     problem = make(op, 2, 6, 5, 24, kind)
-    got = on_device(problem, dtype)
-    reasons = dispatch.explain_spec(got.spec(), None).reasons.get(backend)
-    if reasons:
-        pytest.skip("; ".join(reasons))
-    compare(problem.to(torch.float64), got, dtype, backend)
+    skip_unless_it_runs(problem, dtype, backend)
+    compare(problem.to(torch.float64), on_device(problem, dtype), dtype, backend)
 
 
 @pytest.mark.parametrize("tma", [False, True], ids=["pointers", "tma"])
@@ -78,22 +82,23 @@ def test_mlp_grn_strategies(strategy, c, tma):
     ("n", "size", "c"), [(2, 56, 96), (3, 28, 160), (2, 14, 384), (2, 7, 768), (2, 1, 768), (1, 61, 41), (1, 64, 96)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_triton_depthwise_at_the_models_sizes(n, size, c, dtype):
-    """Strips that sweep whole planes."""
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_depthwise_at_the_models_sizes(backend, n, size, c, dtype):
+    """Strips and tiles of whole planes."""
     problem = make("dwconv_layer_norm", n, size, size, c)
-    compare(problem.to(torch.float64), problem.to(dtype, device="cuda"), dtype, "triton")
+    skip_unless_it_runs(problem, dtype, backend)
+    compare(problem.to(torch.float64), problem.to(dtype, device="cuda"), dtype, backend)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("op", ALL_OPS)
-def test_triton_gives_the_same_bits_again(op):
+def test_the_same_bits_again(op, backend):
     problem = make(op, 3, 14, 14, 96)
-    why = dispatch.explain_spec(on_device(problem, torch.bfloat16).spec()).reasons["triton"]
-    if why:
-        pytest.skip("; ".join(why))
+    skip_unless_it_runs(problem, torch.bfloat16, backend)
     results = []
     for _ in range(3):
         p = on_device(problem, torch.bfloat16)
-        y = p.public(backend="triton")
+        y = p.public(backend=backend)
         y.backward(torch.ones_like(y))
         results.append([y, *(t.grad for t in p.tensors.values())])
     for again in results[1:]:
@@ -116,7 +121,17 @@ def test_models():
     assert abs(ours - loss) <= 1e-4 * loss
 
 
-def test_a_pretraining_step_never_waits_for_the_device():
+@pytest.fixture(params=["auto", *BACKENDS])
+def on_backend(request):
+    """Every op that has this backend runs on it."""
+    missing = dispatch.backends().get(request.param)
+    if missing:
+        pytest.skip("; ".join(missing))
+    with cf.use_backend(request.param):
+        yield
+
+
+def test_a_pretraining_step_never_waits_for_the_device(on_backend):
     mae = small_mae().cuda()
     x = torch.randn(2, 3, 64, 64, device="cuda")
     mae(x)[0].backward()
@@ -127,7 +142,7 @@ def test_a_pretraining_step_never_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_memory_returns_to_its_start_after_50_steps():
+def test_memory_returns_to_its_start_after_50_steps(on_backend):
     mae = small_mae().cuda()
     x = torch.randn(2, 3, 64, 64, device="cuda")
 
@@ -140,3 +155,20 @@ def test_memory_returns_to_its_start_after_50_steps():
     for _ in range(50):
         step()
     assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_captured_block_replays(backend):
+    """A whole block in a CUDA graph: no allocation outside the pool, no wait, the same values."""
+    if dispatch.backends()[backend]:
+        pytest.skip("; ".join(dispatch.backends()[backend]))
+    block = cf.models.convnextv2.Block(40).cuda().to(torch.bfloat16).eval()
+    x = torch.randn(2, 40, 14, 14, device="cuda", dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), cf.use_backend(backend):
+        want = block(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = block(x)
+        y.zero_()
+        graph.replay()
+    assert torch.equal(y, want)

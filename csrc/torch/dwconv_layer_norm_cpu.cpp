@@ -20,9 +20,9 @@ struct DwconvLayerNormCall {
 
 // Refuses what the kernels cannot run, allocates the outputs and fills in the parameters.
 // `x` [N * H * W, C], `kernel` [49, C], `bias`, `ln_weight`, `ln_bias` [C]; `train` asks for z.
-DwconvLayerNormCall prepare(const char* op, const Tensor& x, const Tensor& kernel,
-                                                     const std::optional<Tensor>& bias, const Tensor& ln_weight,
-                                                     const Tensor& ln_bias, double eps, int64_t h, int64_t w, bool sparse, bool train) {
+DwconvLayerNormCall prepare(const char* op, const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias,
+                            const Tensor& ln_weight, const Tensor& ln_bias, double eps, int64_t h, int64_t w,
+                            bool sparse, bool train) {
   const auto need = [&](bool ok, const char* wants) {
     if (ok) return;
     refuse(op, wants, describe("x", x), describe("kernel", kernel), describe("bias", bias),

@@ -51,8 +51,7 @@ std::tuple<Tensor, Tensor, Tensor> grn_bwd(const Tensor& dy, const Tensor& x, co
   Tensor partial = floats(x, {2, splits, count, c}), sums = floats(x, {2, count, c});
   Tensor scale = floats(x, {count, c}), factor = floats(x, {count, c}), shares = floats(x, {count, c});
   const int64_t all = count * c;
-  check_cuda(
-      launch_grn_products(shape, dy.const_data_ptr(), x.const_data_ptr(), float_data(partial), scope.stream()));
+  check_cuda(launch_grn_products(shape, dy.const_data_ptr(), x.const_data_ptr(), float_data(partial), scope.stream()));
   for (int i = 0; i < 2; ++i)
     check_cuda(launch_sum_partials(float_data(partial) + i * splits * all, float_data(sums) + i * all, splits, all,
                                    scope.stream()));

@@ -30,15 +30,9 @@ Tensor layer_norm_fwd(const Tensor& x, const Tensor& weight, const Tensor& bias,
       bias.scalar_type() != weight.scalar_type())
     refuse("layer_norm_fwd", "bias must be like weight", describe("weight", weight), describe("bias", bias));
   Tensor y = new_contiguous(x);
-  const LayerNormForward p{x.const_data_ptr(),
-                           weight.const_data_ptr(),
-                           bias.const_data_ptr(),
-                           y.mutable_data_ptr(),
-                           x.size(0),
-                           x.size(1),
-                           static_cast<float>(eps),
-                           *dtype_of(x),
-                           *dtype_of(weight)};
+  const LayerNormForward p{
+      x.const_data_ptr(), weight.const_data_ptr(), bias.const_data_ptr(), y.mutable_data_ptr(), x.size(0),
+      x.size(1),          static_cast<float>(eps), *dtype_of(x),          *dtype_of(weight)};
   const CudaScope scope(x);
   check_cuda(launch_layer_norm_forward(p, scope.stream()));
   return y;
@@ -51,24 +45,17 @@ std::tuple<Tensor, Tensor> layer_norm_bwd(const Tensor& dy, const Tensor& x, con
     refuse("layer_norm_bwd", "dy must be like x", describe("dy", dy), describe("x", x));
   Tensor dx = new_contiguous(x);
   Tensor dparams = torch::stable::new_empty(x, {2, x.size(1)}, ScalarType::Float);
-  LayerNormBackward p{dy.const_data_ptr(),
-                      x.const_data_ptr(),
-                      weight.const_data_ptr(),
-                      dx.mutable_data_ptr(),
-                      nullptr,
-                      x.size(0),
-                      x.size(1),
-                      static_cast<float>(eps),
-                      *dtype_of(x),
-                      *dtype_of(weight)};
+  LayerNormBackward p{
+      dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(), dx.mutable_data_ptr(), nullptr,
+      x.size(0),           x.size(1),          static_cast<float>(eps), *dtype_of(x),          *dtype_of(weight)};
   const CudaScope scope(x);
   int64_t blocks = 0;
   check_cuda(layer_norm_backward_blocks(p, &blocks));
   Tensor partial = torch::stable::new_empty(x, {blocks, 2, p.c}, ScalarType::Float);
   p.partial = static_cast<float*>(partial.mutable_data_ptr());
   check_cuda(launch_layer_norm_backward(p, blocks, scope.stream()));
-  check_cuda(launch_sum_partials(p.partial, static_cast<float*>(dparams.mutable_data_ptr()), blocks, 2 * p.c,
-                                 scope.stream()));
+  check_cuda(
+      launch_sum_partials(p.partial, static_cast<float*>(dparams.mutable_data_ptr()), blocks, 2 * p.c, scope.stream()));
   return {std::move(dx), std::move(dparams)};
 }
 

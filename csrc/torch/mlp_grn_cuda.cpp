@@ -128,9 +128,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_bwd(const Tensor& dg,
   for (int i = 0; i < 2; ++i)
     check_cuda(launch_sum_partials(float_data(partial) + i * splits * all, float_data(sums) + i * all, splits, all,
                                    scope.stream()));
-  check_cuda(launch_grn_grad(count, k, float_data(sums), of_groups(op, "norm", groups, k, norm),
-                             gamma.const_data_ptr(), gamma_dtype, static_cast<float>(eps), float_data(scale),
-                             float_data(factor), float_data(shares), scope.stream()));
+  check_cuda(launch_grn_grad(count, k, float_data(sums), of_groups(op, "norm", groups, k, norm), gamma.const_data_ptr(),
+                             gamma_dtype, static_cast<float>(eps), float_data(scale), float_data(factor),
+                             float_data(shares), scope.stream()));
   const MlpBackward p{dg.const_data_ptr(),
                       h.const_data_ptr(),
                       b1.const_data_ptr(),

@@ -7,7 +7,8 @@
 namespace cnv2 {
 namespace {
 
-// Refuses what the kernels cannot run. `rows`, `height`, `width`, `k`: as convnextv2_fast/ops/patch_conv/gather.py says.
+// Refuses what the kernels cannot run. `rows`, `height`, `width`, `k`: as convnextv2_fast/ops/patch_conv/gather.py
+// says.
 PatchBlocks blocks_of(const char* op, const Tensor& x, const std::optional<Tensor>& table, int64_t rows, int64_t height,
                       int64_t width, int64_t k) {
   const auto need = [&](bool ok, const char* wants) {
@@ -16,8 +17,8 @@ PatchBlocks blocks_of(const char* op, const Tensor& x, const std::optional<Tenso
   need(x.dim() == 2 && x.is_contiguous(), "x must be contiguous rows");
   need(dtype_of(x).has_value(), "x must be float32, bfloat16 or float16");
   need(k >= 1 && height >= 1 && width >= 1 && height < (1 << 30) && width < (1 << 30), "k, H and W must be positive");
-  PatchBlocks b{nullptr, BlockTable::kNone, rows, static_cast<int>(height), static_cast<int>(width),
-                static_cast<int>(k)};
+  PatchBlocks b{
+      nullptr, BlockTable::kNone, rows, static_cast<int>(height), static_cast<int>(width), static_cast<int>(k)};
   if (!table.has_value()) {
     need(rows == 0 || (height >= k && width >= k), "H and W must be at least k");
     return b;
@@ -51,10 +52,10 @@ Tensor patch_conv_gather(const Tensor& x, const std::optional<Tensor>& weight, c
   if (!fits(weight) || !fits(bias) || c > kLayerNormWidest)
     refuse(op, "norm_weight and norm_bias must be contiguous [C] of one dtype, x's or float32, C at most 12288",
            describe("x", x), describe("norm_weight", weight), describe("norm_bias", bias));
-  check_cuda(launch_patch_gather_norm({x.const_data_ptr(), weight->const_data_ptr(), bias->const_data_ptr(),
-                                       out.mutable_data_ptr(), blocks, c, static_cast<float>(eps), *dtype_of(x),
-                                       *dtype_of(*weight)},
-                                      scope.stream()));
+  check_cuda(launch_patch_gather_norm(
+      {x.const_data_ptr(), weight->const_data_ptr(), bias->const_data_ptr(), out.mutable_data_ptr(), blocks, c,
+       static_cast<float>(eps), *dtype_of(x), *dtype_of(*weight)},
+      scope.stream()));
   return out;
 }
 

@@ -1,7 +1,7 @@
 // The gradients of the depthwise convolution's input, taps and bias in one pass over dy and x. At one site of the input
-// both gradients want the same window of dy: dx sums it times the taps, and each tap's gradient sums it times x. A block
-// takes a chunk of the channels through its share of the tiles, keeps the taps' gradients in registers, and adds up its
-// threads' at the end.
+// both gradients want the same window of dy: dx sums it times the taps, and each tap's gradient sums it times x. A
+// block takes a chunk of the channels through its share of the tiles, keeps the taps' gradients in registers, and adds
+// up its threads' at the end.
 #pragma once
 
 #include "cnv2/cuda_dwconv.cuh"
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
 
   // [gradient][slot][channel], then over the slots in order.
   float* const sums = reinterpret_cast<float*>(shared);
-  const auto put = [&](int gradient, const float(&v)[2]) {
+  const auto put = [&](int gradient, const float (&v)[2]) {
     store_vector<2>(sums + (gradient * kSlots + slot) * kChannels + pair, v);
   };
 #pragma unroll

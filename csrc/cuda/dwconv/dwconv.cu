@@ -24,7 +24,8 @@ cudaError_t launch_dwconv_then_layer_norm(const DwconvForward& p, int64_t rows, 
   bool fused = false;
   const cudaError_t error = launch_dwconv_forward(convolution, stream, &fused);
   if (error != cudaSuccess) return error;
-  return launch_layer_norm_forward({p.z, p.ln_weight, p.ln_bias, p.y, rows, p.c, p.eps, p.dtype, p.param_dtype}, stream);
+  return launch_layer_norm_forward({p.z, p.ln_weight, p.ln_bias, p.y, rows, p.c, p.eps, p.dtype, p.param_dtype},
+                                   stream);
 }
 
 cudaError_t dwconv_backward_blocks(const DwconvBackward& p, int64_t* blocks) {

@@ -6,8 +6,8 @@
 
 namespace cnv2 {
 
-// Enqueues one call on `stream` of the current device. Returns the launch's error. With LayerNorm, `*fused` says whether
-// a kernel could hold all channels; if not, nothing was enqueued.
+// Enqueues one call on `stream` of the current device. Returns the launch's error. With LayerNorm, `*fused` says
+// whether a kernel could hold all channels; if not, nothing was enqueued.
 cudaError_t launch_dwconv_forward(const DwconvForward& params, cudaStream_t stream, bool* fused);
 
 // The same in two kernels, with z, which must be given, between them. `rows`: T.

@@ -1,6 +1,7 @@
-// The depthwise convolution of a tile with all its channels, then LayerNorm; or, without LayerNorm, of one chunk of them.
-// Chunk after chunk, the window of the inputs comes to shared memory (the next one's copy runs meanwhile), threads convolve
-// strips of it and leave the results in shared memory; a few lanes then normalise each row of results and write it.
+// The depthwise convolution of a tile with all its channels, then LayerNorm; or, without LayerNorm, of one chunk of
+// them. Chunk after chunk, the window of the inputs comes to shared memory (the next one's copy runs meanwhile),
+// threads convolve strips of it and leave the results in shared memory; a few lanes then normalise each row of results
+// and write it.
 #pragma once
 
 #include "cnv2/cuda_dwconv.cuh"

@@ -6,13 +6,13 @@
 
 namespace cnv2 {
 
-// What a choice would be like on the device: larger is better. No timing has gone into it: it weighs, in this order, how
-// many threads have work at a time, the outputs that a tile computes beyond the plane, the instructions per output, and
-// what tiles read twice.
+// What a choice would be like on the device: larger is better. No timing has gone into it: it weighs, in this order,
+// how many threads have work at a time, the outputs that a tile computes beyond the plane, the instructions per output,
+// and what tiles read twice.
 inline double dwconv_score(const DwconvTiling& t, const DwconvPlane& plane, const CudaDevice& device, int64_t bytes,
                            int items, int threads, double instructions) {
-  constexpr int64_t kReserved = 1024;      // of each block, by the system
-  constexpr double kEnough = 512;          // threads of a processor that hide its latencies, with their parallel sums
+  constexpr int64_t kReserved = 1024;        // of each block, by the system
+  constexpr double kEnough = 512;            // threads of a processor that hide its latencies, with their parallel sums
   constexpr int64_t kRegisterThreads = 512;  // threads of 128 registers that fit a processor
   if (bytes > device.shared_bytes) return 0.0;
   int64_t blocks = device.shared_bytes_per_processor / (bytes + kReserved);

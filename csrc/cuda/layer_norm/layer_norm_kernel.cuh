@@ -32,9 +32,9 @@ __global__ void __launch_bounds__(kLayerNormThreads)
   }
 }
 
-// Rows of at most kLayerNormHeld vectors a lane. The gradients of weight and bias stay in registers over a thread's rows;
-// x and dy are kept as they lie in memory, which takes half the registers. Shared memory: weight, then the threads' sums
-// [groups, 2, C].
+// Rows of at most kLayerNormHeld vectors a lane. The gradients of weight and bias stay in registers over a thread's
+// rows; x and dy are kept as they lie in memory, which takes half the registers. Shared memory: weight, then the
+// threads' sums [groups, 2, C].
 template <class T, int kVector>
 __global__ void __launch_bounds__(kLayerNormThreads, 2)
     layer_norm_backward_kernel(const LayerNormBackward p, const int lanes) {

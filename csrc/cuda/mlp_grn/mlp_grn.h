@@ -14,10 +14,10 @@ cudaError_t launch_mlp_products(const GrnShape& shape, const void* dg, const voi
                                 float* partial, cudaStream_t stream);
 
 struct MlpBackward {
-  const void* dg;  // [T, columns] dtype: gradient of GRN's result
-  const void* h;   // [T, columns] dtype
-  const void* b1;  // [columns] b1_dtype
-  const void* beta;  // [columns] beta_dtype
+  const void* dg;       // [T, columns] dtype: gradient of GRN's result
+  const void* h;        // [T, columns] dtype
+  const void* b1;       // [columns] b1_dtype
+  const void* beta;     // [columns] beta_dtype
   const float* scale;   // [groups, columns]
   const float* factor;  // [groups, columns]
   void* dh;             // [T, columns] dtype: gradient of h
@@ -32,12 +32,12 @@ cudaError_t launch_mlp_scale_weight(int64_t groups, int64_t c_out, int64_t colum
                                     const float* scale, void* out, cudaStream_t stream);
 
 struct MlpFinish {
-  const void* y;           // [T, columns] dtype
-  const void* bias;        // [columns] bias_dtype
-  const float* row_scale;  // [R], each for T / R adjacent rows, or null
-  const void* residual;    // [T, columns] out_dtype, or null
-  void* out;               // [T, columns] out_dtype
-  int64_t rows, columns, runs;  // runs: R, 1 without row_scale
+  const void* y;                       // [T, columns] dtype
+  const void* bias;                    // [columns] bias_dtype
+  const float* row_scale;              // [R], each for T / R adjacent rows, or null
+  const void* residual;                // [T, columns] out_dtype, or null
+  void* out;                           // [T, columns] out_dtype
+  int64_t rows, columns, runs;         // runs: R, 1 without row_scale
   DType dtype, bias_dtype, out_dtype;  // out_dtype: dtype, or kFloat32
   bool aligned;
 };

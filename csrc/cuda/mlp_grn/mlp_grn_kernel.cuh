@@ -1,5 +1,5 @@
-// What surrounds mlp_grn's matrix products: bias, GELU and the groups' sums on the way in, scale on the way out, and their
-// gradients. The activations are computed again from h in each pass, rounded as the forward stored them.
+// What surrounds mlp_grn's matrix products: bias, GELU and the groups' sums on the way in, scale on the way out, and
+// their gradients. The activations are computed again from h in each pass, rounded as the forward stored them.
 #pragma once
 
 #include "cnv2/cuda_gelu.cuh"

@@ -6,8 +6,8 @@
 
 namespace cnv2 {
 
-// Where the k x k source rows of each result row lie: in image order, at the sites that `table` names, or, one by one, as
-// `table` says (-1: none, zeros).
+// Where the k x k source rows of each result row lie: in image order, at the sites that `table` names, or, one by one,
+// as `table` says (-1: none, zeros).
 enum class BlockTable : int { kNone = 0, kSites = 1, kChildren = 2 };
 
 struct PatchBlocks {

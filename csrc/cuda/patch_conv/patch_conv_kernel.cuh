@@ -1,5 +1,5 @@
-// Gathers the k x k source rows of each result row side by side, or puts them back. What lies together in the image, k rows
-// of an image or one row from a table, moves as one run of words, a thread each.
+// Gathers the k x k source rows of each result row side by side, or puts them back. What lies together in the image, k
+// rows of an image or one row from a table, moves as one run of words, a thread each.
 #pragma once
 
 #include "cnv2/cuda_launch.cuh"
@@ -21,8 +21,8 @@ __device__ inline int64_t source_row(const PatchBlocks& b, int64_t t, int ky, in
   return (int64_t{n} * b.height + y) * b.width + x;
 }
 
-// A block takes `together` result rows at a time, of `words` words each, in runs of `run`: k source rows where the image
-// holds them side by side, else one. Words have a power of 2 of bytes.
+// A block takes `together` result rows at a time, of `words` words each, in runs of `run`: k source rows where the
+// image holds them side by side, else one. Words have a power of 2 of bytes.
 template <class Word, bool kScatter>
 __global__ void __launch_bounds__(kPatchThreads)
     patch_copy_kernel(const PatchCopy p, const int together, const int words, const int run) {

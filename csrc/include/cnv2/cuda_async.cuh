@@ -25,7 +25,8 @@ __device__ inline void commit_copies() {
 #endif
 }
 
-// Waits until at most the kPending latest groups of this thread are under way. Other threads' copies need a barrier after.
+// Waits until at most the kPending latest groups of this thread are under way. Other threads' copies need a barrier
+// after.
 template <int kPending>
 __device__ inline void wait_for_copies() {
 #ifdef CNV2_CUDA_EMULATION

@@ -13,20 +13,20 @@ constexpr int kSide = 7, kHalo = 3, kTapCount = kSide * kSide;
 
 // How a plane is cut into tiles, and a block's shared memory into pieces; chosen by the launchers.
 struct DwconvTiling {
-  int rows, columns;      // of the outputs of a tile
-  int pitch;              // columns of a window in shared memory; odd, so that neighbouring rows lie in other banks
-  int tiles_x, tiles_y;   // of a plane
-  int chunks;             // of the channels
-  int stages;             // windows in shared memory: 2 let copies run beside the computation
-  bool aligned;           // whether the activations' rows are made of 16-byte vectors
-  bool taps_aligned;      // and those of the taps
-  int z_pitch;            // elements of a staged row of results
-  int lanes;              // that normalise one row together, a power of 2
+  int rows, columns;     // of the outputs of a tile
+  int pitch;             // columns of a window in shared memory; odd, so that neighbouring rows lie in other banks
+  int tiles_x, tiles_y;  // of a plane
+  int chunks;            // of the channels
+  int stages;            // windows in shared memory: 2 let copies run beside the computation
+  bool aligned;          // whether the activations' rows are made of 16-byte vectors
+  bool taps_aligned;     // and those of the taps
+  int z_pitch;           // elements of a staged row of results
+  int lanes;             // that normalise one row together, a power of 2
 };
 
 struct Tile {
-  int64_t origin;  // flat index of site (n, 0, 0)
-  int y, x;        // of its first output
+  int64_t origin;     // flat index of site (n, 0, 0)
+  int y, x;           // of its first output
   int rows, columns;  // inside the plane
 };
 
@@ -98,8 +98,8 @@ __device__ inline void load_taps(float* to, const float* from, bool flipped, boo
   }
 }
 
-// Adds the convolution at kRows x kStrip outputs of one pair of channels. `in`: the pair at the first output's window in
-// shared memory; `taps`: the pair's first tap. Each input is loaded once for all kRows rows.
+// Adds the convolution at kRows x kStrip outputs of one pair of channels. `in`: the pair at the first output's window
+// in shared memory; `taps`: the pair's first tap. Each input is loaded once for all kRows rows.
 template <class T, int kChannels, int kStrip, int kRows>
 __device__ __forceinline__ void convolve_strip(const T* in, int pitch, const float* taps,
                                                float (&acc)[kRows][kStrip][2]) {
@@ -134,8 +134,9 @@ __device__ __forceinline__ void convolve_strip(const T* in, int pitch, const flo
   }
 }
 
-// A bit for each strip of kStrip x kRows sites of the tile that holds an active one; the same for all threads of a warp.
-// Strips count rows first: strip s is at row s % strips_y * kRows, column s / strips_y * kStrip. At most 32 strips.
+// A bit for each strip of kStrip x kRows sites of the tile that holds an active one; the same for all threads of a
+// warp. Strips count rows first: strip s is at row s % strips_y * kRows, column s / strips_y * kStrip. At most 32
+// strips.
 template <int kStrip, int kRows>
 __device__ inline unsigned active_strips(const DwconvPlane& plane, const DwconvTiling& t, const Tile& tile) {
   const int strips_y = t.rows / kRows, strips = strips_y * (t.columns / kStrip);

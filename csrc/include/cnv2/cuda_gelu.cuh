@@ -1,6 +1,6 @@
-// The exact GELU, x Phi(x), accurate to the dtype. Half precision takes, for the left tail, Phi(-z) = exp(-z^2 / 2) t q(t),
-// t = 1 / (1 + p z): a rational-exponential form as in Hastings (1955; Abramowitz and Stegun 7.1.26) whose coefficients
-// were fitted for the smallest relative error of Phi. float32 takes erff.
+// The exact GELU, x Phi(x), accurate to the dtype. Half precision takes, for the left tail, Phi(-z) = exp(-z^2 / 2) t
+// q(t), t = 1 / (1 + p z): a rational-exponential form as in Hastings (1955; Abramowitz and Stegun 7.1.26) whose
+// coefficients were fitted for the smallest relative error of Phi. float32 takes erff.
 #pragma once
 
 #include "cnv2/cuda_dtype.cuh"

@@ -1,5 +1,5 @@
-// How a block walks down some rows of a group: a few lanes side by side take a row in vectors of columns, the others the
-// rows below. What belongs to a column (parameters, sums) stays in a thread's registers.
+// How a block walks down some rows of a group: a few lanes side by side take a row in vectors of columns, the others
+// the rows below. What belongs to a column (parameters, sums) stays in a thread's registers.
 #pragma once
 
 #include "cnv2/cuda_launch.cuh"
@@ -42,7 +42,8 @@ struct GroupWalk {
   int lanes, line, lines, columns;
   bool inside;  // whether the thread has columns
 
-  __device__ GroupWalk(const RowGroups& groups, const GroupTiling& t, int columns_) : lanes(t.lanes), columns(columns_) {
+  __device__ GroupWalk(const RowGroups& groups, const GroupTiling& t, int columns_)
+      : lanes(t.lanes), columns(columns_) {
     const unsigned number = blockIdx.x / t.splits, split = blockIdx.x % t.splits;
     group = number;
     const int64_t first = groups.offsets != nullptr ? groups.offsets[number] : group * groups.rows_per_group;

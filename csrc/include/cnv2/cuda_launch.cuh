@@ -6,8 +6,8 @@
 #include "cnv2/cuda_api.h"
 #include "cnv2/dtype.h"
 
-// `CNV2_SHARED(name);` in a kernel: its dynamic shared memory, as unsigned char*, aligned to 16 bytes. There is no other:
-// the emulation fills it with poison for each block and guards its ends.
+// `CNV2_SHARED(name);` in a kernel: its dynamic shared memory, as unsigned char*, aligned to 16 bytes. There is no
+// other: the emulation fills it with poison for each block and guards its ends.
 #ifdef CNV2_CUDA_EMULATION
 #define CNV2_SHARED(name) unsigned char* const name = cuda_emulation::shared_memory()
 #else
@@ -31,7 +31,7 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, unsigned threads, int64_t sh
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, threads, static_cast<size_t>(shared_bytes), stream>>>(args...);
+  kernel<<<grid, threads, static_cast<size_t>(shared_bytes), stream> > >(args...);
   return cudaGetLastError();
 #endif
 }

@@ -11,9 +11,9 @@ __device__ inline float lanes_sum(float value, int lanes) {
   return value;
 }
 
-// Normalises `row` [c] in shared memory into `y`, and copies it to `z` if that is not null; `live`: whether there is one.
-// Vectors of kVector elements; with kHeld > 0 each lane keeps its vectors, at most kHeld, in registers, else it reads
-// them three times. Two passes: the mean, then the squares of what differs from it.
+// Normalises `row` [c] in shared memory into `y`, and copies it to `z` if that is not null; `live`: whether there is
+// one. Vectors of kVector elements; with kHeld > 0 each lane keeps its vectors, at most kHeld, in registers, else it
+// reads them three times. Two passes: the mean, then the squares of what differs from it.
 template <int kVector, int kHeld, class T>
 __device__ inline void normalise_row(const T* row, const float* weight, const float* bias, T* y, T* z, int c, float eps,
                                      int lane, int lanes, bool live) {
@@ -33,19 +33,19 @@ __device__ inline void normalise_row(const T* row, const float* weight, const fl
     }
   };
   float sum = 0.0f;
-  each([&](int at, float(&v)[kVector]) {
+  each([&](int at, float (&v)[kVector]) {
     if constexpr (kHeld > 0) load_vector<kVector>(row + at * kVector, v);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) sum += v[i];
   });
   const float mean = lanes_sum(sum, lanes) / static_cast<float>(c);
   float squares = 0.0f;
-  each([&](int, float(&v)[kVector]) {
+  each([&](int, float (&v)[kVector]) {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) squares = fmaf(v[i] - mean, v[i] - mean, squares);
   });
   const float rstd = 1.0f / sqrtf(lanes_sum(squares, lanes) / static_cast<float>(c) + eps);
-  each([&](int at, float(&v)[kVector]) {
+  each([&](int at, float (&v)[kVector]) {
     if (z != nullptr) store_vector<kVector>(z + at * kVector, v);
     float out[kVector];
 #pragma unroll
