@@ -6,9 +6,7 @@ python -m tests.cuda_emulation.building [plain | sanitized]
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +15,9 @@ from pathlib import Path
 
 import torch
 
+from tests.compile_cache import ROOT, compile_once, run
 from tests.native.cxx import COMPILER
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 FLAVOURS = {
     "plain": ("-O1",),
@@ -35,34 +33,10 @@ FLAGS = (
 )
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[-3:])}\n{done.stderr[-6000:]}")
-
-
-def _depends(file: Path) -> list[Path]:
-    """The files that an object was made from, by the compiler's own list."""
-    text = file.read_text().replace("\\\n", " ").partition(":")[2]
-    return [Path(name) for name in text.split() if "site-packages" not in name and not name.startswith("/usr")]
-
-
-def _stamp(paths: list[Path], flags: tuple[str, ...]) -> str:
-    known = hashlib.sha256(repr((flags, torch.__version__)).encode())
-    for path in sorted(paths):
-        known.update(path.read_bytes() if path.exists() else b"gone")
-    return known.hexdigest()
-
-
 def _compile(source: Path, folder: Path, flags: tuple[str, ...]) -> Path:
-    made = folder / f"{source.parent.name}.{source.name}.o"
-    depends, stamp = made.with_suffix(".d"), made.with_suffix(".stamp")
-    if made.exists() and depends.exists() and stamp.exists() and stamp.read_text() == _stamp(_depends(depends), flags):
-        return made
     assert COMPILER is not None
-    _run([COMPILER, *flags, "-MMD", "-MF", str(depends), "-x", "c++", "-c", str(source), "-o", str(made)])
-    stamp.write_text(_stamp(_depends(depends), flags))
-    return made
+    made = folder / f"{source.parent.name}.{source.name}.o"
+    return compile_once([COMPILER, *flags, "-x", "c++", "-c", str(source)], made, torch.__version__)
 
 
 @contextmanager
@@ -85,7 +59,7 @@ def build(flavour: str = "plain") -> Path:
         library = folder / "_C_emulated.so"
         assert COMPILER is not None
         made = ("-shared", *map(str, objects), str(TORCH / "lib/libtorch_cpu.so"), "-o", str(library))
-        _run([COMPILER, *FLAVOURS[flavour], *made])
+        run([COMPILER, *FLAVOURS[flavour], *made])
     return library
 
 
@@ -95,7 +69,7 @@ def build_check(flavour: str = "plain", *flags: str) -> Path:
         made = _compile(HERE / "emulator_check.cpp", folder, (*FLAGS, *FLAVOURS[flavour], *flags))
         program = folder / "check"
         assert COMPILER is not None
-        _run([COMPILER, *FLAVOURS[flavour], str(made), "-o", str(program)])
+        run([COMPILER, *FLAVOURS[flavour], str(made), "-o", str(program)])
     return program
 
 

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kGroupThreads, 4)
 }
 
 // A block per group. Shared memory: the reduction's.
-inline __global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads)
     grn_scale_kernel(const int columns, const float* squares, const void* gamma, const DType param_dtype,
                      const float eps, float* norm, float* scale) {
   CNV2_SHARED(shared);
@@ -94,7 +94,7 @@ inline __global__ void __launch_bounds__(kGroupThreads)
     scale[base + c] = fmaf(load_param(gamma, param_dtype, c), norm[base + c] / denominator, 1.0f);
 }
 
-inline __global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads)
     grn_grad_kernel(const int columns, const float* products, const float* norm, const void* gamma,
                     const DType param_dtype, const float eps, float* scale, float* factor, float* dgamma) {
   CNV2_SHARED(shared);

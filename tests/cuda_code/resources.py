@@ -1,0 +1,72 @@
+"""Registers of every CUDA kernel on every architecture: the table `resources.tsv`. It holds no spills, as none may be.
+
+python -m tests.cuda_code.resources          compares with the table
+python -m tests.cuda_code.resources --write  writes it anew
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from .compiling import Usage, architectures, nvcc_version, usage
+
+TABLE = Path(__file__).with_name("resources.tsv")
+Found = Mapping[tuple[str, str], Usage]
+
+
+def read() -> tuple[str, dict[tuple[str, str], int]]:
+    """The version of nvcc that made the table, and its rows: (kernel, architecture) to registers."""
+    head, columns, *lines = TABLE.read_text().splitlines()
+    archs, rows = columns.split("\t")[1:], {}
+    for line in lines:
+        kernel, *registers = line.split("\t")
+        rows |= {(kernel, arch): int(count) for arch, count in zip(archs, registers, strict=True)}
+    return head.removeprefix("# registers, nvcc "), rows
+
+
+def write(found: Found) -> None:
+    archs = architectures()
+    lines = [f"# registers, nvcc {nvcc_version()}", "\t".join(("kernel", *archs))]
+    for kernel in sorted({kernel for kernel, _ in found}):
+        lines.append("\t".join((kernel, *(str(found[kernel, arch].registers) for arch in archs))))
+    TABLE.write_text("\n".join(lines) + "\n")
+
+
+def faults(found: Found) -> list[str]:
+    """Spills, arrays in memory, shared memory that no launcher has chosen."""
+    bad = []
+    for (kernel, arch), u in sorted(found.items()):
+        if u.registers == 0:
+            bad.append(f"{kernel} {arch}: no report of its registers")
+        if u.spilled or u.stack:
+            bad.append(f"{kernel} {arch}: {u.spilled} bytes spilled, {u.stack} bytes of stack")
+        if u.static_shared:
+            bad.append(f"{kernel} {arch}: {u.static_shared} bytes of static shared memory; all of it is dynamic here")
+    return bad
+
+
+def differences(found: Found) -> list[str]:
+    """From the table, in the kernels that there are and, on the version of nvcc that made it, in registers."""
+    version, rows = read()
+    archs = set(architectures())
+    bad = [f"{kernel} {arch}: not in the table" for kernel, arch in sorted(found.keys() - rows.keys())]
+    gone = sorted((kernel, arch) for kernel, arch in rows.keys() - found.keys() if arch in archs)
+    bad += [f"{kernel} {arch}: in the table, but compiled no longer" for kernel, arch in gone]
+    if version == nvcc_version():
+        for key in sorted(found.keys() & rows.keys()):
+            if found[key].registers != rows[key]:
+                bad.append(f"{' '.join(key)}: {found[key].registers} registers, {rows[key]} in the table")
+    return bad
+
+
+if __name__ == "__main__":
+    result = usage(architectures())
+    problems = faults(result)
+    if "--write" not in sys.argv:
+        problems += differences(result)
+    elif not problems:
+        write(result)
+    print(*problems, f"{len(result)} rows, {len(problems)} faults", sep="\n")
+    sys.exit(bool(problems))
