@@ -49,12 +49,26 @@ __device__ inline void load_vector(const T* p, float (&out)[kCount]) {
   for (int i = 0; i < kCount; ++i) out[i] = load_float(&v.element[i]);
 }
 
+// 16 bytes go to global memory, in one store: of a plain assignment the compiler makes several where it likes to.
+template <class Word>
+__device__ inline void store_word(void* p, const Word& word) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(Word) == 16) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(word.x),
+                 "r"(word.y), "r"(word.z), "r"(word.w)
+                 : "memory");
+    return;
+  }
+#endif
+  *static_cast<Word*>(p) = word;
+}
+
 template <int kCount, class T>
 __device__ inline void store_vector(T* p, const float (&in)[kCount]) {
   Vector<T, kCount> v;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) store_float(&v.element[i], in[i]);
-  *reinterpret_cast<typename Vector<T, kCount>::Word*>(p) = v.word;
+  store_word(p, v.word);
 }
 
 // Element `i` of a parameter that is stored in `dtype`: one branch, the same for all threads.
