@@ -157,7 +157,7 @@ def test_an_interrupt_before_the_first_time(cli, monkeypatch):
     ("argv", "message"),
     [
         (["--backend", "triton"], "backend 'triton' cannot run float32 activations"),
-        (["--backend", "cuda"], "dwconv_layer_norm: backend 'cuda' cannot run float32 activations"),
+        (["--backend", "cuda"], "patch_conv: backend 'cuda' cannot run float32 activations"),
     ],
 )
 def test_a_backend_that_runs_nothing_gets_no_row_under_its_name(cli, argv, message):

@@ -40,7 +40,7 @@ def test_unknown_command(cli, argv):
         (("explain", "grn", "--shape", "1", "2", "3"), "argument --shape: expected 4 arguments"),
         (("explain", "grn", "--shape", "1", "2", "3", "0"), "'0' is no whole number from 1"),
         (("check", "--op", "conv"), "argument --op: invalid choice: 'conv'"),
-        (("check", "--backend", "cuda", "--op", "grn"), "no cuda implementation of grn exists yet"),
+        (("check", "--backend", "cpu", "--op", "grn"), "no cpu implementation of grn exists yet"),
         (("check", "--device", "cuda:77"), "device 'cuda:77': torch "),
         (("check", "--device", "cpu:1"), "device 'cpu:1': torch has one CPU device; say cpu"),
         (("check", "--device", "meta"), "device 'meta': only cpu and cuda devices"),
