@@ -96,7 +96,7 @@ gpu-report:
 	@"$(if $(PYTHON),$(PYTHON),python3)" -m benchmarks.gpu_report --out "$(OUT)" $(if $(COMMIT),--commit "$(COMMIT)") $(ARGS)
 
 PYTHON_SOURCES = benchmarks convnextv2_fast tests setup.py
-CXX_SOURCES = find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu'
+CXX_SOURCES = find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu'
 CLANG_FORMAT = "$(PY)" -c 'import clang_format, sys; sys.exit(clang_format.clang_format())'
 
 lint: venv
