@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tarfile
 from pathlib import Path
 
 from . import toolkit
-from .process import ROOT, run
+from .process import ROOT, Failure, run
 
 LEFT_OUT = (
     ".git",
@@ -76,9 +77,17 @@ def build_wheel(
         *(sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel"),
         *("--no-build-isolation", "--no-deps", "-v", *tag, "-w", out, "."),
         cwd=source,
+        check=False,
         drop=drop,
         **environment,
     )
+    if done.returncode != 0:
+        log = out / "build.log"
+        log.write_text(done.stdout + done.stderr)
+        # The compiler's message comes long before pip's and setuptools' last words.
+        lines = log.read_text().splitlines()
+        first = next((i for i, line in enumerate(lines) if re.search(r"\b(error|Error:?)\b", line)), len(lines) - 1)
+        raise Failure("\n".join([f"the build failed, see {log}", *lines[first : first + 12]]))
     (wheel,) = set(out.glob("*.whl")) - before
     return wheel, done.stdout + done.stderr
 

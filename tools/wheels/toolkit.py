@@ -56,8 +56,8 @@ def install(release: str, folder: Path) -> Path:
     major = int(release.partition(".")[0])
     if major < FIRST_ON_PYPI:
         raise Failure(
-            f"CUDA {release}: no nvcc of this release here, and PyPI has none before CUDA {FIRST_ON_PYPI} (its packages "
-            f"hold ptxas only). Install the toolkit and set CUDA_HOME, or build in a container that has it"
+            f"CUDA {release}: no nvcc of this release here, and PyPI has none before CUDA {FIRST_ON_PYPI}. "
+            "Install the toolkit and set CUDA_HOME, or build in a container that has it"
         )
     home = folder / "nvidia" / f"cu{major}"
     if release_of(home / "bin" / "nvcc") != release:
@@ -68,6 +68,8 @@ def install(release: str, folder: Path) -> Path:
         found = release_of(home / "bin" / "nvcc")
         if found != release:
             raise Failure(f"CUDA {release}: pip installed nvcc {found} into {home}")
+        # CMake's FindCUDAToolkit takes no toolkit without it, although only libcudart_static.a is linked.
+        (home / "lib" / "libcudart.so").symlink_to(f"libcudart.so.{major}")
     return home
 
 
