@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import elf
-from .process import Failure, run
+from .process import ROOT, Failure, run
 
 PACKAGE = "convnextv2_fast"
 MIB = 2**20
@@ -24,7 +24,7 @@ TARGET_ABI = "2.10"  # of torch; CNV2_TORCH_TARGET in cmake/torch.cmake
 LIBRARIES = {"": (), "cpu": ("_C_cpu.so",), "cu": ("_C_cpu.so", "_C_cuda.so")}
 NAME = re.compile(rf"{PACKAGE}-(?P<version>[^-+]+)(?:\+(?P<local>[^-]+))?-(?P<tag>[^-]+-[^-]+-[^-]+)\.whl")
 NATIVE_TAG = re.compile(r"py3-none-(linux|manylinux_\d+_\d+)_(x86_64|aarch64)")
-REQUIRED = ("__init__.py", "_version.py", "library.py", "py.typed", "ops/_triton/tiles.tsv")
+DATA = (".py", ".tsv", "py.typed")
 # Everything else is inside the library or is not there on some machine: the CUDA runtime is linked statically, and the
 # driver is found by it when a GPU is used.
 MAY_NEED = re.compile(
@@ -101,7 +101,8 @@ def check_version(wheel: Wheel) -> Iterator[str]:
 def check_contents(wheel: Wheel) -> Iterator[str]:
     names = set(wheel.archive.namelist())
     info = f"{PACKAGE}-{wheel.full_version}.dist-info"
-    wanted = {f"{PACKAGE}/{name}" for name in REQUIRED} | {f"{info}/{n}" for n in ("METADATA", "RECORD")}
+    wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("*") if path.name.endswith(DATA)}
+    wanted |= {f"{info}/{name}" for name in ("METADATA", "RECORD", "licenses/LICENSE")}
     for name in sorted(wanted - names):
         yield f"{name} is missing"
     for name in sorted(names):
