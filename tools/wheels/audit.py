@@ -23,7 +23,7 @@ LARGEST = 30 * MIB
 TARGET_ABI = "2.10"  # of torch; CNV2_TORCH_TARGET in cmake/torch.cmake
 LIBRARIES = {"": (), "cpu": ("_C_cpu.so",), "cu": ("_C_cpu.so", "_C_cuda.so")}
 NAME = re.compile(rf"{PACKAGE}-(?P<version>[^-+]+)(?:\+(?P<local>[^-]+))?-(?P<tag>[^-]+-[^-]+-[^-]+)\.whl")
-NATIVE_TAG = re.compile(r"py3-none-(linux|manylinux_\d+_\d+)_(x86_64|aarch64)")
+NATIVE_TAG = re.compile(r"py3-none-(linux|manylinux_2_28)_(x86_64|aarch64)")
 DATA = (".py", ".tsv", "py.typed")
 # Everything else is inside the library or is not there on some machine: the CUDA runtime is linked statically, and the
 # driver is found by it when a GPU is used.
@@ -33,8 +33,8 @@ MAY_NEED = re.compile(
 PYTHON_SYMBOL = re.compile(r"_?Py[A-Z_]")
 TORCH_CXX_SYMBOL = re.compile(r"_Z(NK?|TI|TIN|TV|TVN)?(2at|3c10|5torch)")
 CUDA_SYMBOL = re.compile(r"cu(da)?[A-Z]")
-# The newest versions in the libraries of AlmaLinux 8, on which manylinux_2_28 rests.
-MANYLINUX = {"manylinux_2_28": {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 25), "CXXABI": (1, 3, 11)}}
+# The newest versions that the policy of the tag allows (auditwheel has the same numbers).
+MANYLINUX = {"manylinux_2_28": {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11)}}
 
 
 @dataclass
@@ -78,7 +78,7 @@ def check_tag(wheel: Wheel) -> Iterator[str]:
     if wheel.kind not in LIBRARIES:
         yield f"local version {wheel.local!r} is none of: nothing, cpu, cu and digits"
     if wheel.local and not NATIVE_TAG.fullmatch(wheel.tag):
-        yield f"{wheel.tag}, where libraries want py3-none-linux or -manylinux, x86_64 or aarch64"
+        yield f"{wheel.tag}, where libraries want py3-none-linux or -manylinux_2_28, x86_64 or aarch64"
     if not wheel.local and wheel.tag != "py3-none-any":
         yield f"{wheel.tag}, where no local version means py3-none-any"
     recorded = email.message_from_string(wheel.metadata("WHEEL"))
