@@ -2,7 +2,7 @@
 #   PYTHON  interpreter that creates the environment (for gpu-report: that runs the report)
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 .DEFAULT_GOAL := help
-.PHONY: help venv build test bench gpu-report benchmarks-smoke lint format clean
+.PHONY: help venv build test bench gpu-report benchmarks-smoke wheels wheel-index check-abi lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -20,6 +20,9 @@ help:
 	@echo "make bench             parity and speed on four photographs          (ARGS=--save writes results)"
 	@echo "make benchmarks-smoke  every benchmark once, tiny"
 	@echo "make gpu-report        tests, sanitizer, measurements on a GPU       PYTHON=python3 OUT=directory"
+	@echo "make wheels            sdist and wheels into dist/, audited, tried    CUDA_VERSIONS='13.0 13.2' WHEELS='any cpu 13.0'"
+	@echo "make check-abi         a wheel of dist/ on other versions of torch   TORCH_VERSIONS='2.10.0 newest' (6 GB each)"
+	@echo "make wheel-index       pages that serve dist/ to pip                 INDEX=build/index"
 	@echo "make venv | build      the environment alone | and the package in it"
 	@echo "make lint | format     ruff and clang-format: check | rewrite"
 	@echo "make clean             what builds and tests leave behind (the environment stays)"
@@ -95,7 +98,25 @@ benchmarks-smoke: build
 gpu-report:
 	@"$(if $(PYTHON),$(PYTHON),python3)" -m benchmarks.gpu_report --out "$(OUT)" $(if $(COMMIT),--commit "$(COMMIT)") $(ARGS)
 
-PYTHON_SOURCES = benchmarks convnextv2_fast tests setup.py
+# Everything is built from the sdist, in build/wheels: an installation in place is not touched. A CUDA release that is not
+# installed here comes from PyPI into build/cuda. WHEEL_PLATFORM: the tag in a manylinux container, manylinux_2_28_x86_64.
+CUDA_VERSIONS ?= 13.0 13.2
+WHEELS ?= any cpu $(CUDA_VERSIONS)
+WHEEL_PLATFORM ?=
+wheels: venv
+	@"$(PY)" -m tools.wheels build $(WHEELS) --platform "$(WHEEL_PLATFORM)" $(ARGS)
+
+# Each version of torch in an environment of its own, kept in build/check-abi. Uses the interpreter given.
+TORCH_VERSIONS ?= 2.10.0 newest
+WHEEL ?=
+check-abi:
+	@"$(if $(PYTHON),$(PYTHON),python3)" -m tools.wheels check-abi $(TORCH_VERSIONS) $(if $(WHEEL),--wheel "$(WHEEL)") $(ARGS)
+
+INDEX ?= build/index
+wheel-index:
+	@"$(if $(PYTHON),$(PYTHON),python3)" -m tools.wheels index dist "$(INDEX)"
+
+PYTHON_SOURCES = benchmarks convnextv2_fast tests tools setup.py
 CXX_SOURCES = find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu'
 CLANG_FORMAT = "$(PY)" -c 'import clang_format, sys; sys.exit(clang_format.clang_format())'
 
@@ -112,4 +133,4 @@ format: venv
 clean:
 	@rm -rf build dist ./*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks "$(VENV)/.build"
 	@rm -f convnextv2_fast/*.so convnextv2_fast/_build_info.json
-	@find benchmarks convnextv2_fast tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	@find benchmarks convnextv2_fast tests tools -type d -name __pycache__ -prune -exec rm -rf {} +

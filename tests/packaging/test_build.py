@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from convnextv2_fast import library
-from tests.packaging.build_tools import build_sdist, build_wheel, copy_sources, install_into_clean_venv, run
+from tools.wheels.build import build_sdist, build_wheel, copy_sources, unpack
+from tools.wheels.process import run
+from tools.wheels.trial import install_into_clean_venv
 
 FOLDER = Path(library.__file__).parent
 LIBRARIES = sorted(FOLDER.glob("_C_*.so"))
@@ -87,13 +89,6 @@ def test_sdist_has_every_source(sdist):
             assert path.relative_to(root).as_posix() in names
     assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "convnextv2_fast/py.typed"} <= names
     assert not [name for name in names if name.endswith(".so") or "_build_info" in name]
-
-
-def unpack(sdist: Path, folder: Path) -> Path:
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder)
-    (source,) = folder.iterdir()
-    return source
 
 
 @pytest.mark.packaging
