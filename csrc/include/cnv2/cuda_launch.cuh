@@ -31,7 +31,7 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, unsigned threads, int64_t sh
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, threads, static_cast<size_t>(shared_bytes), stream> > >(args...);
+  kernel<<<grid, threads, static_cast<size_t>(shared_bytes), stream>>>(args...);
   return cudaGetLastError();
 #endif
 }
