@@ -67,21 +67,26 @@ DwconvForward forward_params(const DwconvCheck& check, const std::optional<Tenso
   return p;
 }
 
+// Without LayerNorm; `mma`: on the tensor cores, if they take the call.
+void convolve(const DwconvForward& p, bool mma, const CudaScope& scope) {
+  bool ran = false;
+  if (mma) check_cuda(launch_dwconv_forward_mma(p, scope.stream(), &ran));
+  if (!ran) check_cuda(launch_dwconv_forward(p, scope.stream(), &ran));
+}
+
 Tensor sparse_dwconv_fwd(const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias, int64_t h, int64_t w,
-                         const std::optional<Tensor>&, const std::optional<Tensor>& map) {
+                         const std::optional<Tensor>&, const std::optional<Tensor>& map, bool mma) {
   DwconvForward p = forward_params({"sparse_dwconv_fwd", x, kernel, map}, bias, h, w);
   Tensor y = new_contiguous(x);
   p.y = y.mutable_data_ptr();
-  const CudaScope scope(x);
-  bool fused = false;
-  check_cuda(launch_dwconv_forward(p, scope.stream(), &fused));
+  convolve(p, mma, CudaScope(x));
   return y;
 }
 
 // dx [T, C] (empty if not wanted) and float32 [50, C] (empty if not wanted).
 std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, const Tensor& kernel, bool of_input,
                                              bool of_params, int64_t h, int64_t w, const std::optional<Tensor>&,
-                                             const std::optional<Tensor>& map) {
+                                             const std::optional<Tensor>& map, bool mma) {
   const DwconvCheck check{"sparse_dwconv_bwd", x, kernel, map};
   const DwconvPlane plane = check.plane(h, w);
   check.need(dy.dim() == 2 && dy.size(0) == x.size(0) && dy.size(1) == x.size(1) && dy.is_contiguous() &&
@@ -96,8 +101,7 @@ std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, 
     p.x = dy.const_data_ptr();
     p.y = dx.mutable_data_ptr();
     p.flipped = true;
-    bool fused = false;
-    check_cuda(launch_dwconv_forward(p, scope.stream(), &fused));
+    convolve(p, mma, scope);
     return {std::move(dx), std::move(dparams)};
   }
   DwconvBackward p{};

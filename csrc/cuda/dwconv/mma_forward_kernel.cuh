@@ -1,0 +1,205 @@
+// The depthwise convolution of dense planes in 16-bit precision, on the tensor cores.
+//
+// Per channel and row r of the kernel, Y[m, 8 columns] += X[m, 16 columns] T_r: T_r is the banded matrix of the row's
+// taps, T_r[k][n] = w[r][k - n], and m runs over 16 slots that have nothing to do with each other: pieces of 7 rows x 8
+// columns, anywhere in the batch. Sweeping down the 13 input rows of its slots, a warp loads the matrix X of a row once
+// and multiplies it by each T_r that an output row of the slot needs: 49 products on 13 loads.
+//
+// Rows come from global memory as 16-byte vectors, 8 channels of a site, and go to shared memory as one plane per
+// channel of words that hold two adjacent columns; results go back the same way. Neighbouring slots load their halos
+// each for itself: 13 * 14 / 56 = 3.3 loads per site, of which the columns' share, 1.75, mostly hits L1.
+//
+// Per step of one input row, a block's 8 warps issue 8 * 18 instructions (2 loads, 8 merges, 8 stores) and addresses to
+// stage, 16 * (1 + 49 / 13) to multiply, and, in 7 of 13 steps, about 8 * 20 for results: some 4500 per 448 warps'
+// worth of outputs, 10 an output (the multiply-adds of forward_kernel.cuh take 64). Wavefronts of shared memory per
+// step: 64 to stage, 64 to load, and 7 times 64 for results, 2100 in all: 5 an output. No two lanes meet in a bank.
+//
+// A value that is not finite spoils the slot's whole row: 0 * inf in the matrix where the sum has no term at all.
+#pragma once
+
+#include "cnv2/cuda_dwconv.cuh"
+#include "cnv2/cuda_mma.cuh"
+
+namespace cnv2 {
+
+constexpr int kMmaThreads = 256, kMmaResident = 2;  // blocks of a processor that the registers allow
+constexpr int kMmaSlots = 16, kMmaRows = 7, kMmaColumns = 8;
+constexpr int kMmaInputRows = kMmaRows + kSide - 1;
+constexpr int kMmaChannels = 16;  // of a block, two of each warp
+constexpr int kMmaPlane = 128;    // words: 16 slots x 8
+// Words of shared memory: planes of inputs, a channel each, and of results, a pair of channels each; both twice, for
+// the step that writes and the step that reads. The second vector's planes start in the other half of the banks.
+constexpr int kMmaShift = 16;
+constexpr int kMmaInputs = kMmaChannels * kMmaPlane + kMmaShift, kMmaResults = kMmaInputs / 2 + kMmaShift / 2;
+constexpr int kMmaShared = 2 * (kMmaInputs + kMmaResults) * 4;
+
+// How slots are numbered: (image, band of 7 rows, tile of 8 columns), 16 to a group, of which a block takes every
+// gridDim.x-th.
+struct MmaGrid {
+  int bands, tiles, groups;
+  int step_n, step_band, step_tile;  // from a slot to that of the block's next group
+};
+
+struct MmaSlot {
+  int n, band, tile;
+
+  __device__ void advance(const MmaGrid& g) {
+    tile += g.step_tile;
+    band += g.step_band;
+    n += g.step_n;
+    if (tile >= g.tiles) tile -= g.tiles, ++band;
+    if (band >= g.bands) band -= g.bands, ++n;
+  }
+};
+
+// Two values as one word of T, the first in the low half.
+template <class T>
+__device__ inline unsigned pack_pair(float low, float high) {
+#ifdef __CUDACC__
+  if constexpr (std::is_same<T, BFloat16>::value) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return __bfloat16_as_ushort(pair.x) | static_cast<unsigned>(__bfloat16_as_ushort(pair.y)) << 16;
+  } else {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return __half_as_ushort(__low2half(pair)) | static_cast<unsigned>(__half_as_ushort(__high2half(pair))) << 16;
+  }
+#else
+  T pair[2];
+  store_float(&pair[0], low);
+  store_float(&pair[1], high);
+  return pair[0].bits | static_cast<unsigned>(pair[1].bits) << 16;
+#endif
+}
+
+// What one thread stages of its slot: two columns of 8 channels.
+template <class T>
+struct MmaWindow {
+  int64_t at;  // of the left one in the window's first row
+  int y;
+  bool left, right;  // inside the plane
+
+  __device__ MmaWindow(const DwconvForward& p, const MmaSlot& slot, int pair, int channel) {
+    const int x = slot.tile * kMmaColumns - kHalo + 2 * pair, w = p.plane.w, c = static_cast<int>(p.c);
+    y = slot.band * kMmaRows - kHalo;
+    at = ((int64_t{slot.n} * p.plane.h + y) * w + x) * c + channel;
+    const bool live = slot.n < p.plane.n && channel < c && pair < 7;  // no tap reaches the last two columns
+    left = live && x >= 0 && x < w;
+    right = live && x + 1 >= 0 && x + 1 < w;
+  }
+
+  __device__ void load(const DwconvForward& p, int row, uint4 (&to)[2]) const {
+    const T* const from = static_cast<const T*>(p.x) + at + row * (p.plane.w * p.c);
+    const bool inside = y + row >= 0 && y + row < p.plane.h;
+    to[0] = to[1] = uint4{0, 0, 0, 0};
+    if (inside && left) to[0] = *reinterpret_cast<const uint4*>(from);
+    if (inside && right) to[1] = *reinterpret_cast<const uint4*>(from + p.c);
+  }
+};
+
+// Columns of a channel beside each other, in the planes of 8 channels.
+__device__ inline void store_planes(unsigned* to, const uint4 (&from)[2]) {
+  const unsigned left[4] = {from[0].x, from[0].y, from[0].z, from[0].w};
+  const unsigned right[4] = {from[1].x, from[1].y, from[1].z, from[1].w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    to[2 * i * kMmaPlane] = (left[i] & 0xffffu) | right[i] << 16;
+    to[(2 * i + 1) * kMmaPlane] = left[i] >> 16 | (right[i] & 0xffff0000u);
+  }
+}
+
+// The fragments of T_r, all r, of one channel. Of k, which may be in any order that X shares, lane t of 4 holds 4t to
+// 4t + 3, so that X's fragment is 16 adjacent bytes.
+template <class T>
+__device__ inline void load_bands(const DwconvForward& p, int channel, int lane, unsigned (&to)[kSide][2]) {
+  const int first = lane % 4 * 4 - lane / 4, c = static_cast<int>(p.c);
+#pragma unroll
+  for (int r = 0; r < kSide; ++r) {
+    float value[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int k = first + i, tap = k * kSide + r;
+      const bool live = k >= 0 && k < kSide && channel < c;
+      value[i] = live ? p.taps[(p.flipped ? kTapCount - 1 - tap : tap) * c + channel] : 0.0f;
+    }
+    to[r][0] = pack_pair<T>(value[0], value[1]);
+    to[r][1] = pack_pair<T>(value[2], value[3]);
+  }
+}
+
+// Grid: blocks that share the groups of slots, chunks of 16 channels.
+template <class T>
+__global__ void __launch_bounds__(kMmaThreads, kMmaResident)
+    dwconv_forward_mma_kernel(const DwconvForward p, const MmaGrid grid) {
+  CNV2_SHARED(shared);
+  unsigned* const inputs = reinterpret_cast<unsigned*>(shared);
+  unsigned* const results = inputs + 2 * kMmaInputs;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = static_cast<int>(p.c);
+  // To stage and to store, a thread has a vector of 8 channels and, of a slot, a pair of columns or one column of
+  // results. Its word in a plane lies where the matrix instructions' lane (slot % 8, column / 4) takes 4 words at once.
+  const int vector = lane % 2, column = lane / 2 % 8, slot = warp + lane / 16 * 8;
+  const int channel = blockIdx.y * kMmaChannels + vector * 8;
+  const int word = warp * 16 + column * 2 + lane / 16 + vector * kMmaShift;
+  // To multiply, a warp has two channels.
+  const int pair = blockIdx.y * kMmaChannels + warp * 2;
+  const int fragment = lane * 4 + warp / 4 * kMmaShift;
+
+  unsigned bands[2][kSide][2];
+  load_bands<T>(p, pair, lane, bands[0]);
+  load_bands<T>(p, pair + 1, lane, bands[1]);
+  float bias[2] = {};
+  if (p.bias != nullptr && pair < c) {
+    bias[0] = load_param(p.bias, p.param_dtype, pair);
+    bias[1] = load_param(p.bias, p.param_dtype, pair + 1);
+  }
+
+  const int number = blockIdx.x * kMmaSlots + slot, per_plane = grid.bands * grid.tiles;
+  MmaSlot here{number / per_plane, number % per_plane / grid.tiles, number % per_plane % grid.tiles};
+  MmaWindow<T> window(p, here, column, channel);
+  uint4 staged[2];
+  window.load(p, 0, staged);
+  for (int group = blockIdx.x; group < grid.groups; group += gridDim.x) {
+    const int y = here.band * kMmaRows, x = here.tile * kMmaColumns + column;
+    const bool live = here.n < p.plane.n && x < p.plane.w && channel < c;
+    T* const out = static_cast<T*>(p.y) + ((int64_t{here.n} * p.plane.h + y) * p.plane.w + x) * c + channel;
+    const auto store_row = [&](int row) {
+      const unsigned* const from = results + row % 2 * kMmaResults + vector * 4 * kMmaPlane + word;
+      const uint4 value{from[0], from[kMmaPlane], from[2 * kMmaPlane], from[3 * kMmaPlane]};
+      if (live && y + row < p.plane.h) *reinterpret_cast<uint4*>(out + row * (p.plane.w * p.c)) = value;
+    };
+    here.advance(grid);
+
+    float acc[2][kMmaRows][4] = {};
+#pragma unroll
+    for (int row = 0; row < kMmaInputRows; ++row) {
+      unsigned* const planes = inputs + row % 2 * kMmaInputs;
+      store_planes(planes + vector * 8 * kMmaPlane + word, staged);
+      if (row + 1 < kMmaInputRows) {
+        window.load(p, row + 1, staged);
+      } else if (group + static_cast<int>(gridDim.x) < grid.groups) {
+        window = MmaWindow<T>(p, here, column, channel);
+        window.load(p, 0, staged);
+      }
+      __syncthreads();
+      if (row >= kSide) store_row(row - kSide);
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const uint4 v = *reinterpret_cast<const uint4*>(planes + (warp * 2 + k) * kMmaPlane + fragment);
+        const unsigned a[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int r = 0; r < kSide; ++r) {
+          if (row - r >= 0 && row - r < kMmaRows) mma_m16n8k16<T>(acc[k][row - r], a, bands[k][r]);
+        }
+      }
+      if (row >= kSide - 1) {  // the bias last: a large one does not cost the sums their low bits
+        const int done = row - (kSide - 1);
+        const auto value = [&](int i) { return pack_pair<T>(acc[0][done][i] + bias[0], acc[1][done][i] + bias[1]); };
+        *reinterpret_cast<uint4*>(results + done % 2 * kMmaResults + warp * kMmaPlane + fragment) =
+            uint4{value(0), value(2), value(1), value(3)};
+      }
+    }
+    __syncthreads();
+    store_row(kMmaRows - 1);
+  }
+}
+
+}  // namespace cnv2

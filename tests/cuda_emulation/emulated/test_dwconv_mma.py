@@ -1,0 +1,143 @@
+"""The depthwise convolution on the tensor cores, emulated: forward and the input's gradient against float64."""
+
+import pytest
+import torch
+
+from convnextv2_fast import ops
+from convnextv2_fast.layouts import DenseLayout
+from convnextv2_fast.ops import _cuda
+from convnextv2_fast.ops.sparse_dwconv.native import KERNELS
+from convnextv2_fast.testing import make
+from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32
+from tests.ops.test_all_ops import assert_as_good_as_torch, run
+
+# (n, h, w): a slot is 7 rows x 8 columns; less than one, several, ragged ones, groups that end inside an image
+PLANES = [(1, 1, 1), (5, 7, 7), (3, 14, 14), (2, 13, 9), (1, 28, 28), (2, 9, 20), (17, 3, 5), (2, 1, 40), (2, 40, 1)]
+
+
+@pytest.fixture(autouse=True)
+def mma(monkeypatch):
+    monkeypatch.setattr(_cuda, "DWCONV", "mma")
+
+
+def judge(problem, dtype, param_dtype=None):
+    """As good as plain PyTorch; the input's gradient is a kernel of its own only where no other is wanted."""
+    exact, plain = run(problem, torch.float64, "torch"), run(problem, dtype, "torch")
+    leaf = problem.to(dtype, param_dtype=param_dtype)
+    for name, tensor in leaf.tensors.items():
+        tensor.requires_grad_(name == "x")
+    y = leaf.public(backend="cuda")
+    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(y))
+    got = {"out": y.detach(), "x": leaf.tensors["x"].grad}
+    assert_as_good_as_torch(got, plain, {name: exact[name] for name in got}, dtype, "mma")
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+@pytest.mark.parametrize("c", [8, 16, 40, 96])
+@pytest.mark.parametrize("plane", PLANES, ids=str)
+def test_planes(plane, c, dtype):
+    judge(make("sparse_dwconv", *plane, c, "rows"), dtype)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+@pytest.mark.parametrize("plane", [(5, 7, 7, 16), (2, 28, 28, 8), (3, 13, 9, 40), (2, 23, 31, 24)], ids=str)
+def test_blocks_with_many_groups(plane, dtype, device):
+    device("tiny")
+    judge(make("sparse_dwconv", *plane, "rows"), dtype)
+
+
+def test_float32_parameters():
+    judge(make("sparse_dwconv", 2, 9, 10, 24, "rows"), BF16, param_dtype=F32)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("tap", [0, 6, 10, 24, 42, 48])
+def test_one_tap(tap, flipped):
+    """A single tap moves the plane, and its flip moves it back: exact, so every index is right."""
+    h, w = 9, 18
+    x = torch.randn(2 * h * w, 8).to(BF16)
+    kernel = torch.zeros(49, 8)
+    kernel[tap] = torch.arange(1.0, 9.0)
+    sites = (h, w, None, None)
+    got = KERNELS.backward(x, x, kernel, True, False, *sites)[0] if flipped else KERNELS.forward(x, kernel, None, *sites)
+    dx, dy = (tap // 7 - 3, tap % 7 - 3) if not flipped else (3 - tap // 7, 3 - tap % 7)
+    padded = torch.nn.functional.pad(x.view(2, h, w, 8), (0, 0, 3, 3, 3, 3))
+    want = padded[:, 3 + dy : 3 + dy + h, 3 + dx : 3 + dx + w] * kernel[tap]
+    assert torch.equal(got.view_as(want), want.to(BF16))
+
+
+def convolve(x, kernel, bias, h, w):
+    return ops.sparse_dwconv(x, kernel, bias, layout=DenseLayout(x.shape[0] // (h * w), h, w), backend="cuda")
+
+
+@pytest.mark.parametrize("name", ["mma", "fma"])
+def test_which_kernel_runs(name, monkeypatch):
+    """The tensor cores round float32 taps, the other kernel does not: the results tell who made them."""
+    monkeypatch.setattr(_cuda, "DWCONV", name)
+    x, kernel = torch.randn(2 * 30, 16).to(BF16), torch.randn(49, 16)
+    rounded = kernel.to(BF16).float()
+    sites = (5, 6, None, None)
+    for call in (
+        lambda taps: KERNELS.forward(x, taps, None, *sites),
+        lambda taps: KERNELS.backward(x, x, taps, True, False, *sites)[0],
+    ):
+        assert torch.equal(call(kernel), call(rounded)) == (name == "mma")
+
+
+def test_what_the_tensor_cores_leave_to_the_other_kernel(monkeypatch):
+    """float32, rows that are not made of 16-byte vectors, memory that starts off them: the same bits as without."""
+    wide = torch.randn(30 * 16 + 1)
+    calls = [
+        (torch.randn(30, 16), 16),
+        (torch.randn(30, 12).to(BF16), 12),
+        (wide.to(F16)[1:].view(30, 16), 16),
+    ]
+    for x, c in calls:
+        kernel, bias = torch.randn(49, c), torch.randn(c)
+        results = []
+        for name in ("mma", "fma"):
+            monkeypatch.setattr(_cuda, "DWCONV", name)
+            results.append(KERNELS.forward(x, kernel, bias, 5, 6, None, None))
+        assert torch.equal(*results)
+
+
+def test_a_large_bias_costs_no_low_bits():
+    x, kernel = torch.randn(49, 8).to(F16), (torch.randn(49, 8) / 7).to(F16)
+    bias = torch.full((8,), 1000.0, dtype=F16)
+    plain = ops.sparse_dwconv(x.double(), kernel.double(), None, layout=DenseLayout(1, 7, 7), backend="torch")
+    want = (plain + 1000.0).to(F16)
+    assert (convolve(x, kernel, bias, 7, 7) - want).abs().max() <= 0.5
+
+
+def test_values_that_are_not_finite_stay_in_reach():
+    """They spoil at most the rows and the tiles of 8 columns that the window of a tile touches."""
+    x = torch.zeros(15 * 40, 8, dtype=BF16)
+    x.view(15, 40, 8)[7, 20] = float("inf")
+    y = convolve(x, torch.ones(49, 8, dtype=BF16), None, 15, 40).view(15, 40, 8)
+    outside = torch.ones(15, 40, dtype=torch.bool)
+    outside[4:11, 16:24] = False
+    assert not y[outside].any() and y[4:11, 17:24].isinf().any()
+
+
+@pytest.mark.parametrize("value", ["fma", "mma", "auto", ""])
+def test_the_variable(value, monkeypatch):
+    monkeypatch.setenv(_cuda.DWCONV_ENVIRONMENT, value)
+    monkeypatch.setattr(_cuda, "DWCONV", _cuda._dwconv_kernel())
+    assert _cuda.tensor_cores() == (value == "mma")
+
+
+def test_a_bad_value_of_the_variable(monkeypatch):
+    monkeypatch.setenv(_cuda.DWCONV_ENVIRONMENT, "tensor")
+    with pytest.raises(ValueError, match="CONVNEXTV2_FAST_DWCONV must be one of auto, fma, mma, not 'tensor'"):
+        _cuda._dwconv_kernel()
+
+
+def test_compile():
+    problem = make("sparse_dwconv", 1, 8, 9, 8, "rows").to(BF16, requires_grad=False)
+    problem.tensors["x"].requires_grad_()
+    compiled = torch.compile(lambda p: p.public(backend="cuda"), fullgraph=True, dynamic=True, backend="aot_eager")
+    y = compiled(problem)
+    torch.testing.assert_close(y, problem.public(backend="cuda"), rtol=0, atol=0)
+    y.sum().backward()
+    assert problem.tensors["x"].grad.any()
+    torch._dynamo.reset()
