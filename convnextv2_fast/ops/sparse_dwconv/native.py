@@ -28,9 +28,7 @@ def _backward_fake(
     return x.new_empty((rows if of_input else 0, c)), dparams
 
 
-library.define(
-    f"sparse_dwconv_fwd(Tensor x, Tensor kernel, Tensor? bias, {SITES}, bool mma) -> Tensor", _forward_fake
-)
+library.define(f"sparse_dwconv_fwd(Tensor x, Tensor kernel, Tensor? bias, {SITES}, bool mma) -> Tensor", _forward_fake)
 library.define(
     f"sparse_dwconv_bwd(Tensor dy, Tensor x, Tensor kernel, bool of_input, bool of_params, {SITES}, bool mma) "
     "-> (Tensor dx, Tensor dparams)",

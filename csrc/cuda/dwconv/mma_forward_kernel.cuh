@@ -9,10 +9,10 @@
 // channel of words that hold two adjacent columns; results go back the same way. Neighbouring slots load their halos
 // each for itself: 13 * 14 / 56 = 3.3 loads per site, of which the columns' share, 1.75, mostly hits L1.
 //
-// Per step of one input row, a block's 8 warps issue 8 * 18 instructions (2 loads, 8 merges, 8 stores) and addresses to
-// stage, 16 * (1 + 49 / 13) to multiply, and, in 7 of 13 steps, about 8 * 20 for results: some 4500 per 448 warps'
-// worth of outputs, 10 an output (the multiply-adds of forward_kernel.cuh take 64). Wavefronts of shared memory per
-// step: 64 to stage, 64 to load, and 7 times 64 for results, 2100 in all: 5 an output. No two lanes meet in a bank.
+// A group of 16 slots is 448 warps' worth of outputs of 16 channels. For it each of 8 warps issues 802 instructions
+// (sm_80; sm_90 840, sm_120 926), 98 of them products: 14 to 17 an output, where the multiply-adds of
+// forward_kernel.cuh take 64. Wavefronts of shared memory: 832 to stage, 832 to load, 448 for results: 4.7 an output.
+// No two lanes meet in a bank. Of a product's 16 terms 7 count.
 //
 // A value that is not finite spoils the slot's whole row: 0 * inf in the matrix where the sum has no term at all.
 #pragma once
@@ -71,10 +71,10 @@ __device__ inline unsigned pack_pair(float low, float high) {
 #endif
 }
 
-// What one thread stages of its slot: two columns of 8 channels.
+// What one thread stages of its slot, row after row: two columns of 8 channels.
 template <class T>
 struct MmaWindow {
-  int64_t at;  // of the left one in the window's first row
+  int64_t at;  // of the left one in the next row
   int y;
   bool left, right;  // inside the plane
 
@@ -87,14 +87,32 @@ struct MmaWindow {
     right = live && x + 1 >= 0 && x + 1 < w;
   }
 
-  __device__ void load(const DwconvForward& p, int row, uint4 (&to)[2]) const {
-    const T* const from = static_cast<const T*>(p.x) + at + row * (p.plane.w * p.c);
-    const bool inside = y + row >= 0 && y + row < p.plane.h;
+  __device__ void load_next(const DwconvForward& p, uint4 (&to)[2]) {
+    const T* const from = static_cast<const T*>(p.x) + at;
+    const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.plane.h);
     to[0] = to[1] = uint4{0, 0, 0, 0};
     if (inside && left) to[0] = *reinterpret_cast<const uint4*>(from);
     if (inside && right) to[1] = *reinterpret_cast<const uint4*>(from + p.c);
+    at += p.plane.w * p.c;
+    ++y;
   }
 };
+
+// The low halves, or the high halves, of two words as one; the first's is the low one.
+__device__ inline unsigned low_halves(unsigned a, unsigned b) {
+#ifdef __CUDACC__
+  return __byte_perm(a, b, 0x5410);  // one instruction; written out it takes two
+#else
+  return (a & 0xffffu) | b << 16;
+#endif
+}
+__device__ inline unsigned high_halves(unsigned a, unsigned b) {
+#ifdef __CUDACC__
+  return __byte_perm(a, b, 0x7632);
+#else
+  return a >> 16 | (b & 0xffff0000u);
+#endif
+}
 
 // Columns of a channel beside each other, in the planes of 8 channels.
 __device__ inline void store_planes(unsigned* to, const uint4 (&from)[2]) {
@@ -102,8 +120,8 @@ __device__ inline void store_planes(unsigned* to, const uint4 (&from)[2]) {
   const unsigned right[4] = {from[1].x, from[1].y, from[1].z, from[1].w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    to[2 * i * kMmaPlane] = (left[i] & 0xffffu) | right[i] << 16;
-    to[(2 * i + 1) * kMmaPlane] = left[i] >> 16 | (right[i] & 0xffff0000u);
+    to[2 * i * kMmaPlane] = low_halves(left[i], right[i]);
+    to[(2 * i + 1) * kMmaPlane] = high_halves(left[i], right[i]);
   }
 }
 
@@ -156,15 +174,16 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
   MmaSlot here{number / per_plane, number % per_plane / grid.tiles, number % per_plane % grid.tiles};
   MmaWindow<T> window(p, here, column, channel);
   uint4 staged[2];
-  window.load(p, 0, staged);
+  window.load_next(p, staged);
   for (int group = blockIdx.x; group < grid.groups; group += gridDim.x) {
     const int y = here.band * kMmaRows, x = here.tile * kMmaColumns + column;
     const bool live = here.n < p.plane.n && x < p.plane.w && channel < c;
-    T* const out = static_cast<T*>(p.y) + ((int64_t{here.n} * p.plane.h + y) * p.plane.w + x) * c + channel;
+    T* out = static_cast<T*>(p.y) + ((int64_t{here.n} * p.plane.h + y) * p.plane.w + x) * c + channel;
     const auto store_row = [&](int row) {
       const unsigned* const from = results + row % 2 * kMmaResults + vector * 4 * kMmaPlane + word;
       const uint4 value{from[0], from[kMmaPlane], from[2 * kMmaPlane], from[3 * kMmaPlane]};
-      if (live && y + row < p.plane.h) *reinterpret_cast<uint4*>(out + row * (p.plane.w * p.c)) = value;
+      if (live && y + row < p.plane.h) store_global16(out, value);
+      out += p.plane.w * p.c;
     };
     here.advance(grid);
 
@@ -173,12 +192,8 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     for (int row = 0; row < kMmaInputRows; ++row) {
       unsigned* const planes = inputs + row % 2 * kMmaInputs;
       store_planes(planes + vector * 8 * kMmaPlane + word, staged);
-      if (row + 1 < kMmaInputRows) {
-        window.load(p, row + 1, staged);
-      } else if (group + static_cast<int>(gridDim.x) < grid.groups) {
-        window = MmaWindow<T>(p, here, column, channel);
-        window.load(p, 0, staged);
-      }
+      if (row + 1 == kMmaInputRows) window = MmaWindow<T>(p, here, column, channel);
+      window.load_next(p, staged);
       __syncthreads();
       if (row >= kSide) store_row(row - kSide);
 #pragma unroll
@@ -193,8 +208,8 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
       if (row >= kSide - 1) {  // the bias last: a large one does not cost the sums their low bits
         const int done = row - (kSide - 1);
         const auto value = [&](int i) { return pack_pair<T>(acc[0][done][i] + bias[0], acc[1][done][i] + bias[1]); };
-        *reinterpret_cast<uint4*>(results + done % 2 * kMmaResults + warp * kMmaPlane + fragment) =
-            uint4{value(0), value(2), value(1), value(3)};
+        store_shared16(results + done % 2 * kMmaResults + warp * kMmaPlane + fragment,
+                       uint4{value(0), value(2), value(1), value(3)});
       }
     }
     __syncthreads();

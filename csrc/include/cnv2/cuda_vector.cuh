@@ -57,6 +57,24 @@ __device__ inline void store_vector(T* p, const float (&in)[kCount]) {
   *reinterpret_cast<typename Vector<T, kCount>::Word*>(p) = v.word;
 }
 
+// One store of 16 bytes to global or to shared memory. Assigned, a uint4 made of four values may become four stores.
+__device__ inline void store_global16(void* p, const uint4& v) {
+#ifdef __CUDACC__
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+#else
+  *static_cast<uint4*>(p) = v;
+#endif
+}
+
+__device__ inline void store_shared16(void* p, const uint4& v) {
+#ifdef __CUDACC__
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(p));
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+#else
+  *static_cast<uint4*>(p) = v;
+#endif
+}
+
 // Element `i` of a parameter that is stored in `dtype`: one branch, the same for all threads.
 __device__ inline float load_param(const void* p, DType dtype, int64_t i) {
   if (dtype == DType::kFloat32) return static_cast<const float*>(p)[i];

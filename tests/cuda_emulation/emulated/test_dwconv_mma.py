@@ -59,7 +59,10 @@ def test_one_tap(tap, flipped):
     kernel = torch.zeros(49, 8)
     kernel[tap] = torch.arange(1.0, 9.0)
     sites = (h, w, None, None)
-    got = KERNELS.backward(x, x, kernel, True, False, *sites)[0] if flipped else KERNELS.forward(x, kernel, None, *sites)
+    if flipped:
+        got, _ = KERNELS.backward(x, x, kernel, True, False, *sites)
+    else:
+        got = KERNELS.forward(x, kernel, None, *sites)
     dx, dy = (tap // 7 - 3, tap % 7 - 3) if not flipped else (3 - tap // 7, 3 - tap % 7)
     padded = torch.nn.functional.pad(x.view(2, h, w, 8), (0, 0, 3, 3, 3, 3))
     want = padded[:, 3 + dy : 3 + dy + h, 3 + dx : 3 + dx + w] * kernel[tap]
