@@ -36,7 +36,7 @@ library.define(
 )
 # Contiguous rows [T, C], kernel float32 [49, C] with tap = kx*7 + ky, bias [C]; no autograd. Both gradients are
 # taken in one pass; dparams is float32 [50, C], the taps', then the bias's; what is not wanted comes back empty.
-# mma: on the tensor cores where their kernel takes the call; the input's gradient only if it is the only one wanted.
+# mma: on the tensor cores where their kernels take the call, the gradients of input and parameters in one kernel each.
 
 
 def _forward(x: Tensor, kernel: Tensor, bias: Tensor | None, *sites: Any) -> Tensor:

@@ -23,4 +23,11 @@ cudaError_t dwconv_backward_blocks(const DwconvBackward& params, int64_t* blocks
 // Enqueues the gradients of input, taps and bias in one pass: every block leaves its sums in `partial`.
 cudaError_t launch_dwconv_backward(const DwconvBackward& params, int64_t blocks, cudaStream_t stream);
 
+// Blocks of a call of the tensor cores' gradients of taps and bias, each with a row of `partial`, or 0: they cannot
+// run.
+cudaError_t dwconv_taps_mma_blocks(const DwconvBackward& params, int64_t* blocks);
+
+// Enqueues that call; `params.dx` is not looked at.
+cudaError_t launch_dwconv_taps_mma(const DwconvBackward& params, cudaStream_t stream);
+
 }  // namespace cnv2

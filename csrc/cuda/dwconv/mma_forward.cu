@@ -7,21 +7,10 @@ namespace {
 
 template <class T>
 cudaError_t launch_mma_as(const DwconvForward& p, const CudaDevice& device, cudaStream_t stream, bool* ran) {
-  const auto rounded = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t bands = rounded(p.plane.h, kMmaRows), tiles = rounded(p.plane.w, kMmaColumns);
-  const int64_t slots = p.plane.n * bands * tiles, groups = rounded(slots, kMmaSlots);
-  const int64_t chunks = rounded(p.c, kMmaChannels), most = rounded(kMmaResident * device.processors, chunks);
-  if (slots >= 0x3fffffff || chunks > 0xffff) return cudaSuccess;
-  *ran = true;
-  if (groups == 0) return cudaSuccess;
-  const int64_t blocks = rounded(groups, rounded(groups, most));  // with a group more or less each
-  const int64_t step = blocks * kMmaSlots;
-  const auto as_int = [](int64_t value) { return static_cast<int>(value); };
-  const MmaGrid grid{
-      as_int(bands),       as_int(tiles), as_int(groups), as_int(step / (bands * tiles)), as_int(step / tiles % bands),
-      as_int(step % tiles)};
-  return launch(dwconv_forward_mma_kernel<T>, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(chunks)),
-                kMmaThreads, kMmaShared, stream, p, grid);
+  const MmaLaunch start(p.plane, p.c, kMmaSlots, device);
+  *ran = start.blocks > 0;
+  if (!*ran) return cudaSuccess;
+  return launch(dwconv_forward_mma_kernel<T>, start.size(), kMmaThreads, kMmaShared, stream, p, start.grid);
 }
 
 }  // namespace

@@ -17,59 +17,17 @@
 // A value that is not finite spoils the slot's whole row: 0 * inf in the matrix where the sum has no term at all.
 #pragma once
 
-#include "cnv2/cuda_dwconv.cuh"
-#include "cnv2/cuda_mma.cuh"
+#include "mma_slots.cuh"
 
 namespace cnv2 {
 
-constexpr int kMmaThreads = 256, kMmaResident = 2;  // blocks of a processor that the registers allow
-constexpr int kMmaSlots = 16, kMmaRows = 7, kMmaColumns = 8;
-constexpr int kMmaInputRows = kMmaRows + kSide - 1;
-constexpr int kMmaChannels = 16;  // of a block, two of each warp
-constexpr int kMmaPlane = 128;    // words: 16 slots x 8
+constexpr int kMmaSlots = 16;   // of a group
+constexpr int kMmaPlane = 128;  // words: 16 slots x 8
 // Words of shared memory: planes of inputs, a channel each, and of results, a pair of channels each; both twice, for
 // the step that writes and the step that reads. The second vector's planes start in the other half of the banks.
 constexpr int kMmaShift = 16;
 constexpr int kMmaInputs = kMmaChannels * kMmaPlane + kMmaShift, kMmaResults = kMmaInputs / 2 + kMmaShift / 2;
 constexpr int kMmaShared = 2 * (kMmaInputs + kMmaResults) * 4;
-
-// How slots are numbered: (image, band of 7 rows, tile of 8 columns), 16 to a group, of which a block takes every
-// gridDim.x-th.
-struct MmaGrid {
-  int bands, tiles, groups;
-  int step_n, step_band, step_tile;  // from a slot to that of the block's next group
-};
-
-struct MmaSlot {
-  int n, band, tile;
-
-  __device__ void advance(const MmaGrid& g) {
-    tile += g.step_tile;
-    band += g.step_band;
-    n += g.step_n;
-    if (tile >= g.tiles) tile -= g.tiles, ++band;
-    if (band >= g.bands) band -= g.bands, ++n;
-  }
-};
-
-// Two values as one word of T, the first in the low half.
-template <class T>
-__device__ inline unsigned pack_pair(float low, float high) {
-#ifdef __CUDACC__
-  if constexpr (std::is_same<T, BFloat16>::value) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return __bfloat16_as_ushort(pair.x) | static_cast<unsigned>(__bfloat16_as_ushort(pair.y)) << 16;
-  } else {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return __half_as_ushort(__low2half(pair)) | static_cast<unsigned>(__half_as_ushort(__high2half(pair))) << 16;
-  }
-#else
-  T pair[2];
-  store_float(&pair[0], low);
-  store_float(&pair[1], high);
-  return pair[0].bits | static_cast<unsigned>(pair[1].bits) << 16;
-#endif
-}
 
 // What one thread stages of its slot, row after row: two columns of 8 channels.
 template <class T>
@@ -97,33 +55,6 @@ struct MmaWindow {
     ++y;
   }
 };
-
-// The low halves, or the high halves, of two words as one; the first's is the low one.
-__device__ inline unsigned low_halves(unsigned a, unsigned b) {
-#ifdef __CUDACC__
-  return __byte_perm(a, b, 0x5410);  // one instruction; written out it takes two
-#else
-  return (a & 0xffffu) | b << 16;
-#endif
-}
-__device__ inline unsigned high_halves(unsigned a, unsigned b) {
-#ifdef __CUDACC__
-  return __byte_perm(a, b, 0x7632);
-#else
-  return a >> 16 | (b & 0xffff0000u);
-#endif
-}
-
-// Columns of a channel beside each other, in the planes of 8 channels.
-__device__ inline void store_planes(unsigned* to, const uint4 (&from)[2]) {
-  const unsigned left[4] = {from[0].x, from[0].y, from[0].z, from[0].w};
-  const unsigned right[4] = {from[1].x, from[1].y, from[1].z, from[1].w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    to[2 * i * kMmaPlane] = low_halves(left[i], right[i]);
-    to[(2 * i + 1) * kMmaPlane] = high_halves(left[i], right[i]);
-  }
-}
 
 // The fragments of T_r, all r, of one channel. Of k, which may be in any order that X shares, lane t of 4 holds 4t to
 // 4t + 3, so that X's fragment is 16 adjacent bytes.
@@ -170,8 +101,7 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     bias[1] = load_param(p.bias, p.param_dtype, pair + 1);
   }
 
-  const int number = blockIdx.x * kMmaSlots + slot, per_plane = grid.bands * grid.tiles;
-  MmaSlot here{number / per_plane, number % per_plane / grid.tiles, number % per_plane % grid.tiles};
+  MmaSlot here(grid, blockIdx.x * kMmaSlots + slot);
   MmaWindow<T> window(p, here, column, channel);
   uint4 staged[2];
   window.load_next(p, staged);
@@ -191,7 +121,7 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
 #pragma unroll
     for (int row = 0; row < kMmaInputRows; ++row) {
       unsigned* const planes = inputs + row % 2 * kMmaInputs;
-      store_planes(planes + vector * 8 * kMmaPlane + word, staged);
+      store_planes<kMmaPlane>(planes + vector * 8 * kMmaPlane + word, staged);
       if (row + 1 == kMmaInputRows) window = MmaWindow<T>(p, here, column, channel);
       window.load_next(p, staged);
       __syncthreads();
