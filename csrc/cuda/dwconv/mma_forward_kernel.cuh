@@ -9,8 +9,8 @@
 // channel of words that hold two adjacent columns; results go back the same way. Neighbouring slots load their halos
 // each for itself: 13 * 14 / 56 = 3.3 loads per site, of which the columns' share, 1.75, mostly hits L1.
 //
-// A group of 16 slots is 448 warps' worth of outputs of 16 channels. For it each of 8 warps issues 802 instructions
-// (sm_80; sm_90 840, sm_120 926), 98 of them products: 14 to 17 an output, where the multiply-adds of
+// A group of 16 slots is 448 warps' worth of outputs of 16 channels. For it each of 8 warps issues 805 instructions
+// (sm_80; sm_90 835, sm_120 926), 98 of them products: 14 to 17 an output, where the multiply-adds of
 // forward_kernel.cuh take 64. Wavefronts of shared memory: 832 to stage, 832 to load, 448 for results: 4.7 an output.
 // No two lanes meet in a bank. Of a product's 16 terms 7 count.
 //
@@ -27,7 +27,7 @@ constexpr int kMmaPlane = 128;  // words: 16 slots x 8
 // the step that writes and the step that reads. The second vector's planes start in the other half of the banks.
 constexpr int kMmaShift = 16;
 constexpr int kMmaInputs = kMmaChannels * kMmaPlane + kMmaShift, kMmaResults = kMmaInputs / 2 + kMmaShift / 2;
-constexpr int kMmaShared = 2 * (kMmaInputs + kMmaResults) * 4;
+constexpr int kMmaShared = 2 * (kMmaInputs + kMmaResults) * 4 + kMmaChannels * 4;
 
 // What one thread stages of its slot, row after row: two columns of 8 channels.
 template <class T>
@@ -95,24 +95,23 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
   unsigned bands[2][kSide][2];
   load_bands<T>(p, pair, lane, bands[0]);
   load_bands<T>(p, pair + 1, lane, bands[1]);
-  float bias[2] = {};
-  if (p.bias != nullptr && pair < c) {
-    bias[0] = load_param(p.bias, p.param_dtype, pair);
-    bias[1] = load_param(p.bias, p.param_dtype, pair + 1);
+  float* const biases = reinterpret_cast<float*>(results + 2 * kMmaResults);  // here because registers are dear
+  if (threadIdx.x < kMmaChannels) {
+    const int at = blockIdx.y * kMmaChannels + threadIdx.x;
+    biases[threadIdx.x] = p.bias != nullptr && at < c ? load_param(p.bias, p.param_dtype, at) : 0.0f;
   }
-
   MmaSlot here(grid, blockIdx.x * kMmaSlots + slot);
   MmaWindow<T> window(p, here, column, channel);
   uint4 staged[2];
   window.load_next(p, staged);
   for (int group = blockIdx.x; group < grid.groups; group += gridDim.x) {
     const int y = here.band * kMmaRows, x = here.tile * kMmaColumns + column;
-    const bool live = here.n < p.plane.n && x < p.plane.w && channel < c;
+    const int rows = here.n < p.plane.n && x < p.plane.w && channel < c ? p.plane.h - y : 0;  // to write
     T* out = static_cast<T*>(p.y) + ((int64_t{here.n} * p.plane.h + y) * p.plane.w + x) * c + channel;
     const auto store_row = [&](int row) {
       const unsigned* const from = results + row % 2 * kMmaResults + vector * 4 * kMmaPlane + word;
       const uint4 value{from[0], from[kMmaPlane], from[2 * kMmaPlane], from[3 * kMmaPlane]};
-      if (live && y + row < p.plane.h) store_global16(out, value);
+      if (row < rows) store_global16(out, value);
       out += p.plane.w * p.c;
     };
     here.advance(grid);
@@ -137,6 +136,7 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
       }
       if (row >= kSide - 1) {  // the bias last: a large one does not cost the sums their low bits
         const int done = row - (kSide - 1);
+        const float bias[2] = {biases[warp * 2], biases[warp * 2 + 1]};
         const auto value = [&](int i) { return pack_pair<T>(acc[0][done][i] + bias[0], acc[1][done][i] + bias[1]); };
         store_shared16(results + done % 2 * kMmaResults + warp * kMmaPlane + fragment,
                        uint4{value(0), value(2), value(1), value(3)});
