@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from convnextv2_fast import dispatch
+from convnextv2_fast.ops import _cuda
 from convnextv2_fast.ops._common import taps
 
 from . import _check
@@ -42,7 +43,7 @@ def torch_pass(which: str, weight: Tensor, bias: Tensor, cudnn: bool) -> Pass:
 
 def our_pass(which: str, weight: Tensor, bias: Tensor, backend: str) -> Pass:
     """The same on the kernels of a backend, called directly: x and dy channels_last, rows without a copy."""
-    if backend == "cuda":
+    if backend.startswith("cuda"):
         from convnextv2_fast.ops.sparse_dwconv.native import KERNELS
 
         kernel = taps(weight).float().contiguous()
@@ -52,6 +53,7 @@ def our_pass(which: str, weight: Tensor, bias: Tensor, backend: str) -> Pass:
         kernel = taps(weight).contiguous()
 
     def call(x: Tensor, g: Tensor) -> Sequence[Tensor]:
+        _cuda.DWCONV = "mma" if backend == "cuda-mma" else "fma"
         (n, c, h, w), x, g = x.shape, *(t.permute(0, 2, 3, 1).flatten(0, 2) for t in (x, g))
         sites = (h, w, None, None)
 
@@ -69,14 +71,16 @@ def our_pass(which: str, weight: Tensor, bias: Tensor, backend: str) -> Pass:
 
 def providers(device: str) -> list[str]:
     """torch's two and ours, whether they can run or not."""
-    return ["cudnn", "aten", "fast-cuda", "fast-triton"] if device == "cuda" else ["aten"]
+    return ["cudnn", "aten", "fast-cuda", "fast-cuda-mma", "fast-triton"] if device == "cuda" else ["aten"]
 
 
 def why_not(provider: str, device: str, dtype: torch.dtype) -> str:
     """Why a provider of ours cannot run here; empty: it can."""
-    backend = provider.removeprefix("fast-")
+    backend = provider.removeprefix("fast-").removesuffix("-mma")
     if backend == provider:
         return ""
+    if provider.endswith("-mma") and dtype == torch.float32:
+        return "the tensor cores take 16-bit activations"
     missing = dispatch.backends()[backend]
     spec = dispatch.Spec("sparse_dwconv", device, dtype, dtype, 8, "dense", True)
     (found,) = (i for i in dispatch.implementations("sparse_dwconv") if i.backend == backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,25 @@ WIDEST = 12288  # LayerNorm's parameters must fit shared memory
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Where the operators' implementations are registered. The tests' emulation registers them for "cpu" and sets this.
 DEVICE = "cuda"
+
+# Which kernel convolves 16-bit dense planes: "fma" multiplies and adds in float32, "mma" runs on the tensor cores.
+DWCONV_ENVIRONMENT = "CONVNEXTV2_FAST_DWCONV"
+DWCONV_KERNELS = ("auto", "fma", "mma")
+
+
+def _dwconv_kernel() -> str:
+    value = os.environ.get(DWCONV_ENVIRONMENT) or "auto"
+    if value not in DWCONV_KERNELS:
+        raise ValueError(f"{DWCONV_ENVIRONMENT} must be one of {', '.join(DWCONV_KERNELS)}, not {value!r}")
+    return value
+
+
+DWCONV = _dwconv_kernel()
+
+
+def tensor_cores() -> bool:
+    """Whether the depthwise convolution runs on the tensor cores where it can."""
+    return DWCONV == "mma"  # "auto" is "fma" until both have been timed on a GPU
 
 
 def reasons(spec: Spec) -> list[str]:

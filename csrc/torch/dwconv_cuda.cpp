@@ -67,21 +67,26 @@ DwconvForward forward_params(const DwconvCheck& check, const std::optional<Tenso
   return p;
 }
 
+// Without LayerNorm; `mma`: on the tensor cores, if they take the call.
+void convolve(const DwconvForward& p, bool mma, const CudaScope& scope) {
+  bool ran = false;
+  if (mma) check_cuda(launch_dwconv_forward_mma(p, scope.stream(), &ran));
+  if (!ran) check_cuda(launch_dwconv_forward(p, scope.stream(), &ran));
+}
+
 Tensor sparse_dwconv_fwd(const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias, int64_t h, int64_t w,
-                         const std::optional<Tensor>&, const std::optional<Tensor>& map) {
+                         const std::optional<Tensor>&, const std::optional<Tensor>& map, bool mma) {
   DwconvForward p = forward_params({"sparse_dwconv_fwd", x, kernel, map}, bias, h, w);
   Tensor y = new_contiguous(x);
   p.y = y.mutable_data_ptr();
-  const CudaScope scope(x);
-  bool fused = false;
-  check_cuda(launch_dwconv_forward(p, scope.stream(), &fused));
+  convolve(p, mma, CudaScope(x));
   return y;
 }
 
 // dx [T, C] (empty if not wanted) and float32 [50, C] (empty if not wanted).
 std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, const Tensor& kernel, bool of_input,
                                              bool of_params, int64_t h, int64_t w, const std::optional<Tensor>&,
-                                             const std::optional<Tensor>& map) {
+                                             const std::optional<Tensor>& map, bool mma) {
   const DwconvCheck check{"sparse_dwconv_bwd", x, kernel, map};
   const DwconvPlane plane = check.plane(h, w);
   check.need(dy.dim() == 2 && dy.size(0) == x.size(0) && dy.size(1) == x.size(1) && dy.is_contiguous() &&
@@ -90,16 +95,6 @@ std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, 
   const CudaScope scope(x);
   Tensor dx = of_input ? new_contiguous(x) : torch::stable::new_empty(x, {0, x.size(1)});
   Tensor dparams = torch::stable::new_empty(x, {of_params ? 50 : 0, x.size(1)}, ScalarType::Float);
-  if (!of_params) {
-    if (!of_input) return {std::move(dx), std::move(dparams)};
-    DwconvForward p = forward_params(check, std::nullopt, h, w);
-    p.x = dy.const_data_ptr();
-    p.y = dx.mutable_data_ptr();
-    p.flipped = true;
-    bool fused = false;
-    check_cuda(launch_dwconv_forward(p, scope.stream(), &fused));
-    return {std::move(dx), std::move(dparams)};
-  }
   DwconvBackward p{};
   p.plane = plane;
   p.dy = dy.const_data_ptr();
@@ -108,13 +103,25 @@ std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, 
   p.dx = of_input ? dx.mutable_data_ptr() : nullptr;
   p.c = x.size(1);
   p.dtype = *dtype_of(x);
-  int64_t blocks = 0;
-  check_cuda(dwconv_backward_blocks(p, &blocks));
-  Tensor partial = torch::stable::new_empty(x, {blocks, 50, p.c}, ScalarType::Float);
-  p.partial = static_cast<float*>(partial.mutable_data_ptr());
-  check_cuda(launch_dwconv_backward(p, blocks, scope.stream()));
-  check_cuda(launch_sum_partials(p.partial, static_cast<float*>(dparams.mutable_data_ptr()), blocks, 50 * p.c,
-                                 scope.stream()));
+  int64_t mma_blocks = 0;
+  if (mma && of_params) check_cuda(dwconv_taps_mma_blocks(p, &mma_blocks));
+  if (of_input && (!of_params || mma_blocks > 0)) {  // not in one pass: the input's gradient is a convolution
+    DwconvForward convolution = forward_params(check, std::nullopt, h, w);
+    convolution.x = p.dy;
+    convolution.y = p.dx;
+    convolution.flipped = true;
+    convolve(convolution, mma, scope);
+  }
+  if (of_params) {
+    int64_t blocks = mma_blocks;
+    if (mma_blocks == 0) check_cuda(dwconv_backward_blocks(p, &blocks));
+    Tensor partial = torch::stable::new_empty(x, {blocks, 50, p.c}, ScalarType::Float);
+    p.partial = static_cast<float*>(partial.mutable_data_ptr());
+    check_cuda(mma_blocks > 0 ? launch_dwconv_taps_mma(p, scope.stream())
+                              : launch_dwconv_backward(p, blocks, scope.stream()));
+    check_cuda(launch_sum_partials(p.partial, static_cast<float*>(dparams.mutable_data_ptr()), blocks, 50 * p.c,
+                                   scope.stream()));
+  }
   return {std::move(dx), std::move(dparams)};
 }
 

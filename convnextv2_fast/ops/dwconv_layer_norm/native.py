@@ -52,14 +52,36 @@ KERNELS = SimpleNamespace(
 )
 
 
+def _apart(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    *sites: Any,
+) -> tuple[Tensor, Tensor]:
+    """The same as two kernels, so that the convolution can run on the tensor cores."""
+    z = sparse_dwconv.KERNELS.forward(x, kernel, bias, *sites)
+    return layer_norm.forward(z, ln_weight, ln_bias, eps), z
+
+
+APART = SimpleNamespace(
+    forward=lambda *args: _apart(*args)[0],
+    forward_train=_apart,
+    norm_backward=layer_norm.backward,
+    backward=sparse_dwconv.KERNELS.backward,
+)
+
+
 def _run(
-    function: Any, x: Tensor, kernel: Tensor, layout: Layout | None, eps: float, *vectors: Tensor | None
+    function: Any, kernels: Any, x: Tensor, kernel: Tensor, layout: Layout | None, eps: float, *vectors: Tensor | None
 ) -> Tensor:
     sites = Sites.around(x, layout)
     args = (x.reshape(-1, x.shape[-1]).contiguous(), kernel, *vectors)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
-        return function.apply(KERNELS, *args, eps, sites).view(x.shape)
-    return KERNELS.forward(*args, eps, *sites).view(x.shape)
+        return function.apply(kernels, *args, eps, sites).view(x.shape)
+    return kernels.forward(*args, eps, *sites).view(x.shape)
 
 
 def run_cpu(
@@ -74,7 +96,7 @@ def run_cpu(
 ) -> Tensor:
     """:func:`convnextv2_fast.ops.dwconv_layer_norm` on the CPU kernels; the backward is ATen's."""
     vectors = (None if v is None else v.reshape(-1).contiguous() for v in (bias, ln_weight, ln_bias))
-    return _run(AtenBackward, x, taps(weight).contiguous(), layout, eps, *vectors)
+    return _run(AtenBackward, KERNELS, x, taps(weight).contiguous(), layout, eps, *vectors)
 
 
 def run_cuda(
@@ -88,7 +110,9 @@ def run_cuda(
     layout: Layout | None = None,
 ) -> Tensor:
     """:func:`convnextv2_fast.ops.dwconv_layer_norm` on the CUDA kernels."""
-    return _run(DwconvLayerNorm, x, float_taps(weight), layout, eps, *in_one_dtype(bias, ln_weight, ln_bias))
+    on_tensor_cores = _cuda.tensor_cores() and x.dtype != torch.float32 and (layout is None or layout.kind == "dense")
+    kernels = APART if on_tensor_cores else KERNELS
+    return _run(DwconvLayerNorm, kernels, x, float_taps(weight), layout, eps, *in_one_dtype(bias, ln_weight, ln_bias))
 
 
 def _cpu_reasons(spec: Spec) -> list[str]:

@@ -28,18 +28,29 @@ def _backward_fake(
     return x.new_empty((rows if of_input else 0, c)), dparams
 
 
-library.define(f"sparse_dwconv_fwd(Tensor x, Tensor kernel, Tensor? bias, {SITES}) -> Tensor", _forward_fake)
+library.define(f"sparse_dwconv_fwd(Tensor x, Tensor kernel, Tensor? bias, {SITES}, bool mma) -> Tensor", _forward_fake)
 library.define(
-    f"sparse_dwconv_bwd(Tensor dy, Tensor x, Tensor kernel, bool of_input, bool of_params, {SITES}) "
+    f"sparse_dwconv_bwd(Tensor dy, Tensor x, Tensor kernel, bool of_input, bool of_params, {SITES}, bool mma) "
     "-> (Tensor dx, Tensor dparams)",
     _backward_fake,
 )
 # Contiguous rows [T, C], kernel float32 [49, C] with tap = kx*7 + ky, bias [C]; no autograd. Both gradients are
 # taken in one pass; dparams is float32 [50, C], the taps', then the bias's; what is not wanted comes back empty.
-KERNELS = SimpleNamespace(
-    forward=torch.ops.convnextv2_fast.sparse_dwconv_fwd.default,
-    backward=torch.ops.convnextv2_fast.sparse_dwconv_bwd.default,
-)
+# mma: on the tensor cores where their kernels take the call, the gradients of input and parameters in one kernel each.
+
+
+def _forward(x: Tensor, kernel: Tensor, bias: Tensor | None, *sites: Any) -> Tensor:
+    return torch.ops.convnextv2_fast.sparse_dwconv_fwd.default(x, kernel, bias, *sites, _cuda.tensor_cores())
+
+
+def _backward(
+    dy: Tensor, x: Tensor, kernel: Tensor, of_input: bool, of_params: bool, *sites: Any
+) -> tuple[Tensor, Tensor]:
+    mma = _cuda.tensor_cores()
+    return torch.ops.convnextv2_fast.sparse_dwconv_bwd.default(dy, x, kernel, of_input, of_params, *sites, mma)
+
+
+KERNELS = SimpleNamespace(forward=_forward, backward=_backward)
 
 
 def run(x: Tensor, kernel: Tensor, bias: Tensor | None, *, layout: Layout) -> Tensor:

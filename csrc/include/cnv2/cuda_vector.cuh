@@ -49,26 +49,34 @@ __device__ inline void load_vector(const T* p, float (&out)[kCount]) {
   for (int i = 0; i < kCount; ++i) out[i] = load_float(&v.element[i]);
 }
 
-// 16 bytes go to global memory, in one store: of a plain assignment the compiler makes several where it likes to.
-template <class Word>
-__device__ inline void store_word(void* p, const Word& word) {
-#ifdef __CUDA_ARCH__
-  if constexpr (sizeof(Word) == 16) {
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(word.x),
-                 "r"(word.y), "r"(word.z), "r"(word.w)
-                 : "memory");
-    return;
-  }
+// One store of 16 bytes to global or to shared memory. Assigned, a uint4 made of four values may become four stores.
+__device__ inline void store_global16(void* p, const uint4& v) {
+#ifdef __CUDACC__
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+#else
+  *static_cast<uint4*>(p) = v;
 #endif
-  *static_cast<Word*>(p) = word;
 }
 
+__device__ inline void store_shared16(void* p, const uint4& v) {
+#ifdef __CUDACC__
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(p));
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+#else
+  *static_cast<uint4*>(p) = v;
+#endif
+}
+
+// A vector of 16 bytes goes to global memory; smaller ones anywhere.
 template <int kCount, class T>
 __device__ inline void store_vector(T* p, const float (&in)[kCount]) {
   Vector<T, kCount> v;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) store_float(&v.element[i], in[i]);
-  store_word(p, v.word);
+  if constexpr (sizeof(v) == 16)
+    store_global16(p, v.word);
+  else
+    *reinterpret_cast<typename Vector<T, kCount>::Word*>(p) = v.word;
 }
 
 // Element `i` of a parameter that is stored in `dtype`: one branch, the same for all threads.

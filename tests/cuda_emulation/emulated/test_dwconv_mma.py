@@ -1,0 +1,167 @@
+"""The depthwise convolution on the tensor cores, emulated: forward and all gradients against float64."""
+
+import pytest
+import torch
+
+from convnextv2_fast import ops
+from convnextv2_fast.layouts import DenseLayout
+from convnextv2_fast.ops import _cuda
+from convnextv2_fast.ops.sparse_dwconv.native import KERNELS
+from convnextv2_fast.testing import make
+from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32, judge
+
+# (n, h, w): a slot is 7 rows x 8 columns; less than one, several, ragged ones, groups that end inside an image
+PLANES = [(1, 1, 1), (5, 7, 7), (3, 14, 14), (2, 13, 9), (1, 28, 28), (2, 9, 20), (17, 3, 5), (2, 1, 40), (2, 40, 1)]
+
+
+@pytest.fixture(autouse=True)
+def mma(monkeypatch):
+    monkeypatch.setattr(_cuda, "DWCONV", "mma")
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+@pytest.mark.parametrize("c", [8, 16, 40, 96])
+@pytest.mark.parametrize("plane", PLANES, ids=str)
+def test_planes(plane, c, dtype):
+    judge(make("sparse_dwconv", *plane, c, "rows"), dtype)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+@pytest.mark.parametrize("plane", [(9, 13, 20, 40), (9, 20, 13, 40), (20, 7, 17, 72), (2, 28, 28, 8)], ids=str)
+def test_blocks_with_many_groups(plane, dtype, device):
+    """Two to four groups each; the step to the next one carries over from tiles to bands to images."""
+    device("tiny")
+    judge(make("sparse_dwconv", *plane, "rows"), dtype)
+
+
+def test_float32_parameters():
+    judge(make("sparse_dwconv", 2, 9, 10, 24, "rows"), BF16, param_dtype=F32)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("tap", [0, 6, 10, 24, 42, 48])
+def test_one_tap(tap, flipped):
+    """A single tap moves the plane, and its flip moves it back: exact, so every index is right."""
+    h, w = 9, 18
+    x = torch.randn(2 * h * w, 8).to(BF16)
+    kernel = torch.zeros(49, 8)
+    kernel[tap] = torch.arange(1.0, 9.0)
+    sites = (h, w, None, None)
+    if flipped:
+        got, _ = KERNELS.backward(x, x, kernel, True, False, *sites)
+    else:
+        got = KERNELS.forward(x, kernel, None, *sites)
+    dx, dy = (tap // 7 - 3, tap % 7 - 3) if not flipped else (3 - tap // 7, 3 - tap % 7)
+    padded = torch.nn.functional.pad(x.view(2, h, w, 8), (0, 0, 3, 3, 3, 3))
+    want = padded[:, 3 + dy : 3 + dy + h, 3 + dx : 3 + dx + w] * kernel[tap]
+    assert torch.equal(got.view_as(want), want.to(BF16))
+
+
+def convolve(x, kernel, bias, h, w):
+    return ops.sparse_dwconv(x, kernel, bias, layout=DenseLayout(x.shape[0] // (h * w), h, w), backend="cuda")
+
+
+CALLS = {
+    "forward": lambda x, kernel, sites: KERNELS.forward(x, kernel, None, *sites),
+    "input gradient": lambda x, kernel, sites: KERNELS.backward(x, x, kernel, True, False, *sites)[0],
+    "parameters' gradients": lambda x, kernel, sites: KERNELS.backward(x, x.sin(), kernel, False, True, *sites)[1],
+    "all gradients": lambda x, kernel, sites: torch.cat(KERNELS.backward(x, x.sin(), kernel, True, True, *sites)),
+}
+LEFT = {
+    "float32": torch.randn(30, 16),
+    "rows not of 16-byte vectors": torch.randn(30, 12).to(BF16),
+    "unaligned memory": torch.randn(30 * 16 + 1).to(F16)[1:].view(30, 16),
+}
+
+
+def both_ways(call, x, monkeypatch):
+    results = []
+    for name in ("mma", "fma"):
+        monkeypatch.setattr(_cuda, "DWCONV", name)
+        kernel = torch.randn(49, x.shape[1], generator=torch.Generator().manual_seed(0))
+        results.append(CALLS[call](x, kernel, (5, 6, None, None)))
+    return results
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_other_kernels_run_when_asked_for(call, monkeypatch):
+    """Other kernels, other sums: nearly the same values, not the same bits."""
+    one, other = both_ways(call, torch.randn(3 * 30, 16).to(BF16), monkeypatch)
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, rtol=0.05, atol=0.2)
+
+
+@pytest.mark.parametrize("x", LEFT)
+@pytest.mark.parametrize("call", CALLS)
+def test_what_the_tensor_cores_leave_to_the_other_kernels(call, x, monkeypatch):
+    assert torch.equal(*both_ways(call, LEFT[x], monkeypatch))
+
+
+def test_the_input_gradient_alone():
+    """Another kernel on the FMA path, the same here."""
+    x, dy, kernel = torch.randn(90, 24).to(F16), torch.randn(90, 24).to(F16), torch.randn(49, 24)
+    alone, nothing = KERNELS.backward(dy, x, kernel, True, False, 5, 6, None, None)
+    assert nothing.numel() == 0
+    both, params = KERNELS.backward(dy, x, kernel, True, True, 5, 6, None, None)
+    assert torch.equal(alone, both) and params.shape == (50, 24)
+
+
+@pytest.mark.parametrize("tap", range(49))
+def test_the_gradient_of_one_tap(tap):
+    """Small integers: products and sums are exact, so every index is right."""
+    h, w, n = 8, 17, 3
+    x, dy = (torch.randint(-2, 3, (n * h * w, 8)).to(BF16) for _ in range(2))
+    _, params = KERNELS.backward(dy, x, torch.zeros(49, 8), False, True, h, w, None, None)
+    padded = torch.nn.functional.pad(x.view(n, h, w, 8).float(), (0, 0, 3, 3, 3, 3))
+    moved = padded[:, tap % 7 : tap % 7 + h, tap // 7 : tap // 7 + w]
+    assert torch.equal(params[tap], (moved * dy.view(n, h, w, 8).float()).sum((0, 1, 2)))
+    assert torch.equal(params[49], dy.float().sum(0))
+
+
+def test_a_large_bias_costs_no_low_bits():
+    x, kernel = torch.randn(49, 8).to(F16), (torch.randn(49, 8) / 7).to(F16)
+    bias = torch.full((8,), 1000.0, dtype=F16)
+    plain = ops.sparse_dwconv(x.double(), kernel.double(), None, layout=DenseLayout(1, 7, 7), backend="torch")
+    want = (plain + 1000.0).to(F16)
+    assert (convolve(x, kernel, bias, 7, 7) - want).abs().max() <= 0.5
+
+
+def test_values_that_are_not_finite_stay_in_reach():
+    """They spoil at most the rows and the tiles of 8 columns that the window of a tile touches."""
+    x = torch.zeros(15 * 40, 8, dtype=BF16)
+    x.view(15, 40, 8)[7, 20] = float("inf")
+    y = convolve(x, torch.ones(49, 8, dtype=BF16), None, 15, 40).view(15, 40, 8)
+    outside = torch.ones(15, 40, dtype=torch.bool)
+    outside[4:11, 16:24] = False
+    assert not y[outside].any() and y[4:11, 17:24].isinf().any()
+
+
+@pytest.mark.parametrize("value", ["fma", "mma", "auto", ""])
+def test_the_variable(value, monkeypatch):
+    monkeypatch.setenv(_cuda.DWCONV_ENVIRONMENT, value)
+    monkeypatch.setattr(_cuda, "DWCONV", _cuda._dwconv_kernel())
+    assert _cuda.tensor_cores() == (value == "mma")
+
+
+def test_a_bad_value_of_the_variable(monkeypatch):
+    monkeypatch.setenv(_cuda.DWCONV_ENVIRONMENT, "tensor")
+    with pytest.raises(ValueError, match="CONVNEXTV2_FAST_DWCONV must be one of auto, fma, mma, not 'tensor'"):
+        _cuda._dwconv_kernel()
+
+
+def test_compile():
+    problem = make("sparse_dwconv", 1, 8, 9, 8, "rows").to(BF16, requires_grad=False)
+    problem.tensors["x"].requires_grad_()
+    compiled = torch.compile(lambda p: p.public(backend="cuda"), fullgraph=True, dynamic=True, backend="aot_eager")
+    y = compiled(problem)
+    torch.testing.assert_close(y, problem.public(backend="cuda"), rtol=0, atol=0)
+    y.sum().backward()
+    assert problem.tensors["x"].grad.any()
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+def test_with_layer_norm(dtype, monkeypatch):
+    """The op then runs as two kernels, the first of them on the tensor cores."""
+    monkeypatch.setattr(_cuda, "DWCONV", "mma")
+    judge(make("dwconv_layer_norm", 2, 9, 14, 40), dtype)
