@@ -96,6 +96,30 @@ def test_settings(tmp_path, monkeypatch):
     assert set(environment) <= set(build.DECIDED_HERE)
 
 
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        (
+            "  running build\n  a.cuh(34): error: expected an expression\n  b.cu: error: more",
+            "a.cuh(34): error: expected",
+        ),
+        ("  x.h:1:10: fatal error: y.h: No such file\n  error: subprocess-exited-with-error", "x.h:1:10: fatal error:"),
+        (
+            "  CMake Error at a.cmake:3 (message):\n    TORCH_CUDA_ARCH_LIST: '8' is none\n",
+            "(message): TORCH_CUDA_ARCH",
+        ),
+        (
+            "  CONVNEXTV2_FAST_CUDA=1, but the build needs: nvcc\n  error: subprocess-exited",
+            "but the build needs: nvcc",
+        ),
+        ("something\nlast", "last"),
+        ("", "nothing was printed"),
+    ],
+)
+def test_the_compiler_has_the_first_word(printed, told):
+    assert told in build.first_error(printed)
+
+
 @pytest.mark.parametrize("system", ["Windows", "Darwin"])
 def test_elsewhere_it_is_pure_python(system):
     """setup.py says why, and asks for no compiler."""

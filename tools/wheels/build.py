@@ -61,6 +61,17 @@ def unpack(sdist: Path, folder: Path) -> Path:
     return source
 
 
+def first_error(text: str) -> str:
+    """The compiler's or CMake's first message: it comes long before pip's and setuptools' last words."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["nothing was printed"]
+    for i, line in enumerate(lines):
+        if line.startswith("CMake Error"):
+            return " ".join(lines[i : i + 2])
+        if re.search(r"\S: (fatal )?error: |^error: (?!subprocess)|, but the build needs: ", line):
+            return line
+    return lines[-1]
+
+
 def build_wheel(
     source: Path, out: Path, platform: str = "", drop: tuple[str, ...] = (), **environment: str
 ) -> tuple[Path, str]:
@@ -84,10 +95,7 @@ def build_wheel(
     if done.returncode != 0:
         log = out / "build.log"
         log.write_text(done.stdout + done.stderr)
-        # The compiler's message comes long before pip's and setuptools' last words.
-        lines = log.read_text().splitlines()
-        first = next((i for i, line in enumerate(lines) if re.search(r"\b(error|Error:?)\b", line)), len(lines) - 1)
-        raise Failure("\n".join([f"the build failed, see {log}", *lines[first : first + 12]]))
+        raise Failure(f"{first_error(done.stderr)}: the build failed, see {log}")
     (wheel,) = set(out.glob("*.whl")) - before
     return wheel, done.stdout + done.stderr
 

@@ -42,10 +42,11 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 schemas = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("convnextv2_fast::")]
 native = [name for name in schemas if not has(name, "CompositeExplicitAutograd")]
 assert native, "no operator is defined"
+stale = "; csrc/torch has it: is the wheel older than the sources?"
 for name in loaded:
     for operator in want["operators"][name]:
-        assert f"convnextv2_fast::{operator}" in native, f"no schema declares {operator}"
-        assert has(f"convnextv2_fast::{operator}", name.upper()), f"_C_{name}.so does not register {operator}"
+        assert f"convnextv2_fast::{operator}" in native, f"no schema declares {operator}{stale}"
+        assert has(f"convnextv2_fast::{operator}", name.upper()), f"_C_{name}.so does not register {operator}{stale}"
 if len(loaded) == 2:
     for operator in native:
         assert has(operator, "CPU") or has(operator, "CUDA"), f"nothing implements {operator}"

@@ -31,9 +31,7 @@ def run(
         check=False,
     )
     if check and done.returncode != 0:
-        shown = " ".join(str(part) for part in command)
-        raise Failure(
-            f"exit code {done.returncode}: {shown if len(shown) < 200 else shown[:200] + ' ...'}\n"
-            f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        )
+        shown = " ".join("<script>" if "\n" in str(part) else str(part) for part in command)
+        last = (done.stderr.strip() or done.stdout.strip() or "nothing was printed").splitlines()[-1]
+        raise Failure(f"exit code {done.returncode}: {shown}: {last}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
     return done
