@@ -10,6 +10,7 @@ import argparse
 import torch
 
 from convnextv2_fast import dispatch
+from convnextv2_fast.ops import _cuda
 
 from . import _check, problems
 from .cases import OpCase, Setting
@@ -29,7 +30,9 @@ def main() -> int:
         for implementation in dispatch.implementations(op):
             if implementation.backend == "torch":
                 continue
-            for precision in ("float32", "bfloat16"):
+            tensor_cores = implementation.backend == "cuda" and op in ("dwconv_layer_norm", "sparse_dwconv")
+            for precision in ("float32", "bfloat16", *(["bfloat16 mma"] if tensor_cores else [])):
+                precision, _cuda.DWCONV = precision.split()[0], "mma" if precision.endswith("mma") else "fma"
                 for shape in SHAPES.get(op, USUAL):
                     setting = Setting(device, precision, smoke=True)
                     case = OpCase(op, shape, setting, backward=True)
