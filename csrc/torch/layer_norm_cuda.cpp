@@ -16,7 +16,7 @@ void check_layer_norm(const char* op, const Tensor& x, const Tensor& weight, con
     if (!ok) refuse(op, wants, describe("x", x), describe("weight", weight), describe("and", other));
   };
   need(x.dim() == 2 && x.size(1) >= 1 && x.is_contiguous(), "x must be contiguous rows [T, C]");
-  need(x.size(1) <= kLayerNormWidest, "there must be at most 12288 channels");
+  need(x.size(1) <= kLayerNormWidest, "there must be at most 8192 channels");
   need(dtype_of(x).has_value(), "x must be float32, bfloat16 or float16");
   need(weight.dim() == 1 && weight.size(0) == x.size(1) && weight.is_contiguous(), "weight must be contiguous [C]");
   need(weight.scalar_type() == ScalarType::Float || weight.scalar_type() == x.scalar_type(),

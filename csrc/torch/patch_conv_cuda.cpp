@@ -50,7 +50,7 @@ Tensor patch_conv_gather(const Tensor& x, const std::optional<Tensor>& weight, c
            (v->scalar_type() == ScalarType::Float || v->scalar_type() == x.scalar_type());
   };
   if (!fits(weight) || !fits(bias) || c > kLayerNormWidest)
-    refuse(op, "norm_weight and norm_bias must be contiguous [C] of one dtype, x's or float32, C at most 12288",
+    refuse(op, "norm_weight and norm_bias must be contiguous [C] of one dtype, x's or float32, C at most 8192",
            describe("x", x), describe("norm_weight", weight), describe("norm_bias", bias));
   check_cuda(launch_patch_gather_norm(
       {x.const_data_ptr(), weight->const_data_ptr(), bias->const_data_ptr(), out.mutable_data_ptr(), blocks, c,

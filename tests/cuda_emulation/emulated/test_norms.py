@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import convnextv2_fast as cf
 from convnextv2_fast.layouts import PatchLayout
 from convnextv2_fast.testing import Problem, make
 from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32, judge
@@ -65,3 +66,12 @@ def test_patches_of_an_image(s):
     problem = stem(2, 3 * s * 4, 3 * s * 4, 3, 16, 4, "after")
     problem.options["layout"] = layout
     judge(problem, BF16)
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "dwconv_layer_norm"])
+def test_the_widest_rows_fit_the_smallest_gpu(op, device):
+    device("RTX 3090")
+    judge(make(op, 1, 1, 2, 8192), F32)
+    why = make(op, 1, 1, 2, 8193).to(F32, requires_grad=False)
+    with pytest.raises(cf.UnsupportedInputError, match="its kernels take up to 8192 channels, not 8193"):
+        why.public(backend="cuda")
