@@ -105,6 +105,23 @@ def test_strided_inputs(op):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+def strided_gradient(op: str, dtype: torch.dtype, backend: str) -> None:
+    """A gradient in another memory order, as a transposition after the op sends it, gives what a contiguous one gives."""
+    results = []
+    for arrange in (torch.Tensor.contiguous, lambda g: g.t().contiguous().t()):
+        problem = make(op, 2, 6, 6, 8, "rows").to(dtype)
+        y = problem.public(backend=backend).flatten(0, -2)
+        y.backward(arrange(torch.linspace(-1, 1, y.numel()).to(y).view_as(y)))
+        results.append([t.grad for t in problem.tensors.values()])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_strided_gradients(op):
+    strided_gradient(op, torch.float32, "auto")
+
+
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_empty_batch(op):
     problem = make(op, 0, 6, 6, 8).to(torch.float32)

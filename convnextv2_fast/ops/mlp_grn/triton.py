@@ -102,7 +102,7 @@ class _MlpGrn(torch.autograd.Function):
         drow_scale = torch.zeros_like(row_scale) if ctx.needs_input_grad[8] else None
         dy = dout
         if row_scale is not None and row_scale.shape[0]:
-            runs = dout.view(row_scale.shape[0], -1)
+            runs = dout.contiguous().view(row_scale.shape[0], -1)
             dy = (runs * row_scale.unsqueeze(1)).view(dout.shape)
             if ctx.needs_input_grad[8]:
                 y = _forward(u, w1, b1, gamma, beta, w2, b2, None, None, *ctx.options, *ctx.sizes, *maps)[0]

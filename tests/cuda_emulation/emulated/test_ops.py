@@ -6,7 +6,7 @@ import torch
 from convnextv2_fast import dispatch
 from convnextv2_fast.ops import _cuda
 from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
-from tests.ops.test_all_ops import assert_as_good_as_torch, run
+from tests.ops.test_all_ops import assert_as_good_as_torch, run, strided_gradient
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 OPS = [op for op in ALL_OPS if any(i.reasons is _cuda.reasons for i in dispatch.implementations(op))]
@@ -82,6 +82,11 @@ def test_the_same_bits_again(op):
     problem = make(op, 3, 7, 7, 40)
     first, second = (run(problem, BF16, "cuda") for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_strided_gradients(op):
+    strided_gradient(op, F32, "cuda")
 
 
 @pytest.mark.parametrize("op", OPS)

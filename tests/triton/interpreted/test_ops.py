@@ -11,7 +11,7 @@ from convnextv2_fast import dispatch
 from convnextv2_fast.ops._triton import chip, tiles
 from convnextv2_fast.ops._triton.launch import intercept
 from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
-from tests.ops.test_all_ops import assert_as_good_as_torch, run
+from tests.ops.test_all_ops import assert_as_good_as_torch, run, strided_gradient
 from tests.triton.variants import persistent
 
 F32, F16 = torch.float32, torch.float16  # the interpreter multiplies bfloat16 matrices wrongly
@@ -101,6 +101,11 @@ def test_strided_inputs(op):
     wide[..., 2:-3] = x
     got = Problem(op, dict(problem.tensors, **{first: wide[..., 2:-3]}), problem.options).public(backend="triton")
     assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_strided_gradients(op):
+    strided_gradient(op, F32, "triton")
 
 
 @pytest.mark.parametrize("op", OPS)
