@@ -106,7 +106,7 @@ def test_strided_inputs(op):
 
 
 def strided_gradient(op: str, dtype: torch.dtype, backend: str) -> None:
-    """A gradient in another memory order, as a transposition after the op sends it, gives what a contiguous one gives."""
+    """A gradient in another memory order, as a transposition after the op sends it, counts like a contiguous one."""
     results = []
     for arrange in (torch.Tensor.contiguous, lambda g: g.t().contiguous().t()):
         problem = make(op, 2, 6, 6, 8, "rows").to(dtype)
