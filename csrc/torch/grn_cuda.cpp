@@ -42,7 +42,7 @@ std::tuple<Tensor, Tensor, Tensor> grn_bwd(const Tensor& dy, const Tensor& x, co
   const int64_t c = x.size(1);
   const DType gamma_dtype = vector_dtype(op, "gamma", x, c, gamma);
   check_like(op, "dy", x, dy);
-  const float* norms = of_groups(op, "norm", groups, c, norm);
+  const float* norms = of_groups(op, "norm", x, groups, c, norm);
   Tensor dx = new_contiguous(x), dgamma = floats(x, {c}), dbeta = floats(x, {c});
   const CudaScope scope(x);
   const GrnShape shape{groups, c, *dtype_of(x), rows_of_vectors(x, dy, dx)};

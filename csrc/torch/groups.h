@@ -43,11 +43,11 @@ inline void check_like(const char* op, const char* name, const Tensor& x, const 
 }
 
 // Refuses what is not float32 [groups, columns].
-inline const float* of_groups(const char* op, const char* name, const RowGroups& groups, int64_t columns,
-                              const Tensor& t) {
+inline const float* of_groups(const char* op, const char* name, const Tensor& x, const RowGroups& groups,
+                              int64_t columns, const Tensor& t) {
   if (t.dim() != 2 || t.size(0) != groups.count || t.size(1) != columns || !t.is_contiguous() ||
-      t.scalar_type() != ScalarType::Float)
-    refuse(op, std::string(name) + " must be contiguous float32 [groups, C]", describe(name, t));
+      t.scalar_type() != ScalarType::Float || !(t.device() == x.device()))
+    refuse(op, std::string(name) + " must be contiguous float32 [groups, C] on x's device", describe(name, t));
   return static_cast<const float*>(t.const_data_ptr());
 }
 

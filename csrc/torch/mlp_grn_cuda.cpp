@@ -44,7 +44,7 @@ Tensor mlp_grn_scale(const Tensor& a, const Tensor& scale, const Tensor& beta, i
   Tensor g = new_contiguous(a);
   const CudaScope scope(a);
   check_cuda(launch_grn_apply({groups, k, *dtype_of(a), rows_of_vectors(a, g)}, a.const_data_ptr(),
-                              of_groups(op, "scale", groups, k, scale), beta.const_data_ptr(), beta_dtype,
+                              of_groups(op, "scale", a, groups, k, scale), beta.const_data_ptr(), beta_dtype,
                               g.mutable_data_ptr(), scope.stream()));
   return g;
 }
@@ -78,17 +78,18 @@ Tensor mlp_grn_finish(const Tensor& y, const Tensor& bias, const std::optional<T
   p.bias_dtype = vector_dtype(op, "bias", y, p.columns, bias);
   if (row_scale.has_value()) {
     p.runs = row_scale->size(0);
-    if (row_scale->dim() != 1 || row_scale->scalar_type() != ScalarType::Float || !row_scale->is_contiguous() ||
+    if (row_scale->dim() != 1 || row_scale->scalar_type() != ScalarType::Float ||
+        !(row_scale->device() == y.device()) || !row_scale->is_contiguous() ||
         (p.rows > 0 && (p.runs == 0 || p.rows % p.runs != 0)))
-      refuse(op, "row_scale must be contiguous float32 [R], R dividing T", describe("y", y),
+      refuse(op, "row_scale must be contiguous float32 [R] on y's device, R dividing T", describe("y", y),
              describe("row_scale", row_scale));
     p.row_scale = static_cast<const float*>(row_scale->const_data_ptr());
   }
   if (residual.has_value()) {
     if (residual->dim() != 2 || residual->size(0) != p.rows || residual->size(1) != p.columns ||
-        !residual->is_contiguous() ||
+        !residual->is_contiguous() || !(residual->device() == y.device()) ||
         (residual->scalar_type() != y.scalar_type() && residual->scalar_type() != ScalarType::Float))
-      refuse(op, "residual must be contiguous, of y's shape, in its dtype or float32", describe("y", y),
+      refuse(op, "residual must be contiguous, of y's shape, on its device, in its dtype or float32", describe("y", y),
              describe("residual", residual));
     p.out_dtype = *dtype_of(*residual);
     p.residual = residual->const_data_ptr();
@@ -128,9 +129,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_bwd(const Tensor& dg,
   for (int i = 0; i < 2; ++i)
     check_cuda(launch_sum_partials(float_data(partial) + i * splits * all, float_data(sums) + i * all, splits, all,
                                    scope.stream()));
-  check_cuda(launch_grn_grad(count, k, float_data(sums), of_groups(op, "norm", groups, k, norm), gamma.const_data_ptr(),
-                             gamma_dtype, static_cast<float>(eps), float_data(scale), float_data(factor),
-                             float_data(shares), scope.stream()));
+  check_cuda(launch_grn_grad(count, k, float_data(sums), of_groups(op, "norm", h, groups, k, norm),
+                             gamma.const_data_ptr(), gamma_dtype, static_cast<float>(eps), float_data(scale),
+                             float_data(factor), float_data(shares), scope.stream()));
   const MlpBackward p{dg.const_data_ptr(),
                       h.const_data_ptr(),
                       b1.const_data_ptr(),

@@ -122,6 +122,19 @@ def test_strided_gradients(op):
     strided_gradient(op, torch.float32, "auto")
 
 
+def backward_under_autocast(op: str, backend: str) -> None:
+    """A backward inside a region of autocast, of a forward outside it, stays in the forward's types."""
+    results = []
+    for enabled in (False, True):
+        problem = make(op, 2, 6, 6, 16).to(torch.float32)
+        y = problem.public(backend=backend)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            y.backward(torch.linspace(-1, 1, y.numel()).view_as(y))
+        results.append([t.grad for t in problem.tensors.values()])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_empty_batch(op):
     problem = make(op, 0, 6, 6, 8).to(torch.float32)
@@ -199,3 +212,11 @@ def test_grn_has_zero_subgradient_at_zero_norm():
         y = cf.ops.grn(x if rows is None else x.view(-1, 4), ones, ones, rows_per_group=rows)
         y.sum().backward()
         assert torch.equal(x.grad, torch.ones_like(x))
+
+
+def test_what_lies_on_another_device_is_named():
+    problem = make("mlp_grn", 1, 2, 2, 8).to(torch.float32)
+    for name in ("residual", "row_scale"):
+        moved = Problem(problem.op, dict(problem.tensors, **{name: problem.tensors[name].to("meta")}), problem.options)
+        with pytest.raises(cf.UnsupportedInputError, match=f"mlp_grn: {name} is on meta, u on cpu; move them together"):
+            moved.public()

@@ -77,6 +77,11 @@ def mlp_grn(
     if row_scale is not None:
         fits = row_scale.ndim == 1 and (rows == 0 or (row_scale.numel() > 0 and rows % row_scale.numel() == 0))
         check(fits, _OP, "row_scale must be [R] with R dividing the number of rows", u=u, row_scale=row_scale)
+    for name, other in (("residual", residual), ("row_scale", row_scale)):
+        if other is not None and other.device != u.device:
+            raise dispatch.UnsupportedInputError(
+                f"{_OP}: {name} is on {other.device}, u on {u.device}; move them together"
+            )
     cast = autocast_dtype(u)
     if cast is not None:
         u = u.to(cast)

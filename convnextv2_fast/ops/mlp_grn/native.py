@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from ... import library
 from ...dispatch import UnsupportedInputError
 from .. import _cuda
-from .._common import samples
+from .._common import autocast_off, samples
 from .._groups import GROUPS, Groups
 
 
@@ -127,22 +127,27 @@ class _MlpGrn(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        u, w1, b1, gamma, beta, w2, b2, row_scale, norm, *maps = ctx.saved_tensors
-        of = Groups(*ctx.sizes, *maps)
-        dresidual = None if ctx.residual_dtype is None else dout.to(ctx.residual_dtype)
-        drow_scale = torch.zeros_like(row_scale) if ctx.needs_input_grad[8] else None
-        dy = dout
-        if row_scale is not None and row_scale.shape[0]:
-            runs = dout.contiguous().view(row_scale.shape[0], -1)
-            dy = (runs * row_scale.unsqueeze(1)).view(dout.shape)
-            if drow_scale is not None:
-                y = _forward(u, w1, b1, gamma, beta, w2, b2, None, None, ctx.eps, of)[0]
-                drow_scale = (runs.float() * y.view(runs.shape).float()).sum(1).to(row_scale.dtype)
-        dy = dy.to(u.dtype).contiguous()
-        dh, g, db1, dgamma, dbeta = _backward(dy @ w2, u @ w1.t(), b1, gamma, beta, norm, ctx.eps, *of)
-        vectors = (db1.to(b1.dtype), dgamma.to(gamma.dtype), dbeta.to(beta.dtype))
-        db2 = dy.sum(0, dtype=torch.float32).to(b2.dtype)
-        return dh @ w1, dh.t() @ u, *vectors, dy.t() @ g, db2, dresidual, drow_scale, None, None
+        with autocast_off(dout):  # the products run in the tensors' own types
+            return _gradients(ctx, dout)
+
+
+def _gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+    u, w1, b1, gamma, beta, w2, b2, row_scale, norm, *maps = ctx.saved_tensors
+    of = Groups(*ctx.sizes, *maps)
+    dresidual = None if ctx.residual_dtype is None else dout.to(ctx.residual_dtype)
+    drow_scale = torch.zeros_like(row_scale) if ctx.needs_input_grad[8] else None
+    dy = dout
+    if row_scale is not None and row_scale.shape[0]:
+        runs = dout.contiguous().view(row_scale.shape[0], -1)
+        dy = (runs * row_scale.unsqueeze(1)).view(dout.shape)
+        if drow_scale is not None:
+            y = _forward(u, w1, b1, gamma, beta, w2, b2, None, None, ctx.eps, of)[0]
+            drow_scale = (runs.float() * y.view(runs.shape).float()).sum(1).to(row_scale.dtype)
+    dy = dy.to(u.dtype).contiguous()
+    dh, g, db1, dgamma, dbeta = _backward(dy @ w2, u @ w1.t(), b1, gamma, beta, norm, ctx.eps, *of)
+    vectors = (db1.to(b1.dtype), dgamma.to(gamma.dtype), dbeta.to(beta.dtype))
+    db2 = dy.sum(0, dtype=torch.float32).to(b2.dtype)
+    return dh @ w1, dh.t() @ u, *vectors, dy.t() @ g, db2, dresidual, drow_scale, None, None
 
 
 def run(

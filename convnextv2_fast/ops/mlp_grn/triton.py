@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from ... import library
 from ...dispatch import Spec
 from .. import _triton
-from .._common import samples
+from .._common import autocast_off, samples
 from .._groups import GROUPS, Groups
 from .._triton import chip
 from . import strategy as strategies
@@ -96,20 +96,25 @@ class _MlpGrn(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        u, w1, b1, gamma, beta, w2, b2, row_scale, norm, *maps = ctx.saved_tensors
-        eps, tf32, _ = ctx.options
-        dresidual = None if ctx.residual_dtype is None else dout.to(ctx.residual_dtype)
-        drow_scale = torch.zeros_like(row_scale) if ctx.needs_input_grad[8] else None
-        dy = dout
-        if row_scale is not None and row_scale.shape[0]:
-            runs = dout.contiguous().view(row_scale.shape[0], -1)
-            dy = (runs * row_scale.unsqueeze(1)).view(dout.shape)
-            if ctx.needs_input_grad[8]:
-                y = _forward(u, w1, b1, gamma, beta, w2, b2, None, None, *ctx.options, *ctx.sizes, *maps)[0]
-                drow_scale = (runs.float() * y.view(runs.shape).float()).sum(1).to(row_scale.dtype)
-        grads = _backward(dy.to(u.dtype).contiguous(), u, w1, b1, gamma, beta, w2, norm, eps, tf32, *ctx.sizes, *maps)
-        cast = (g.to(p.dtype) for g, p in zip(grads, (u, w1, b1, gamma, beta, w2, b2), strict=True))
-        return *cast, dresidual, drow_scale, None, None
+        with autocast_off(dout):  # the products run in the tensors' own types
+            return _gradients(ctx, dout)
+
+
+def _gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+    u, w1, b1, gamma, beta, w2, b2, row_scale, norm, *maps = ctx.saved_tensors
+    eps, tf32, _ = ctx.options
+    dresidual = None if ctx.residual_dtype is None else dout.to(ctx.residual_dtype)
+    drow_scale = torch.zeros_like(row_scale) if ctx.needs_input_grad[8] else None
+    dy = dout
+    if row_scale is not None and row_scale.shape[0]:
+        runs = dout.contiguous().view(row_scale.shape[0], -1)
+        dy = (runs * row_scale.unsqueeze(1)).view(dout.shape)
+        if ctx.needs_input_grad[8]:
+            y = _forward(u, w1, b1, gamma, beta, w2, b2, None, None, *ctx.options, *ctx.sizes, *maps)[0]
+            drow_scale = (runs.float() * y.view(runs.shape).float()).sum(1).to(row_scale.dtype)
+    grads = _backward(dy.to(u.dtype).contiguous(), u, w1, b1, gamma, beta, w2, norm, eps, tf32, *ctx.sizes, *maps)
+    cast = (g.to(p.dtype) for g, p in zip(grads, (u, w1, b1, gamma, beta, w2, b2), strict=True))
+    return *cast, dresidual, drow_scale, None, None
 
 
 def run(

@@ -11,8 +11,9 @@ from torch.autograd.function import once_differentiable
 from ... import library
 from ...layouts import Layout
 from .. import _cuda
-from .._common import in_one_dtype
+from .._common import autocast_off, in_one_dtype
 from ..layer_norm import native as layer_norm
+from ..layer_norm.reference import layer_norm as layer_norm_reference
 from .gather import GATHER, Gather
 from .reference import matrix
 
@@ -57,19 +58,24 @@ class _PatchConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, w, norm_weight, norm_bias, table = ctx.saved_tensors
-        needs_x, needs_w, needs_bias, *needs_norm = ctx.needs_input_grad[:5]
-        dx = dw = dbias = dnorm_weight = dnorm_bias = None
-        if needs_w:
-            dw = _gather(x, norm_weight, norm_bias, ctx.eps, table, *ctx.of).t() @ dz
-        if needs_bias:
-            dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
-        if needs_x or any(needs_norm):
-            dx = _scatter(dz @ w.t(), x.shape[0], ctx.covers, table, *ctx.of)
-            if norm_weight is not None:
-                dx, dparams = layer_norm.backward(dx, x, norm_weight, ctx.eps)
-                dnorm_weight, dnorm_bias = dparams[0].to(norm_weight.dtype), dparams[1].to(norm_bias.dtype)
-        return dx, dw, dbias, dnorm_weight, dnorm_bias, None, None
+        with autocast_off(dz):  # the products run in the tensors' own types
+            return _gradients(ctx, dz)
+
+
+def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
+    x, w, norm_weight, norm_bias, table = ctx.saved_tensors
+    needs_x, needs_w, needs_bias, *needs_norm = ctx.needs_input_grad[:5]
+    dx = dw = dbias = dnorm_weight = dnorm_bias = None
+    if needs_w:
+        dw = _gather(x, norm_weight, norm_bias, ctx.eps, table, *ctx.of).t() @ dz
+    if needs_bias:
+        dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+    if needs_x or any(needs_norm):
+        dx = _scatter(dz @ w.t(), x.shape[0], ctx.covers, table, *ctx.of)
+        if norm_weight is not None:
+            dx, dparams = layer_norm.backward(dx, x, norm_weight, ctx.eps)
+            dnorm_weight, dnorm_bias = dparams[0].to(norm_weight.dtype), dparams[1].to(norm_bias.dtype)
+    return dx, dw, dbias, dnorm_weight, dnorm_bias, None, None
 
 
 def _product(
@@ -106,7 +112,8 @@ def run(
     else:
         z = _product(*args, eps, of)
     if norm_after is not None:
-        z = layer_norm.run(z, *norm_after, eps=eps)
+        wide = z.shape[1] > _cuda.WIDEST
+        z = layer_norm_reference(z, *norm_after, eps=eps) if wide else layer_norm.run(z, *norm_after, eps=eps)
     return z.view(x.shape[0], x.shape[1] // k, x.shape[2] // k, z.shape[1]) if layout is None else z
 
 

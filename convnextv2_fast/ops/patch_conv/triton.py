@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from ... import library
 from ...layouts import Layout
 from .. import _triton
+from .._common import autocast_off
 from ..layer_norm import triton as layer_norm
 from .gather import GATHER, Gather
 from .reference import matrix
@@ -87,20 +88,25 @@ class _PatchConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, w, norm_weight, norm_bias, mean, rstd, table = ctx.saved_tensors
-        needs_x, needs_w, needs_bias, *needs_norm = ctx.needs_input_grad[:5]
-        dx = dw = dbias = dnorm_weight = dnorm_bias = None
-        dz = dz.contiguous()
-        if needs_w:
-            dw = _blocks(x, norm_weight, norm_bias, mean, rstd, table, *ctx.of).t() @ dz
-        if needs_bias:
-            dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
-        if needs_x or any(needs_norm):
-            dx = _scatter(dz @ w.t(), x.shape[0], ctx.covers, table, *ctx.of)
-            if norm_weight is not None:
-                dx, dnorm_weight, dnorm_bias = layer_norm.backward(dx, x, norm_weight, mean, rstd)
-                dnorm_weight, dnorm_bias = dnorm_weight.to(norm_weight.dtype), dnorm_bias.to(norm_bias.dtype)
-        return dx, dw, dbias, dnorm_weight, dnorm_bias, None, None
+        with autocast_off(dz):  # the products run in the tensors' own types
+            return _gradients(ctx, dz)
+
+
+def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
+    x, w, norm_weight, norm_bias, mean, rstd, table = ctx.saved_tensors
+    needs_x, needs_w, needs_bias, *needs_norm = ctx.needs_input_grad[:5]
+    dx = dw = dbias = dnorm_weight = dnorm_bias = None
+    dz = dz.contiguous()
+    if needs_w:
+        dw = _blocks(x, norm_weight, norm_bias, mean, rstd, table, *ctx.of).t() @ dz
+    if needs_bias:
+        dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+    if needs_x or any(needs_norm):
+        dx = _scatter(dz @ w.t(), x.shape[0], ctx.covers, table, *ctx.of)
+        if norm_weight is not None:
+            dx, dnorm_weight, dnorm_bias = layer_norm.backward(dx, x, norm_weight, mean, rstd)
+            dnorm_weight, dnorm_bias = dnorm_weight.to(norm_weight.dtype), dnorm_bias.to(norm_bias.dtype)
+    return dx, dw, dbias, dnorm_weight, dnorm_bias, None, None
 
 
 def run(

@@ -6,7 +6,7 @@ import torch
 from convnextv2_fast import dispatch
 from convnextv2_fast.ops import _cuda
 from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
-from tests.ops.test_all_ops import assert_as_good_as_torch, run, strided_gradient
+from tests.ops.test_all_ops import assert_as_good_as_torch, backward_under_autocast, run, strided_gradient
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 OPS = [op for op in ALL_OPS if any(i.reasons is _cuda.reasons for i in dispatch.implementations(op))]
@@ -87,6 +87,11 @@ def test_the_same_bits_again(op):
 @pytest.mark.parametrize("op", OPS)
 def test_strided_gradients(op):
     strided_gradient(op, F32, "cuda")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_backward_under_autocast(op):
+    backward_under_autocast(op, "cuda")
 
 
 @pytest.mark.parametrize("op", OPS)
