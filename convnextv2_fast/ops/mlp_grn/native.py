@@ -6,17 +6,18 @@ The hidden activations exist (strategy "materialize"). GRN's scale goes to the s
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ... import library
 from ...dispatch import UnsupportedInputError
 from .. import _cuda
-from .._common import autocast_off, samples
+from .._common import samples
 from .._groups import GROUPS, Groups
+from . import autograd
 
 
 def _activate_fake(
@@ -84,9 +85,10 @@ def _forward(
     residual: Tensor | None,
     row_scale: Tensor | None,
     eps: float,
-    of: Groups,
+    *groups: Any,
 ) -> tuple[Tensor, Tensor]:
     """The result `[T, C']` and the norms `[G, K]`; w1, w2 in u's dtype."""
+    of = Groups(*groups)
     a, norm, scale = _activate(u @ w1.t(), b1, gamma, eps, *of)
     if folds(of.rows_per_group, w2.shape[0]):
         groups = a.view(of.count, of.rows_per_group, w2.shape[1])
@@ -99,55 +101,23 @@ def _forward(
     return _finish(y, bias, None if row_scale is None else row_scale.float(), residual), norm
 
 
-class _MlpGrn(torch.autograd.Function):
-    """Saves u, the parameters and the groups' norms; the hidden activations are computed again."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        u: Tensor,
-        w1: Tensor,
-        b1: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        w2: Tensor,
-        b2: Tensor,
-        residual: Tensor | None,
-        row_scale: Tensor | None,
-        eps: float,
-        of: Groups,
-    ) -> Tensor:
-        out, norm = _forward(u, w1, b1, gamma, beta, w2, b2, residual, row_scale, eps, of)
-        # b2 enters no gradient but row_scale's.
-        ctx.save_for_backward(u, w1, b1, gamma, beta, w2, b2, row_scale, norm, of.row_group, of.offsets)
-        ctx.eps, ctx.sizes = eps, of[:2]
-        ctx.residual_dtype = None if residual is None else residual.dtype
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        with autocast_off(dout):  # the products run in the tensors' own types
-            return _gradients(ctx, dout)
+def _gradients(
+    dy: Tensor,
+    u: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    w2: Tensor,
+    norm: Tensor,
+    eps: float,
+    *of: Any,
+) -> tuple[Tensor, ...]:
+    dh, g, db1, dgamma, dbeta = _backward(dy @ w2, u @ w1.t(), b1, gamma, beta, norm, eps, *of)
+    return dh @ w1, dh.t() @ u, db1, dgamma, dbeta, dy.t() @ g, dy.sum(0, dtype=torch.float32)
 
 
-def _gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
-    u, w1, b1, gamma, beta, w2, b2, row_scale, norm, *maps = ctx.saved_tensors
-    of = Groups(*ctx.sizes, *maps)
-    dresidual = None if ctx.residual_dtype is None else dout.to(ctx.residual_dtype)
-    drow_scale = torch.zeros_like(row_scale) if ctx.needs_input_grad[8] else None
-    dy = dout
-    if row_scale is not None and row_scale.shape[0]:
-        runs = dout.contiguous().view(row_scale.shape[0], -1)
-        dy = (runs * row_scale.unsqueeze(1)).view(dout.shape)
-        if drow_scale is not None:
-            y = _forward(u, w1, b1, gamma, beta, w2, b2, None, None, ctx.eps, of)[0]
-            drow_scale = (runs.float() * y.view(runs.shape).float()).sum(1).to(row_scale.dtype)
-    dy = dy.to(u.dtype).contiguous()
-    dh, g, db1, dgamma, dbeta = _backward(dy @ w2, u @ w1.t(), b1, gamma, beta, norm, ctx.eps, *of)
-    vectors = (db1.to(b1.dtype), dgamma.to(gamma.dtype), dbeta.to(beta.dtype))
-    db2 = dy.sum(0, dtype=torch.float32).to(b2.dtype)
-    return dh @ w1, dh.t() @ u, *vectors, dy.t() @ g, db2, dresidual, drow_scale, None, None
+KERNELS = SimpleNamespace(forward=_forward, backward=_gradients)
 
 
 def run(
@@ -170,17 +140,10 @@ def run(
         raise UnsupportedInputError(
             f"mlp_grn: backend 'cuda' has the strategy 'materialize' only, not {strategy!r}, which 'triton' has"
         )
-    rows = u.reshape(-1, u.shape[-1]).contiguous()
-    of = Groups.of(rows.shape[0], samples(u, rows_per_group, "mlp_grn"), u.device)
-    flat = None if residual is None else residual.reshape(rows.shape[0], w2.shape[0]).contiguous()
-    b1, gamma, beta, b2 = (v.reshape(-1).contiguous() for v in (b1, gamma, beta, b2))
+    rows = u.numel() // u.shape[-1] if u.shape[-1] else 0
+    of = Groups.of(rows, samples(u, rows_per_group, "mlp_grn"), u.device)
     w1, w2 = (w.to(u.dtype).contiguous() for w in (w1, w2))
-    args = (rows, w1, b1, gamma, beta, w2, b2, flat, None if row_scale is None else row_scale.contiguous())
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
-        out = _MlpGrn.apply(*args, eps, of)
-    else:
-        out = _forward(*args, eps, of)[0]
-    return out.view(*u.shape[:-1], w2.shape[0])
+    return autograd.run(KERNELS, u, w1, b1, gamma, beta, w2, b2, residual, row_scale, (eps,), of)
 
 
 CUDA = _cuda.implementation(run)
