@@ -1,6 +1,8 @@
 // Starts a kernel that walks groups: run(T{}, vector, tiling, grid) with 16-byte vectors where they fit, elements else.
 #pragma once
 
+#include <type_traits>
+
 #include "cnv2/cuda_groups.cuh"
 
 namespace cnv2 {

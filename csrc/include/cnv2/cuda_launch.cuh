@@ -1,8 +1,6 @@
 // How every kernel is started, and the dynamic shared memory that every kernel uses. Included by .cu files and kernels.
 #pragma once
 
-#include <type_traits>
-
 #include "cnv2/cuda_api.h"
 #include "cnv2/dtype.h"
 
@@ -52,12 +50,6 @@ cudaError_t with_dtype(DType dtype, F&& run) {
       return run(Half{});
   }
   return cudaErrorInvalidValue;
-}
-
-// Calls run(std::true_type{}) or run(std::false_type{}).
-template <class F>
-cudaError_t with_flag(bool flag, F&& run) {
-  return flag ? run(std::true_type{}) : run(std::false_type{});
 }
 
 }  // namespace cnv2
