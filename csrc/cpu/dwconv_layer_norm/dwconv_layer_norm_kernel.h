@@ -9,25 +9,12 @@
 
 #include <cmath>
 
+#include "cnv2/unroll.h"
 #include "cnv2/vec.h"
 #include "dwconv_layer_norm.h"
 
 namespace cnv2 {
 namespace {
-
-template <int I>
-struct Index {
-  static constexpr int value = I;
-};
-
-// Calls body(Index<Begin>), ..., body(Index<End - 1>): an unrolled loop whose counter is a constant.
-template <int Begin, int End, class F>
-CNV2_INLINE void unroll(const F& body) {
-  if constexpr (Begin < End) {
-    body(Index<Begin>{});
-    unroll<Begin + 1, End>(body);
-  }
-}
 
 template <class V, int kStrip>
 struct DwconvLayerNormKernel {

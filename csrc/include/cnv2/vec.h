@@ -11,13 +11,11 @@
 #include <cstring>
 
 #include "cnv2/dtype.h"
+#include "cnv2/unroll.h"
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
-
-#define CNV2_INLINE inline __attribute__((always_inline))
-#define CNV2_LAMBDA __attribute__((always_inline))
 
 namespace cnv2 {
 namespace {
