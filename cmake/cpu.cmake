@@ -2,7 +2,7 @@
 # file alone; which one runs is decided at run time. Nothing else is compiled for more than the baseline CPU.
 include(CheckCXXCompilerFlag)
 
-set(CNV2_CPU_OPS dwconv_layer_norm)
+set(CNV2_CPU_OPS dwconv_layer_norm mlp_grn)
 
 set(BUILD_INFO_ISA scalar)
 set(isa_flags_scalar "")
@@ -18,7 +18,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endforeach()
 endif()
 
-set(sources csrc/cpu/isa.cpp)
+set(sources csrc/cpu/isa.cpp csrc/cpu/scratch.cpp)
 foreach(op ${CNV2_CPU_OPS})
   list(APPEND sources csrc/torch/${op}_cpu.cpp)
   foreach(isa ${BUILD_INFO_ISA})

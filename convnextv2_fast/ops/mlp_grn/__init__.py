@@ -5,6 +5,7 @@ from torch import Tensor
 from ... import dispatch
 from .._common import autocast_dtype, autocast_off, check, check_params, has_shape, samples
 from . import reference
+from .cpu import CPU
 from .native import CUDA
 from .triton import TRITON
 
@@ -93,4 +94,4 @@ def mlp_grn(
         return run(u, w1, b1, gamma, beta, w2, b2, **options)
 
 
-dispatch.register(_OP, [CUDA, TRITON, dispatch.Implementation("torch", reference.mlp_grn, dispatch.always)])
+dispatch.register(_OP, [CUDA, CPU, TRITON, dispatch.Implementation("torch", reference.mlp_grn, dispatch.always)])

@@ -3,8 +3,9 @@
 // header.
 //
 // A vector type V has: width; zero(), set(value); load(p), load(p, n), store(p), store(p, n) with n <= width lanes
-// (the others read as zero and are not written); add, sub, mul; fma(a, b, c) = a * b + c; keep(n): lanes >= n become
-// zero; sum(): all lanes, added in a fixed order.
+// (the others read as zero and are not written); add, sub, mul; fma(a, b, c) = a * b + c; min(a, b), max(a, b): b where
+// either is a NaN; round(a): to the nearest integer; pow2(n): 2^n for integers -126 <= n <= 127; keep(n): lanes >= n
+// become zero; sum(): all lanes, added in a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -56,6 +57,20 @@ struct Vec4 {
   static CNV2_INLINE Vec4 sub(Vec4 a, Vec4 b) { return {a.v - b.v}; }
   static CNV2_INLINE Vec4 mul(Vec4 a, Vec4 b) { return {a.v * b.v}; }
   static CNV2_INLINE Vec4 fma(Vec4 a, Vec4 b, Vec4 c) { return {a.v * b.v + c.v}; }
+  static CNV2_INLINE Vec4 min(Vec4 a, Vec4 b) { return {a.v < b.v ? a.v : b.v}; }
+  static CNV2_INLINE Vec4 max(Vec4 a, Vec4 b) { return {a.v > b.v ? a.v : b.v}; }
+  static CNV2_INLINE Vec4 round(Vec4 a) {  // for |a| < 2^22: the sum has no bits below the units
+    constexpr float kShift = 12582912.f;
+    volatile Lanes shifted = a.v + kShift;
+    return {shifted - kShift};
+  }
+  static CNV2_INLINE Vec4 pow2(Vec4 n) {
+    typedef int32_t Ints __attribute__((vector_size(16)));
+    const Ints bits = (__builtin_convertvector(n.v, Ints) + 127) << 23;
+    Vec4 out;
+    std::memcpy(&out.v, &bits, sizeof(out.v));
+    return out;
+  }
   CNV2_INLINE Vec4 keep(int n) const {
     Vec4 out = zero();
     for (int i = 0; i < n; ++i) out.v[i] = v[i];
@@ -63,6 +78,10 @@ struct Vec4 {
   }
   CNV2_INLINE float sum() const { return (v[0] + v[2]) + (v[1] + v[3]); }
 };
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+constexpr int kToNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+#endif
 
 #if defined(__AVX2__)
 
@@ -117,6 +136,13 @@ struct Vec8 {
   static CNV2_INLINE Vec8 sub(Vec8 a, Vec8 b) { return {_mm256_sub_ps(a.v, b.v)}; }
   static CNV2_INLINE Vec8 mul(Vec8 a, Vec8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
   static CNV2_INLINE Vec8 fma(Vec8 a, Vec8 b, Vec8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  static CNV2_INLINE Vec8 min(Vec8 a, Vec8 b) { return {_mm256_min_ps(a.v, b.v)}; }
+  static CNV2_INLINE Vec8 max(Vec8 a, Vec8 b) { return {_mm256_max_ps(a.v, b.v)}; }
+  static CNV2_INLINE Vec8 round(Vec8 a) { return {_mm256_round_ps(a.v, kToNearest)}; }
+  static CNV2_INLINE Vec8 pow2(Vec8 n) {
+    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
+  }
   CNV2_INLINE Vec8 keep(int n) const { return {_mm256_and_ps(v, _mm256_castsi256_ps(first(n)))}; }
   CNV2_INLINE float sum() const {
     const __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -173,6 +199,13 @@ struct Vec16 {
   static CNV2_INLINE Vec16 sub(Vec16 a, Vec16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
   static CNV2_INLINE Vec16 mul(Vec16 a, Vec16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
   static CNV2_INLINE Vec16 fma(Vec16 a, Vec16 b, Vec16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  static CNV2_INLINE Vec16 min(Vec16 a, Vec16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+  static CNV2_INLINE Vec16 max(Vec16 a, Vec16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+  static CNV2_INLINE Vec16 round(Vec16 a) { return {_mm512_roundscale_ps(a.v, kToNearest)}; }
+  static CNV2_INLINE Vec16 pow2(Vec16 n) {
+    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+  }
   CNV2_INLINE Vec16 keep(int n) const { return {_mm512_maskz_mov_ps(first(n), v)}; }
   CNV2_INLINE float sum() const { return _mm512_reduce_add_ps(v); }
 };
@@ -211,6 +244,10 @@ struct Pair {
   static CNV2_INLINE Pair sub(Pair a, Pair b) { return {V::sub(a.lo, b.lo), V::sub(a.hi, b.hi)}; }
   static CNV2_INLINE Pair mul(Pair a, Pair b) { return {V::mul(a.lo, b.lo), V::mul(a.hi, b.hi)}; }
   static CNV2_INLINE Pair fma(Pair a, Pair b, Pair c) { return {V::fma(a.lo, b.lo, c.lo), V::fma(a.hi, b.hi, c.hi)}; }
+  static CNV2_INLINE Pair min(Pair a, Pair b) { return {V::min(a.lo, b.lo), V::min(a.hi, b.hi)}; }
+  static CNV2_INLINE Pair max(Pair a, Pair b) { return {V::max(a.lo, b.lo), V::max(a.hi, b.hi)}; }
+  static CNV2_INLINE Pair round(Pair a) { return {V::round(a.lo), V::round(a.hi)}; }
+  static CNV2_INLINE Pair pow2(Pair n) { return {V::pow2(n.lo), V::pow2(n.hi)}; }
   CNV2_INLINE Pair keep(int n) const { return {lo.keep(low(n)), hi.keep(high(n))}; }
   CNV2_INLINE float sum() const { return V::add(lo, hi).sum(); }
 };

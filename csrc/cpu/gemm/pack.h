@@ -1,0 +1,69 @@
+// Between row-major tensors and the layouts of tiles.h. Columns that complete a block are zero.
+#pragma once
+
+#include <cstdint>
+
+#include "tiles.h"
+
+namespace cnv2 {
+namespace {
+
+template <class V>
+struct Pack {
+  static constexpr int kVector = V::width;
+  static constexpr int kBlock = 2 * kVector;
+
+  // `lanes` floats from p, at most a vector's; none if that is negative.
+  template <class T>
+  static CNV2_INLINE V load(const T* p, int64_t lanes) {
+    return lanes >= kVector ? V::load(p) : lanes > 0 ? V::load(p, static_cast<int>(lanes)) : V::zero();
+  }
+
+  // Rows [0, rows) of src [rows][columns] to blocked form; `stride` floats from one column block to the next.
+  template <class T>
+  static void rows(const T* src, int64_t rows, int64_t columns, float* out, int64_t stride) {
+    for (int64_t r = 0; r < rows; ++r, src += columns, out += kBlock) {
+      float* to = out;
+      for (int64_t c = 0; c < columns; c += kBlock, to += stride) {
+        load(src + c, columns - c).store(to);
+        load(src + c + kVector, columns - c - kVector).store(to + kVector);
+      }
+    }
+  }
+
+  // Panel j of a weight [k][n] whose first index is the reduction's.
+  template <class T>
+  static void panel(const T* w, int64_t k, int64_t n, int64_t j, float* out) {
+    const int64_t c = j * kBlock;
+    for (int64_t i = 0; i < k; ++i, w += n, out += kBlock) {
+      load(w + c, n - c).store(out);
+      load(w + c + kVector, n - c - kVector).store(out + kVector);
+    }
+  }
+
+  // Panel j of a weight [n][k], as torch.nn.Linear has it: transposed on the way.
+  template <class T>
+  static void panel_transposed(const T* w, int64_t n, int64_t k, int64_t j, float* out) {
+    constexpr int kDepth = kVector;
+    float tile[kBlock * kDepth];
+    const int64_t first = j * kBlock;
+    const int64_t here = n - first < kBlock ? n - first : kBlock;
+    for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
+      const int64_t depth = k - k0 < kDepth ? k - k0 : kDepth;
+      for (int64_t r = 0; r < here; ++r) load(w + (first + r) * k + k0, depth).store(tile + r * kDepth);
+      for (int64_t i = 0; i < depth; ++i, out += kBlock) {
+        for (int64_t r = 0; r < here; ++r) out[r] = tile[r * kDepth + i];
+        for (int64_t r = here; r < kBlock; ++r) out[r] = 0.f;
+      }
+    }
+  }
+
+  // A vector [n], completed to whole blocks.
+  template <class T>
+  static void vector(const T* v, int64_t n, float* out) {
+    for (int64_t i = 0; i < Tiles<V, 1>::blocks(n) * kBlock; i += kVector) load(v + i, n - i).store(out + i);
+  }
+};
+
+}  // namespace
+}  // namespace cnv2

@@ -1,0 +1,126 @@
+// The register tiles of the CPU's matrix products, a template over the vector type.
+//
+// Matrices of activations are "blocked": [column block][row][kBlock], kBlock = 2 vectors. A tile's rows then lie a
+// constant distance apart, so that one pointer addresses them all, and what one product writes the next can read as
+// either operand. Weights are packed in panels: [column block][reduction index][kBlock].
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "cnv2/unroll.h"
+#include "cnv2/vec.h"
+
+namespace cnv2 {
+namespace {
+
+// Of kRows x 2 vectors in registers: 2 loads and kRows broadcasts for 2 * kRows multiply-adds.
+template <class V, int kRows>
+struct Tiles {
+  static constexpr int kVector = V::width;
+  static constexpr int kBlock = 2 * kVector;
+  static constexpr int kMaxRows = kRows;
+
+  static constexpr int64_t blocks(int64_t columns) { return (columns + kBlock - 1) / kBlock; }
+
+  // c[i][j] = sum_k a[i][k] b[k][j], added to `start[j]` or, where that is null, to c[i][j].
+  struct Product {
+    const float* a;      // blocked, at the tile's first row and the reduction's first column, which begins a block
+    int64_t a_stride;    // floats from one column block to the next
+    const float* b;      // panel, at the reduction's first row
+    int64_t k;           // length of the reduction
+    float* c;            // blocked, at the tile's first row
+    const float* start;  // [kBlock]
+  };
+
+  static CNV2_INLINE void product(const Product& p, int rows) {
+    static constexpr Table<Product> kTable = products(std::make_integer_sequence<int, kRows>{});
+    kTable.run[rows - 1](p);
+  }
+
+  // c[i][j] (+)= sum_t a[t][i] b[t][j]: the gradient of a weight, i < rows <= kMaxRows, j < columns.
+  struct Outer {
+    const float* a;  // [t][kBlock], at its first column wanted
+    const float* b;  // [t][kBlock]
+    int64_t t;
+    float* c;  // rows of `c_stride` floats
+    int64_t c_stride;
+    int columns;
+    bool add;
+  };
+
+  static CNV2_INLINE void outer(const Outer& p, int rows) {
+    static constexpr Table<Outer> kTable = outers(std::make_integer_sequence<int, kRows>{});
+    kTable.run[rows - 1](p);
+  }
+
+ private:
+  template <int kCount>
+  static __attribute__((noinline)) void product_of(const Product& p) {
+    V sum[kCount][2];
+    each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
+      sum[i.value][j.value] =
+          V::load(p.start != nullptr ? p.start + j.value * kVector : p.c + i.value * kBlock + j.value * kVector);
+    });
+    const float *a = p.a, *b = p.b;
+    for (int64_t k = 0; k < p.k; k += kBlock, a += p.a_stride) {
+      const int here = static_cast<int>(p.k - k < kBlock ? p.k - k : kBlock);
+      const float* column = a;
+      for (int i = 0; i < here; ++i, ++column, b += kBlock) multiply_add<kCount, kBlock>(column, b, sum);
+    }
+    each<kCount>([&](auto i, auto j)
+                     CNV2_LAMBDA { sum[i.value][j.value].store(p.c + i.value * kBlock + j.value * kVector); });
+  }
+
+  template <int kCount>
+  static __attribute__((noinline)) void outer_of(const Outer& p) {
+    V sum[kCount][2];
+    each<kCount>([&](auto i, auto j) CNV2_LAMBDA { sum[i.value][j.value] = V::zero(); });
+    const float *a = p.a, *b = p.b;
+    for (int64_t t = 0; t < p.t; ++t, a += kBlock, b += kBlock) multiply_add<kCount, 1>(a, b, sum);
+    each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
+      float* c = p.c + i.value * p.c_stride + j.value * kVector;
+      const int left = p.columns - j.value * kVector;
+      if (left >= kVector) {
+        (p.add ? V::add(V::load(c), sum[i.value][j.value]) : sum[i.value][j.value]).store(c);
+      } else if (left > 0) {
+        (p.add ? V::add(V::load(c, left), sum[i.value][j.value]) : sum[i.value][j.value]).store(c, left);
+      }
+    });
+  }
+
+  // sum[i] += a[i * kStride] b, b of two vectors.
+  template <int kCount, int kStride>
+  static CNV2_INLINE void multiply_add(const float* a, const float* b, V (&sum)[kCount][2]) {
+    const V b0 = V::load(b), b1 = V::load(b + kVector);
+    unroll<0, kCount>([&](auto i) CNV2_LAMBDA {
+      const V x = V::set(a[i.value * kStride]);
+      sum[i.value][0] = V::fma(x, b0, sum[i.value][0]);
+      sum[i.value][1] = V::fma(x, b1, sum[i.value][1]);
+    });
+  }
+
+  template <int kCount, class F>
+  static CNV2_INLINE void each(const F& body) {
+    unroll<0, kCount>([&](auto i) CNV2_LAMBDA {
+      body(i, Index<0>{});
+      body(i, Index<1>{});
+    });
+  }
+
+  template <class P>
+  struct Table {
+    void (*run[kRows])(const P&);
+  };
+  template <int... kCounts>
+  static constexpr Table<Product> products(std::integer_sequence<int, kCounts...>) {
+    return {{product_of<kCounts + 1>...}};
+  }
+  template <int... kCounts>
+  static constexpr Table<Outer> outers(std::integer_sequence<int, kCounts...>) {
+    return {{outer_of<kCounts + 1>...}};
+  }
+};
+
+}  // namespace
+}  // namespace cnv2

@@ -1,0 +1,364 @@
+// The backward of mlp_grn, a template over the vector type V and the rows of a register tile.
+//
+// With dz the gradient of the second product, dv = dz w2, g = GELU(h), s = 1 + gamma n / m, m = mean n + eps, n = ||g||
+// per group and channel:
+//   dbeta = sum dv;  p = sum dv g per group;  dgamma = sum_groups p n / m
+//   dn_k = gamma_k p_k / m - sum_c(gamma_c p_c n_c) / (m^2 K);  dg = dv s + g dn / n  (0 where n is)
+//   dh = dg GELU'(h);  du = dh w1;  dw1 = dh' u;  dw2 = dz' (g s + beta)
+// Chunk by chunk (plan.h), so that h and dv stay in the cache: h, dv and the sums; then dh and v = g s + beta in their
+// place, and du; then both weights' gradients, whose tiles the threads divide.
+#pragma once
+
+#include "common.h"
+
+namespace cnv2 {
+namespace {
+
+template <class V, int kRows>
+class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
+  using Common = MlpGrnCommon<V, kRows>;
+  using typename Common::T;
+  using Common::kBlock, Common::kVector, Common::kDepth;
+
+ public:
+  MlpGrnBackwardRun(const MlpGrnBackward& p, const Parallel& parallel)
+      : p_(p),
+        s_(p.shape),
+        parallel_(parallel),
+        kb_(T::blocks(s_.hidden)),
+        cb_(T::blocks(s_.c_in)),
+        ob_(T::blocks(s_.c_out)),
+        plan_(s_.groups, 2 * kb_ * kBlock * sizeof(float), s_.held_bytes, kRows) {}
+
+  void run() {
+    pack_weights();
+    clear();
+    for (int64_t g = 0; g < s_.groups.count;) {
+      const int64_t end = plan_.chunk_end(g);
+      const bool held = plan_.held(g, end);
+      groups_of(end - g);
+      plan_.each_slice(g, end, [&](const RowChunk& chunk) {
+        place(chunk);
+        convert();
+        hidden_and_gradient();
+        add_group_sums();
+      });
+      factors(g, end);
+      plan_.each_slice(g, end, [&](const RowChunk& chunk) {
+        if (!held) {
+          place(chunk);
+          convert();
+          hidden_and_gradient();
+        }
+        input_gradient();
+        add_column_sums();
+        weight_gradients(added_);
+        added_ = true;
+      });
+      g = end;
+    }
+  }
+
+ private:
+  // ---- parameters -------------------------------------------------------------------------------------------------
+
+  void pack_weights() {
+    const int64_t w1 = Common::w1_floats(s_), w2 = kb_ * s_.c_out * kBlock, w1_back = cb_ * s_.hidden * kBlock;
+    float* memory = thread_scratch(ScratchSlot::kWeights, w1 + w2 + w1_back + 3 * kb_ * kBlock);
+    w1_ = memory, w2_ = w1_ + w1, w1_back_ = w2_ + w2, b1_ = w1_back_ + w1_back;
+    gamma_ = b1_ + kb_ * kBlock, beta_ = gamma_ + kb_ * kBlock;
+    Common::pack_transposed(p_.weights.w1, s_.hidden, s_.c_in, w1_, parallel_);
+    Common::pack_panels(p_.weights.w2, s_.c_out, s_.hidden, w2_, parallel_);
+    Common::pack_panels(p_.weights.w1, s_.hidden, s_.c_in, w1_back_, parallel_);
+    Common::pack_vector(p_.weights.b1, s_.hidden, b1_);
+    Common::pack_vector(p_.gamma, s_.hidden, gamma_);
+    Common::pack_vector(p_.weights.beta, s_.hidden, beta_);
+  }
+
+  void clear() {
+    for (float* sum : {p_.db1, p_.dgamma, p_.dbeta}) std::memset(sum, 0, s_.hidden * sizeof(float));
+    std::memset(p_.db2, 0, s_.c_out * sizeof(float));
+    if (s_.groups.rows > 0) return;
+    std::memset(p_.dw1, 0, s_.hidden * s_.c_in * sizeof(float));
+    std::memset(p_.dw2, 0, s_.hidden * s_.c_out * sizeof(float));
+  }
+
+  // ---- chunks -----------------------------------------------------------------------------------------------------
+
+  int64_t width() const { return kb_ * kBlock; }
+
+  // Per group: the sums of dv g, then of dv; afterwards the factors dn / n and s.
+  void groups_of(int64_t groups) {
+    sums_ = thread_scratch(ScratchSlot::kGroups, 2 * groups * width());
+    std::memset(sums_, 0, 2 * groups * width() * sizeof(float));
+  }
+
+  void place(const RowChunk& chunk) {
+    chunk_ = chunk;
+    rows_ = chunk.rows();
+    const int64_t most = plan_.max_blocks(chunk);
+    const int64_t map = (most * sizeof(RowBlock) + 63) / 64 * 16;
+    const int64_t block_sums = 2 * width() + ob_ * kBlock;
+    float* memory = thread_scratch(ScratchSlot::kChunk,
+                                   map + (2 * kb_ + cb_ + ob_) * kBlock * rows_ + most * block_sums);
+    blocks_ = reinterpret_cast<RowBlock*>(memory);
+    h_ = memory + map, dv_ = h_ + width() * rows_, u_ = dv_ + width() * rows_, dz_ = u_ + cb_ * kBlock * rows_;
+    block_sums_ = dz_ + ob_ * kBlock * rows_;
+    block_db2_ = block_sums_ + most * 2 * width();
+    count_ = plan_.cut(chunk, blocks_);
+    by_rows_ = Common::by_rows(blocks_, count_, rows_, parallel_.threads);
+  }
+
+  // u and dz in blocked form, and dz's column sums.
+  void convert() {
+    parallel_(0, count_, Common::grain(rows_ / count_ * (s_.c_in + s_.c_out) * 4), [&](int64_t b0, int64_t b1) {
+      for (int64_t b = b0; b < b1; ++b) {
+        const int64_t first = blocks_[b].begin, rows = blocks_[b].end - first;
+        Common::pack_rows(p_.u, chunk_.begin + first, rows, s_.c_in, u_ + first * kBlock, rows_);
+        Common::pack_rows(p_.dy, chunk_.begin + first, rows, s_.c_out, dz_ + first * kBlock, rows_);
+        for (int64_t o = 0; o < ob_; ++o) {
+          column_sums(dz_ + (o * rows_ + first) * kBlock, rows, block_db2_ + (b * ob_ + o) * kBlock);
+        }
+      }
+    });
+  }
+
+  static void column_sums(const float* x, int64_t rows, float* out) {
+    V sum0 = V::zero(), sum1 = V::zero();
+    for (int64_t r = 0; r < rows; ++r, x += kBlock) {
+      sum0 = V::add(sum0, V::load(x));
+      sum1 = V::add(sum1, V::load(x + kVector));
+    }
+    sum0.store(out);
+    sum1.store(out + kVector);
+  }
+
+  void hidden_and_gradient() {
+    Common::split(parallel_, by_rows_, count_, kb_, rows_ * (s_.c_in + s_.c_out) * kBlock,
+                  [&](int64_t b0, int64_t b1, int64_t j0, int64_t j1) {
+                    const int64_t most = Common::rows_at_once(cb_ + ob_);
+                    while (b0 < b1) {
+                      const int64_t end = Common::take(blocks_, b0, b1, most);
+                      for (int64_t j = j0; j < j1; ++j) {
+                        for (int64_t b = b0; b < end; ++b) hidden_and_gradient(b, j);
+                      }
+                      b0 = end;
+                    }
+                  });
+  }
+
+  void hidden_and_gradient(int64_t b, int64_t j) {
+    const int64_t first = blocks_[b].begin, rows = blocks_[b].end - first;
+    float *h = h_ + (j * rows_ + first) * kBlock, *dv = dv_ + (j * rows_ + first) * kBlock;
+    Common::multiply(u_ + first * kBlock, rows_ * kBlock, w1_ + j * s_.c_in * kBlock, s_.c_in, h, b1_ + j * kBlock,
+                     rows);
+    Common::multiply(dz_ + first * kBlock, rows_ * kBlock, w2_ + j * s_.c_out * kBlock, s_.c_out, dv, kZeros, rows);
+    V p0 = V::zero(), p1 = V::zero(), sum0 = V::zero(), sum1 = V::zero();
+    for (int64_t r = 0; r < rows; ++r, h += kBlock, dv += kBlock) {
+      const V d0 = V::load(dv), d1 = V::load(dv + kVector);
+      p0 = V::fma(d0, Gelu<V>::value(V::load(h)), p0);
+      p1 = V::fma(d1, Gelu<V>::value(V::load(h + kVector)), p1);
+      sum0 = V::add(sum0, d0);
+      sum1 = V::add(sum1, d1);
+    }
+    float* out = block_sums_ + (b * 2 * kb_ + j) * kBlock;
+    p0.store(out);
+    p1.store(out + kVector);
+    sum0.store(out + width());
+    sum1.store(out + width() + kVector);
+  }
+
+  void add_group_sums() {
+    for (int64_t b = 0; b < count_; ++b)
+      Common::add(sums_ + blocks_[b].group * 2 * width(), block_sums_ + b * 2 * width(), 2 * width());
+  }
+
+  // From the sums of groups [begin, end): dgamma, dbeta, and in the sums' place dn / n and s.
+  void factors(int64_t begin, int64_t end) {
+    const int64_t hidden = s_.hidden;
+    for (int64_t g = begin; g < end; ++g) {
+      const float* norm = p_.norm + g * hidden;
+      float *p = sums_ + (g - begin) * 2 * width(), *dv = p + width();
+      double total = 0, shared = 0;
+      for (int64_t k = 0; k < hidden; ++k) {
+        total += norm[k];
+        shared += static_cast<double>(gamma_[k] * p[k]) * norm[k];
+      }
+      const float m = static_cast<float>(total / static_cast<double>(hidden)) + s_.eps, inverse = 1.f / m;
+      const float back = static_cast<float>(shared / (static_cast<double>(m) * m * static_cast<double>(hidden)));
+      for (int64_t k = 0; k < hidden; ++k) {
+        const float nx = norm[k] * inverse, pk = p[k];
+        p_.dgamma[k] += pk * nx;
+        p_.dbeta[k] += dv[k];
+        p[k] = norm[k] > 0.f ? (gamma_[k] * pk * inverse - back) / norm[k] : 0.f;
+        dv[k] = gamma_[k] * nx + 1.f;
+      }
+    }
+  }
+
+  // ---- du ---------------------------------------------------------------------------------------------------------
+
+  void input_gradient() {
+    if (!by_rows_) {
+      parallel_(0, kb_, Common::grain(rows_ * kBlock * 16), [&](int64_t j0, int64_t j1) {
+        for (int64_t b = 0; b < count_; ++b) hidden_gradient(b, j0, j1);
+      });
+    }
+    Common::split(parallel_, by_rows_, count_, cb_, rows_ * s_.hidden * kBlock,
+                  [&](int64_t b0, int64_t b1, int64_t c0, int64_t c1) { multiply_back(b0, b1, c0, c1); });
+  }
+
+  // dh in dv's place, v in h's, and dh's column sums in those of dv g.
+  void hidden_gradient(int64_t b, int64_t j0, int64_t j1) {
+    const RowBlock& block = blocks_[b];
+    for (int64_t j = j0; j < j1; ++j) {
+      float *h = h_ + (j * rows_ + block.begin) * kBlock, *dv = dv_ + (j * rows_ + block.begin) * kBlock;
+      const float *factor = sums_ + (block.group * 2 * kb_ + j) * kBlock, *scale = factor + width();
+      float* out = block_sums_ + (b * 2 * kb_ + j) * kBlock;
+      unroll<0, 2>([&](auto half) CNV2_LAMBDA {
+        constexpr int at = half.value * kVector;
+        const V f = V::load(factor + at), s = V::load(scale + at), beta = V::load(beta_ + j * kBlock + at);
+        V sum = V::zero();
+        for (int64_t r = 0; r < block.end - block.begin; ++r) {
+          float *hr = h + r * kBlock + at, *dr = dv + r * kBlock + at;
+          V slope;
+          const V g = Gelu<V>::value_and_slope(V::load(hr), slope);
+          const V dh = V::mul(V::fma(V::load(dr), s, V::mul(g, f)), slope);
+          sum = V::add(sum, dh);
+          dh.store(dr);
+          V::fma(g, s, beta).store(hr);
+        }
+        sum.store(out + at);
+      });
+    }
+  }
+
+  void multiply_back(int64_t b0, int64_t b1, int64_t c0, int64_t c1) {
+    const int64_t most = Common::rows_at_once(c1 - c0 > kDepth / kBlock ? c1 - c0 : kDepth / kBlock);
+    while (b0 < b1) {
+      const int64_t end = Common::take(blocks_, b0, b1, most);
+      const int64_t first = blocks_[b0].begin, rows = blocks_[end - 1].end - first;
+      float* du = thread_scratch(ScratchSlot::kOperand, (c1 - c0) * rows * kBlock);
+      for (int64_t j = 0; j < kb_; j += kDepth / kBlock) {
+        const int64_t j_end = j + kDepth / kBlock < kb_ ? j + kDepth / kBlock : kb_;
+        if (by_rows_) {
+          for (int64_t b = b0; b < end; ++b) hidden_gradient(b, j, j_end);
+        }
+        const int64_t k = j * kBlock, depth = (j_end < kb_ ? j_end * kBlock : s_.hidden) - k;
+        for (int64_t c = c0; c < c1; ++c) {
+          for (int64_t b = b0; b < end; ++b) {
+            const RowBlock& block = blocks_[b];
+            Common::multiply(dv_ + (j * rows_ + block.begin) * kBlock, rows_ * kBlock,
+                             w1_back_ + (c * s_.hidden + k) * kBlock, depth,
+                             du + ((c - c0) * rows + block.begin - first) * kBlock, j == 0 ? kZeros : nullptr,
+                             block.end - block.begin);
+          }
+        }
+      }
+      switch (p_.u.dtype) {
+        case DType::kFloat32:
+          write<float>(du, chunk_.begin + first, rows, c0, c1);
+          break;
+        case DType::kBFloat16:
+          write<BFloat16>(du, chunk_.begin + first, rows, c0, c1);
+          break;
+        case DType::kFloat16:
+          write<Half>(du, chunk_.begin + first, rows, c0, c1);
+          break;
+      }
+      b0 = end;
+    }
+  }
+
+  template <class O>
+  void write(const float* du, int64_t first, int64_t rows, int64_t c0, int64_t c1) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = c0 * kBlock; c < c1 * kBlock && c < s_.c_in; c += kVector) {
+        const V value = V::load(du + (((c / kBlock) - c0) * rows + r) * kBlock + c % kBlock);
+        O* to = static_cast<O*>(p_.du) + (first + r) * s_.c_in + c;
+        const int64_t left = s_.c_in - c;
+        left >= kVector ? value.store(to) : value.store(to, static_cast<int>(left));
+      }
+    }
+  }
+
+  void add_column_sums() {
+    for (int64_t b = 0; b < count_; ++b) {
+      const float *dh = block_sums_ + b * 2 * width(), *dz = block_db2_ + b * ob_ * kBlock;
+      for (int64_t k = 0; k < s_.hidden; ++k) p_.db1[k] += dh[k];
+      for (int64_t o = 0; o < s_.c_out; ++o) p_.db2[o] += dz[o];
+    }
+  }
+
+  // ---- dw1, dw2 ---------------------------------------------------------------------------------------------------
+
+  void weight_gradients(bool add) {
+    // Two loops in one, so that narrow stages divide evenly: hidden panel j of dw1, then of dw2.
+    parallel_(0, 2 * kb_, Common::grain(rows_ * s_.c_in * kBlock), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (i < kb_) {
+          gradient_of_w1(i, add);
+        } else {
+          gradient_of_w2(i - kb_, add);
+        }
+      }
+    });
+  }
+
+  static constexpr int64_t kSlice = 160;  // rows at a time: two blocks of them, 40 KB, stay in the first level
+  static constexpr int kParts = (kBlock + kRows - 1) / kRows;
+  static constexpr int kPart = (kBlock + kParts - 1) / kParts;  // columns of a block that one tile takes
+
+  // Calls body(first row, rows) for the slices of the chunk.
+  template <class F>
+  void each_row_slice(const F& body) const {
+    for (int64_t t = 0; t < rows_; t += kSlice) body(t, rows_ - t < kSlice ? rows_ - t : kSlice);
+  }
+
+  // c [columns of a][columns of b] (+)= a' b for one block of each.
+  static void outer(const float* a, const float* b, int64_t rows, int64_t a_columns, int64_t b_columns, float* c,
+                    int64_t c_stride, bool add) {
+    for (int64_t i = 0; i < kBlock && i < a_columns; i += kPart) {
+      const int64_t here = a_columns - i < kPart ? a_columns - i : kPart, in_block = kBlock - i < here ? kBlock - i : here;
+      T::outer({a + i, b, rows, c + i * c_stride, c_stride, static_cast<int>(b_columns < kBlock ? b_columns : kBlock),
+                add},
+               static_cast<int>(in_block));
+    }
+  }
+
+  void gradient_of_w1(int64_t j, bool add) {
+    each_row_slice([&](int64_t t, int64_t rows) {
+      for (int64_t c = 0; c < cb_; ++c) {
+        outer(dv_ + (j * rows_ + t) * kBlock, u_ + (c * rows_ + t) * kBlock, rows, s_.hidden - j * kBlock,
+              s_.c_in - c * kBlock, p_.dw1 + j * kBlock * s_.c_in + c * kBlock, s_.c_in, add || t > 0);
+      }
+    });
+  }
+
+  void gradient_of_w2(int64_t j, bool add) {
+    each_row_slice([&](int64_t t, int64_t rows) {
+      for (int64_t o = 0; o < ob_; ++o) {
+        outer(dz_ + (o * rows_ + t) * kBlock, h_ + (j * rows_ + t) * kBlock, rows, s_.c_out - o * kBlock,
+              s_.hidden - j * kBlock, p_.dw2 + o * kBlock * s_.hidden + j * kBlock, s_.hidden, add || t > 0);
+      }
+    });
+  }
+
+  alignas(64) static constexpr float kZeros[kBlock] = {};
+
+  const MlpGrnBackward& p_;
+  const MlpGrnShape& s_;
+  const Parallel& parallel_;
+  int64_t kb_, cb_, ob_;  // blocks of hidden, input and output channels
+  RowPlan plan_;
+  RowChunk chunk_{};
+  int64_t rows_ = 0, count_ = 0;  // rows and blocks of the chunk
+  RowBlock* blocks_ = nullptr;
+  bool by_rows_ = false, added_ = false;
+  float *w1_, *w2_, *w1_back_, *b1_, *gamma_, *beta_;  // w1 transposed, the others as they are, in panels
+  float *h_, *dv_, *u_, *dz_;                           // blocked
+  float *block_sums_, *block_db2_, *sums_;
+};
+
+}  // namespace
+}  // namespace cnv2

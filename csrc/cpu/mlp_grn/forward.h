@@ -1,0 +1,244 @@
+// The forward of mlp_grn, a template over the vector type V and the rows of a register tile.
+//
+// Chunk by chunk (plan.h): GELU(u w1' + b1) into a blocked buffer that stays in the cache, with the sums of squares of
+// each row block; GRN's scale from them; the second product. The scale goes to w2 on its way into the cache where a
+// group has more rows than w2, else to the hidden activations.
+#pragma once
+
+#include "common.h"
+
+namespace cnv2 {
+namespace {
+
+template <class V, int kRows>
+class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
+  using Common = MlpGrnCommon<V, kRows>;
+  using typename Common::T;
+  using Common::kBlock, Common::kVector, Common::kDepth;
+
+ public:
+  MlpGrnForwardRun(const MlpGrnForward& p, const Parallel& parallel)
+      : p_(p),
+        s_(p.shape),
+        parallel_(parallel),
+        kb_(T::blocks(s_.hidden)),
+        cb_(T::blocks(s_.c_in)),
+        ob_(T::blocks(s_.c_out)),
+        packed_(Common::unpack(s_, p.packed)),
+        plan_(s_.groups, kb_ * kBlock * sizeof(float), s_.held_bytes, kRows) {}
+
+  void run() {
+    const RowGroups& groups = s_.groups;
+    for (int64_t g = 0; g < groups.count;) {
+      const int64_t end = plan_.chunk_end(g);
+      const bool held = plan_.held(g, end);
+      sums_of(end - g);
+      plan_.each_slice(g, end, [&](const RowChunk& chunk) {
+        place(chunk);
+        first_product();
+        add_block_sums();
+      });
+      scales(g, end);
+      plan_.each_slice(g, end, [&](const RowChunk& chunk) {
+        if (!held) {
+          place(chunk);
+          first_product();
+        }
+        second_product();
+      });
+      g = end;
+    }
+  }
+
+ private:
+  // The sums of squares of groups, and their scales.
+  void sums_of(int64_t groups) {
+    sums_ = thread_scratch(ScratchSlot::kGroups, 2 * groups * kb_ * kBlock);
+    scale_ = sums_ + groups * kb_ * kBlock;
+    std::memset(sums_, 0, groups * kb_ * kBlock * sizeof(float));
+  }
+
+  void place(const RowChunk& chunk) {
+    chunk_ = chunk;
+    rows_ = chunk.rows();
+    const int64_t most = plan_.max_blocks(chunk);
+    const int64_t map = (most * sizeof(RowBlock) + 63) / 64 * 16;
+    float* memory = thread_scratch(ScratchSlot::kChunk, map + kb_ * kBlock * (rows_ + most));
+    blocks_ = reinterpret_cast<RowBlock*>(memory);
+    hidden_ = memory + map;
+    block_sums_ = hidden_ + kb_ * kBlock * rows_;
+    count_ = plan_.cut(chunk, blocks_);
+    by_rows_ = Common::by_rows(blocks_, count_, rows_, parallel_.threads);
+  }
+
+  void first_product() {
+    Common::split(parallel_, by_rows_, count_, kb_, rows_ * s_.c_in * kBlock,
+                  [&](int64_t b0, int64_t b1, int64_t j0, int64_t j1) { activate(b0, b1, j0, j1); });
+  }
+
+  // Hidden panels [j0, j1) of row blocks [b0, b1), a few at a time so that their u stays in the cache.
+  void activate(int64_t b0, int64_t b1, int64_t j0, int64_t j1) {
+    const int64_t most = Common::rows_at_once(cb_);
+    while (b0 < b1) {
+      const int64_t end = Common::take(blocks_, b0, b1, most);
+      const int64_t first = blocks_[b0].begin, rows = blocks_[end - 1].end - first;
+      float* u = thread_scratch(ScratchSlot::kOperand, cb_ * kBlock * rows);
+      Common::pack_rows(p_.u, chunk_.begin + first, rows, s_.c_in, u, rows);
+      for (int64_t j = j0; j < j1; ++j) {
+        for (int64_t b = b0; b < end; ++b) {
+          const RowBlock& block = blocks_[b];
+          float* h = hidden_ + (j * rows_ + block.begin) * kBlock;
+          Common::multiply(u + (block.begin - first) * kBlock, rows * kBlock, packed_.w1 + j * s_.c_in * kBlock,
+                           s_.c_in, h, packed_.b1 + j * kBlock, block.end - block.begin);
+          gelu(h, block.end - block.begin, block_sums_ + (b * kb_ + j) * kBlock);
+        }
+      }
+      b0 = end;
+    }
+  }
+
+  static void gelu(float* h, int64_t rows, float* squares) {
+    V sum0 = V::zero(), sum1 = V::zero();
+    for (int64_t r = 0; r < rows; ++r, h += kBlock) {
+      const V g0 = Gelu<V>::value(V::load(h)), g1 = Gelu<V>::value(V::load(h + kVector));
+      sum0 = V::fma(g0, g0, sum0);
+      sum1 = V::fma(g1, g1, sum1);
+      g0.store(h);
+      g1.store(h + kVector);
+    }
+    sum0.store(squares);
+    sum1.store(squares + kVector);
+  }
+
+  void add_block_sums() {
+    const int64_t width = kb_ * kBlock;
+    for (int64_t b = 0; b < count_; ++b) Common::add(sums_ + blocks_[b].group * width, block_sums_ + b * width, width);
+  }
+
+  // scale = 1 + gamma n / (mean n + eps), n the roots of the sums.
+  void scales(int64_t begin, int64_t end) {
+    const int64_t width = kb_ * kBlock;
+    float* gamma = thread_scratch(ScratchSlot::kVectors, width);
+    Common::pack_vector(p_.gamma, s_.hidden, gamma);
+    for (int64_t g = begin; g < end; ++g) {
+      float *sums = sums_ + (g - begin) * width, *scale = scale_ + (g - begin) * width;
+      const float mean = Common::roots(sums, width, s_.hidden);
+      const V factor = V::set(1.f / (mean + s_.eps));
+      for (int64_t k = 0; k < width; k += kVector) {
+        const V nx = V::mul(V::load(sums + k), factor);
+        V::fma(V::load(gamma + k), nx, V::set(1.f)).store(scale + k);
+      }
+      if (p_.norm != nullptr) std::memcpy(p_.norm + g * s_.hidden, sums, s_.hidden * sizeof(float));
+    }
+  }
+
+  void second_product() {
+    // Whole groups of many rows: scale the panels of w2. Each thread does for itself.
+    fold_ = by_rows_ ? rows_ / chunk_.groups() >= 2 * s_.c_out * parallel_.threads : false;
+    if (chunk_.groups() != 1) fold_ = false;
+    if (!by_rows_) {
+      parallel_(0, kb_, Common::grain(rows_ * kBlock * 4), [&](int64_t j0, int64_t j1) {
+        for (int64_t b = 0; b < count_; ++b) scale_hidden(blocks_[b], j0, j1);
+      });
+    }
+    Common::split(parallel_, by_rows_, count_, ob_, rows_ * s_.hidden * kBlock,
+                  [&](int64_t b0, int64_t b1, int64_t o0, int64_t o1) { finish(b0, b1, o0, o1); });
+  }
+
+  void scale_hidden(const RowBlock& block, int64_t j0, int64_t j1) {
+    for (int64_t j = j0; j < j1; ++j) {
+      const float* scale = scale_ + (block.group * kb_ + j) * kBlock;
+      const V s0 = V::load(scale), s1 = V::load(scale + kVector);
+      float* h = hidden_ + (j * rows_ + block.begin) * kBlock;
+      for (int64_t r = block.begin; r < block.end; ++r, h += kBlock) {
+        V::mul(V::load(h), s0).store(h);
+        V::mul(V::load(h + kVector), s1).store(h + kVector);
+      }
+    }
+  }
+
+  // Output panels [o0, o1) of row blocks [b0, b1).
+  void finish(int64_t b0, int64_t b1, int64_t o0, int64_t o1) {
+    const int64_t most = Common::rows_at_once(o1 - o0 > kDepth / kBlock ? o1 - o0 : kDepth / kBlock);
+    while (b0 < b1) {
+      const int64_t end = Common::take(blocks_, b0, b1, most);
+      const int64_t first = blocks_[b0].begin, rows = blocks_[end - 1].end - first;
+      float* memory = thread_scratch(ScratchSlot::kOperand, ((o1 - o0) * rows + kDepth) * kBlock);
+      float *y = memory + kDepth * kBlock, *folded = memory;
+      for (int64_t j = 0; j < kb_; j += kDepth / kBlock) {  // a slice of the reduction
+        const int64_t j_end = j + kDepth / kBlock < kb_ ? j + kDepth / kBlock : kb_;
+        if (by_rows_ && !fold_) {
+          for (int64_t b = b0; b < end; ++b) scale_hidden(blocks_[b], j, j_end);
+        }
+        const int64_t k = j * kBlock, depth = (j_end < kb_ ? j_end * kBlock : s_.hidden) - k;
+        for (int64_t o = o0; o < o1; ++o) {
+          const float* w2 = packed_.w2 + (o * s_.hidden + k) * kBlock;
+          if (fold_) {
+            fold(w2, scale_ + k, depth, folded);
+            w2 = folded;
+          }
+          for (int64_t b = b0; b < end; ++b) {
+            const RowBlock& block = blocks_[b];
+            Common::multiply(hidden_ + (j * rows_ + block.begin) * kBlock, rows_ * kBlock, w2, depth,
+                             y + ((o - o0) * rows + block.begin - first) * kBlock,
+                             j == 0 ? packed_.b2 + o * kBlock : nullptr, block.end - block.begin);
+          }
+        }
+      }
+      write(y, chunk_.begin + first, rows, o0, o1);
+      b0 = end;
+    }
+  }
+
+  static void fold(const float* w2, const float* scale, int64_t depth, float* out) {
+    for (int64_t i = 0; i < depth; ++i, w2 += kBlock, out += kBlock) {
+      const V s = V::set(scale[i]);
+      V::mul(V::load(w2), s).store(out);
+      V::mul(V::load(w2 + kVector), s).store(out + kVector);
+    }
+  }
+
+  void write(const float* y, int64_t first, int64_t rows, int64_t o0, int64_t o1) {
+    switch (p_.y_dtype) {
+      case DType::kFloat32:
+        return write_as<float>(y, first, rows, o0, o1);
+      case DType::kBFloat16:
+        return write_as<BFloat16>(y, first, rows, o0, o1);
+      case DType::kFloat16:
+        return write_as<Half>(y, first, rows, o0, o1);
+    }
+  }
+
+  template <class O>
+  void write_as(const float* y, int64_t first, int64_t rows, int64_t o0, int64_t o1) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = first + r;
+      const V factor = V::set(p_.row_scale == nullptr ? 1.f : p_.row_scale[row / p_.scale_rows]);
+      for (int64_t c = o0 * kBlock; c < o1 * kBlock && c < s_.c_out; c += kVector) {
+        const float* from = y + (((c / kBlock) - o0) * rows + r) * kBlock + c % kBlock;
+        const int64_t at = row * s_.c_out + c, left = s_.c_out - c;
+        O* to = static_cast<O*>(p_.y) + at;
+        const V start = p_.residual == nullptr
+                            ? V::zero()
+                            : Pack<V>::load(static_cast<const O*>(p_.residual) + at, left);
+        const V value = V::fma(V::load(from), factor, start);
+        left >= kVector ? value.store(to) : value.store(to, static_cast<int>(left));
+      }
+    }
+  }
+
+  const MlpGrnForward& p_;
+  const MlpGrnShape& s_;
+  const Parallel& parallel_;
+  int64_t kb_, cb_, ob_;  // blocks of hidden, input and output channels
+  typename Common::Packed packed_;
+  RowPlan plan_;
+  RowChunk chunk_{};
+  int64_t rows_ = 0, count_ = 0;  // rows and blocks of the chunk
+  RowBlock* blocks_ = nullptr;
+  bool by_rows_ = false, fold_ = false;
+  float *hidden_ = nullptr, *block_sums_ = nullptr, *sums_ = nullptr, *scale_ = nullptr;
+};
+
+}  // namespace
+}  // namespace cnv2

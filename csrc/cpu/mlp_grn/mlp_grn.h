@@ -1,0 +1,90 @@
+// mlp_grn: y = residual + row_scale (GRN(GELU(u w1' + b1)) w2' + b2) on CPUs. No framework header.
+#pragma once
+
+#include <cstdint>
+
+#include "cnv2/cpu_features.h"
+#include "cnv2/dtype.h"
+#include "cnv2/row_groups.h"
+#include "cpu/parallel.h"
+
+namespace cnv2 {
+
+struct MlpGrnShape {
+  RowGroups groups;
+  int64_t c_in, hidden, c_out;
+  float eps;
+  // A group whose hidden activations take more than this is computed in slices, twice: its norms are known only after
+  // all of it.
+  int64_t held_bytes;
+};
+
+// A tensor with its dtype.
+struct ConstArray {
+  const void* data;
+  DType dtype;
+};
+
+struct MlpGrnWeights {
+  ConstArray w1, b1;  // [hidden, c_in], [hidden]
+  ConstArray beta;    // [hidden]
+  ConstArray w2, b2;  // [c_out, hidden], [c_out]
+};
+
+struct MlpGrnForward {
+  MlpGrnShape shape;
+  ConstArray u;         // [T, c_in]
+  const float* packed;  // of pack()
+  ConstArray gamma;     // [hidden]
+  const void* residual;    // [T, c_out] in y's dtype, or null
+  const float* row_scale;  // [T / scale_rows], or null
+  int64_t scale_rows;
+  void* y;  // [T, c_out]
+  DType y_dtype;
+  float* norm;  // [groups, hidden]: ||g|| over a group's rows, or null
+};
+
+struct MlpGrnBackward {
+  MlpGrnShape shape;
+  MlpGrnWeights weights;
+  ConstArray dy, u;  // [T, c_out], [T, c_in]
+  ConstArray gamma;
+  const float* norm;  // [groups, hidden]
+  void* du;           // [T, c_in] in u's dtype
+  float *dw1, *db1, *dgamma, *dbeta, *dw2, *db2;
+};
+
+struct MlpGrnCpu {
+  int64_t (*packed_floats)(const MlpGrnShape&);
+  // Weights in the order the forward reads them; valid for this instruction set.
+  void (*pack)(const MlpGrnShape&, const MlpGrnWeights&, float* packed, const Parallel&);
+  // Whether a sample of the weights' values has changed since they were packed.
+  bool (*stale)(const MlpGrnShape&, const MlpGrnWeights&, const float* packed);
+  void (*forward)(const MlpGrnForward&, const Parallel&);
+  void (*backward)(const MlpGrnBackward&, const Parallel&);
+};
+
+extern const MlpGrnCpu kMlpGrnScalar;
+#ifdef CNV2_HAVE_AVX2
+extern const MlpGrnCpu kMlpGrnAvx2;
+#endif
+#ifdef CNV2_HAVE_AVX512
+extern const MlpGrnCpu kMlpGrnAvx512;
+#endif
+
+inline const MlpGrnCpu& mlp_grn_cpu(CpuIsa isa) {
+  switch (isa) {
+#ifdef CNV2_HAVE_AVX512
+    case CpuIsa::kAvx512:
+      return kMlpGrnAvx512;
+#endif
+#ifdef CNV2_HAVE_AVX2
+    case CpuIsa::kAvx2:
+      return kMlpGrnAvx2;
+#endif
+    default:
+      return kMlpGrnScalar;
+  }
+}
+
+}  // namespace cnv2
