@@ -136,23 +136,30 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   void hidden_and_gradient() {
     Common::split(parallel_, by_rows_, count_, kb_, rows_ * (s_.c_in + s_.c_out) * kBlock,
                   [&](int64_t b0, int64_t b1, int64_t j0, int64_t j1) {
-                    const int64_t most = Common::rows_at_once(cb_ + ob_);
-                    while (b0 < b1) {
-                      const int64_t end = Common::take(blocks_, b0, b1, most);
-                      for (int64_t j = j0; j < j1; ++j) {
-                        for (int64_t b = b0; b < end; ++b) hidden_and_gradient(b, j);
-                      }
-                      b0 = end;
-                    }
+                    Common::each_run(blocks_, b0, b1,
+                                     [&](int64_t begin, int64_t end, int64_t first, int64_t rows) {
+                                       hidden_and_gradient(begin, end, first, rows, j0, j1);
+                                     });
                   });
   }
 
-  void hidden_and_gradient(int64_t b, int64_t j) {
+  void hidden_and_gradient(int64_t begin, int64_t end, int64_t first, int64_t rows, int64_t j0, int64_t j1) {
+    const int64_t stride = rows_ * kBlock, at = j0 * stride + first * kBlock;
+    const auto nothing = [](auto...) {};
+    const float *w1 = w1_ + j0 * s_.c_in * kBlock, *w2 = w2_ + j0 * s_.c_out * kBlock;
+    Common::multiply({u_ + first * kBlock, stride, w1, s_.c_in, h_ + at, stride, b1_ + j0 * kBlock, rows, j1 - j0},
+                     nothing, [&](int64_t j, int64_t k, int64_t) { return w1 + (j * s_.c_in + k) * kBlock; }, nothing);
+    Common::multiply({dz_ + first * kBlock, stride, w2, s_.c_out, dv_ + at, stride, nullptr, rows, j1 - j0}, nothing,
+                     [&](int64_t j, int64_t k, int64_t) { return w2 + (j * s_.c_out + k) * kBlock; },
+                     [&](int64_t j) {
+                       for (int64_t b = begin; b < end; ++b) group_sums(b, j0 + j);
+                     });
+  }
+
+  // A row block's sums of dv g and dv, hidden panel j.
+  void group_sums(int64_t b, int64_t j) {
     const int64_t first = blocks_[b].begin, rows = blocks_[b].end - first;
-    float *h = h_ + (j * rows_ + first) * kBlock, *dv = dv_ + (j * rows_ + first) * kBlock;
-    Common::multiply(u_ + first * kBlock, rows_ * kBlock, w1_ + j * s_.c_in * kBlock, s_.c_in, h, b1_ + j * kBlock,
-                     rows);
-    Common::multiply(dz_ + first * kBlock, rows_ * kBlock, w2_ + j * s_.c_out * kBlock, s_.c_out, dv, kZeros, rows);
+    const float *h = h_ + (j * rows_ + first) * kBlock, *dv = dv_ + (j * rows_ + first) * kBlock;
     V p0 = V::zero(), p1 = V::zero(), sum0 = V::zero(), sum1 = V::zero();
     for (int64_t r = 0; r < rows; ++r, h += kBlock, dv += kBlock) {
       const V d0 = V::load(dv), d1 = V::load(dv + kVector);
@@ -234,48 +241,26 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   }
 
   void multiply_back(int64_t b0, int64_t b1, int64_t c0, int64_t c1) {
-    const int64_t most = Common::rows_at_once(c1 - c0 > kDepth / kBlock ? c1 - c0 : kDepth / kBlock);
-    while (b0 < b1) {
-      const int64_t end = Common::take(blocks_, b0, b1, most);
-      const int64_t first = blocks_[b0].begin, rows = blocks_[end - 1].end - first;
+    Common::each_run(blocks_, b0, b1, [&](int64_t begin, int64_t end, int64_t first, int64_t rows) {
       float* du = thread_scratch(ScratchSlot::kOperand, (c1 - c0) * rows * kBlock);
-      for (int64_t j = 0; j < kb_; j += kDepth / kBlock) {
-        const int64_t j_end = j + kDepth / kBlock < kb_ ? j + kDepth / kBlock : kb_;
-        if (by_rows_) {
-          for (int64_t b = b0; b < end; ++b) hidden_gradient(b, j, j_end);
-        }
-        const int64_t k = j * kBlock, depth = (j_end < kb_ ? j_end * kBlock : s_.hidden) - k;
-        for (int64_t c = c0; c < c1; ++c) {
-          for (int64_t b = b0; b < end; ++b) {
-            const RowBlock& block = blocks_[b];
-            Common::multiply(dv_ + (j * rows_ + block.begin) * kBlock, rows_ * kBlock,
-                             w1_back_ + (c * s_.hidden + k) * kBlock, depth,
-                             du + ((c - c0) * rows + block.begin - first) * kBlock, j == 0 ? kZeros : nullptr,
-                             block.end - block.begin);
-          }
-        }
-      }
-      switch (p_.u.dtype) {
-        case DType::kFloat32:
-          write<float>(du, chunk_.begin + first, rows, c0, c1);
-          break;
-        case DType::kBFloat16:
-          write<BFloat16>(du, chunk_.begin + first, rows, c0, c1);
-          break;
-        case DType::kFloat16:
-          write<Half>(du, chunk_.begin + first, rows, c0, c1);
-          break;
-      }
-      b0 = end;
-    }
+      const float* w1 = w1_back_ + c0 * s_.hidden * kBlock;
+      Common::multiply(
+          {dv_ + first * kBlock, rows_ * kBlock, w1, s_.hidden, du, rows * kBlock, nullptr, rows, c1 - c0},
+          [&](int64_t k, int64_t depth) {
+            if (!by_rows_) return;
+            for (int64_t b = begin; b < end; ++b) hidden_gradient(b, k / kBlock, T::blocks(k + depth));
+          },
+          [&](int64_t c, int64_t k, int64_t) { return w1 + (c * s_.hidden + k) * kBlock; }, [](int64_t) {});
+      Common::as(p_.u.dtype, p_.du, [&](auto* out) { write(out, du, chunk_.begin + first, rows, c0, c1); });
+    });
   }
 
   template <class O>
-  void write(const float* du, int64_t first, int64_t rows, int64_t c0, int64_t c1) {
+  void write(O* out, const float* du, int64_t first, int64_t rows, int64_t c0, int64_t c1) {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = c0 * kBlock; c < c1 * kBlock && c < s_.c_in; c += kVector) {
         const V value = V::load(du + (((c / kBlock) - c0) * rows + r) * kBlock + c % kBlock);
-        O* to = static_cast<O*>(p_.du) + (first + r) * s_.c_in + c;
+        O* to = out + (first + r) * s_.c_in + c;
         const int64_t left = s_.c_in - c;
         left >= kVector ? value.store(to) : value.store(to, static_cast<int>(left));
       }
@@ -343,8 +328,6 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
       }
     });
   }
-
-  alignas(64) static constexpr float kZeros[kBlock] = {};
 
   const MlpGrnBackward& p_;
   const MlpGrnShape& s_;

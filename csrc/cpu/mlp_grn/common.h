@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "cnv2/gelu_vec.h"
 #include "cpu/gemm/pack.h"
@@ -18,9 +19,8 @@ template <class V, int kRows>
 struct MlpGrnCommon {
   using T = Tiles<V, kRows>;
   static constexpr int kVector = T::kVector, kBlock = T::kBlock;
-  // Of a reduction taken at once: a panel's slice is 48 KB at 32 columns, a tile's rows 21 KB.
-  static constexpr int64_t kDepth = 384;
-  static constexpr int64_t kOperandFloats = 128 * 1024;  // of a thread's rows that should stay in the second level
+  static constexpr int64_t kDepth = 256;       // of a reduction taken at once: a panel's slice is 32 KB at 32 columns
+  static constexpr int64_t kRowsAtOnce = 448;  // their slice is 448 KB
   static constexpr int64_t kThreadWork = 128 * 1024;     // multiply-adds that are worth waking a thread for
 
   // ---- packed weights ---------------------------------------------------------------------------------------------
@@ -39,17 +39,20 @@ struct MlpGrnCommon {
     return {packed, b1, w2, b1 + T::blocks(s.hidden) * kBlock};
   }
 
-  template <class F>
-  static void as(DType dtype, const void* data, const F& body) {
+  // body(data as a pointer to its storage type); `Void` is void or const void.
+  template <class Void, class F>
+  static void as(DType dtype, Void* data, const F& body) {
     switch (dtype) {
       case DType::kFloat32:
-        return body(static_cast<const float*>(data));
+        return body(static_cast<Storage<Void, float>*>(data));
       case DType::kBFloat16:
-        return body(static_cast<const BFloat16*>(data));
+        return body(static_cast<Storage<Void, BFloat16>*>(data));
       case DType::kFloat16:
-        return body(static_cast<const Half*>(data));
+        return body(static_cast<Storage<Void, Half>*>(data));
     }
   }
+  template <class Void, class S>
+  using Storage = std::conditional_t<std::is_const_v<Void>, const S, S>;
   static void pack_vector(const ConstArray& v, int64_t n, float* out) {
     as(v.dtype, v.data, [&](auto* data) { Pack<V>::vector(data, n, out); });
   }
@@ -116,19 +119,45 @@ struct MlpGrnCommon {
 
   // ---- products ---------------------------------------------------------------------------------------------------
 
-  // c (+)= a b for `rows` rows of blocked a and c; start as in Tiles::Product.
-  static void multiply(const float* a, int64_t a_stride, const float* b, int64_t k, float* c, const float* start,
-                       int64_t rows) {
-    for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
-      typename T::Product p{a + k0 / kBlock * a_stride,    a_stride, b + k0 * kBlock,
-                            k - k0 < kDepth ? k - k0 : kDepth, c,        k0 == 0 ? start : nullptr};
-      for (int64_t r = 0; r < rows; r += kRows) {
-        T::product(p, static_cast<int>(rows - r < kRows ? rows - r : kRows));
-        p.a += kRows * kBlock;
-        p.c += kRows * kBlock;
+  // c = start + a b, slice by slice of the reduction: a panel's slice of b stays in the first-level cache for all rows,
+  // the rows' slice of a in the second level. prepare(k, depth) comes before a slice, finish(j) after a block's last;
+  // slice(j, k, depth) is where to read that of b.
+  struct Matrices {
+    const float* a;
+    int64_t a_stride;
+    const float* b;
+    int64_t k;  // length of the reduction
+    float* c;
+    int64_t c_stride;
+    const float* start;  // [blocks][kBlock], null: zeros
+    int64_t rows, blocks;
+  };
+  template <class Prepare, class Slice, class Finish>
+  static CNV2_INLINE void multiply(const Matrices& m, const Prepare& prepare, const Slice& slice,
+                                   const Finish& finish) {
+    for (int64_t k = 0; k < m.k; k += kDepth) {
+      const int64_t depth = m.k - k < kDepth ? m.k - k : kDepth;
+      prepare(k, depth);
+      for (int64_t j = 0; j < m.blocks; ++j) {
+        typename T::Product p{};
+        p.a = m.a + k / kBlock * m.a_stride, p.a_stride = m.a_stride;
+        p.b = slice(j, k, depth);
+        p.k = depth;
+        p.c = m.c + j * m.c_stride;
+        p.start = k > 0 ? nullptr : m.start != nullptr ? m.start + j * kBlock : kZeros;
+        // The next panel's slice comes into the cache during the first tile.
+        p.ahead = m.b + ((j + 1 < m.blocks ? j + 1 : j) * m.k + k) * kBlock;
+        for (int64_t r = 0; r < m.rows; r += kRows) {
+          T::product(p, static_cast<int>(m.rows - r < kRows ? m.rows - r : kRows));
+          p.a += kRows * kBlock;
+          p.c += kRows * kBlock;
+          p.ahead = p.b;
+        }
+        if (k + depth == m.k) finish(j);
       }
     }
   }
+  alignas(64) static constexpr float kZeros[kBlock] = {};
 
   static void add(float* to, const float* from, int64_t count) {
     for (int64_t i = 0; i < count; i += kVector) V::add(V::load(to + i), V::load(from + i)).store(to + i);
@@ -146,14 +175,15 @@ struct MlpGrnCommon {
 
   static int64_t grain(int64_t work) { return kThreadWork / (work > 0 ? work : 1) + 1; }
 
-  // Rows whose `blocks` column blocks fill a thread's share of the cache.
-  static int64_t rows_at_once(int64_t blocks) { return kOperandFloats / (blocks * kBlock); }
-
-  // The end of a run of row blocks from b on with at most `most` rows together; at least one block.
-  static int64_t take(const RowBlock* blocks, int64_t b, int64_t end, int64_t most) {
-    int64_t last = b + 1;
-    while (last < end && blocks[last].end - blocks[b].begin <= most) ++last;
-    return last;
+  // Calls body(run of row blocks, its first row, its rows) for runs of about kRowsAtOnce rows.
+  template <class F>
+  static CNV2_INLINE void each_run(const RowBlock* blocks, int64_t begin, int64_t end, const F& body) {
+    while (begin < end) {
+      int64_t last = begin + 1;
+      while (last < end && blocks[last].end - blocks[begin].begin <= kRowsAtOnce) ++last;
+      body(begin, last, blocks[begin].begin, blocks[last - 1].end - blocks[begin].begin);
+      begin = last;
+    }
   }
 
   // Threads share the row blocks where there are enough for all; else each takes all rows and some of the columns.

@@ -76,30 +76,27 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
                   [&](int64_t b0, int64_t b1, int64_t j0, int64_t j1) { activate(b0, b1, j0, j1); });
   }
 
-  // Hidden panels [j0, j1) of row blocks [b0, b1), a few at a time so that their u stays in the cache.
+  // Hidden panels [j0, j1) of row blocks [b0, b1).
   void activate(int64_t b0, int64_t b1, int64_t j0, int64_t j1) {
-    const int64_t most = Common::rows_at_once(cb_);
-    while (b0 < b1) {
-      const int64_t end = Common::take(blocks_, b0, b1, most);
-      const int64_t first = blocks_[b0].begin, rows = blocks_[end - 1].end - first;
+    Common::each_run(blocks_, b0, b1, [&](int64_t begin, int64_t end, int64_t first, int64_t rows) {
       float* u = thread_scratch(ScratchSlot::kOperand, cb_ * kBlock * rows);
       Common::pack_rows(p_.u, chunk_.begin + first, rows, s_.c_in, u, rows);
-      for (int64_t j = j0; j < j1; ++j) {
-        for (int64_t b = b0; b < end; ++b) {
-          const RowBlock& block = blocks_[b];
-          float* h = hidden_ + (j * rows_ + block.begin) * kBlock;
-          Common::multiply(u + (block.begin - first) * kBlock, rows * kBlock, packed_.w1 + j * s_.c_in * kBlock,
-                           s_.c_in, h, packed_.b1 + j * kBlock, block.end - block.begin);
-          gelu(h, block.end - block.begin, block_sums_ + (b * kb_ + j) * kBlock);
-        }
-      }
-      b0 = end;
-    }
+      const float* w1 = packed_.w1 + j0 * s_.c_in * kBlock;
+      float* h = hidden_ + (j0 * rows_ + first) * kBlock;
+      Common::multiply(
+          {u, rows * kBlock, w1, s_.c_in, h, rows_ * kBlock, packed_.b1 + j0 * kBlock, rows, j1 - j0},
+          [](int64_t, int64_t) {},
+          [&](int64_t j, int64_t k, int64_t) { return w1 + (j * s_.c_in + k) * kBlock; },
+          [&](int64_t j) {
+            for (int64_t b = begin; b < end; ++b) gelu(blocks_[b], b, j0 + j);
+          });
+    });
   }
 
-  static void gelu(float* h, int64_t rows, float* squares) {
+  void gelu(const RowBlock& block, int64_t b, int64_t j) {
+    float *h = hidden_ + (j * rows_ + block.begin) * kBlock, *squares = block_sums_ + (b * kb_ + j) * kBlock;
     V sum0 = V::zero(), sum1 = V::zero();
-    for (int64_t r = 0; r < rows; ++r, h += kBlock) {
+    for (int64_t r = block.begin; r < block.end; ++r, h += kBlock) {
       const V g0 = Gelu<V>::value(V::load(h)), g1 = Gelu<V>::value(V::load(h + kVector));
       sum0 = V::fma(g0, g0, sum0);
       sum1 = V::fma(g1, g1, sum1);
@@ -159,65 +156,44 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
 
   // Output panels [o0, o1) of row blocks [b0, b1).
   void finish(int64_t b0, int64_t b1, int64_t o0, int64_t o1) {
-    const int64_t most = Common::rows_at_once(o1 - o0 > kDepth / kBlock ? o1 - o0 : kDepth / kBlock);
-    while (b0 < b1) {
-      const int64_t end = Common::take(blocks_, b0, b1, most);
-      const int64_t first = blocks_[b0].begin, rows = blocks_[end - 1].end - first;
-      float* memory = thread_scratch(ScratchSlot::kOperand, ((o1 - o0) * rows + kDepth) * kBlock);
-      float *y = memory + kDepth * kBlock, *folded = memory;
-      for (int64_t j = 0; j < kb_; j += kDepth / kBlock) {  // a slice of the reduction
-        const int64_t j_end = j + kDepth / kBlock < kb_ ? j + kDepth / kBlock : kb_;
-        if (by_rows_ && !fold_) {
-          for (int64_t b = b0; b < end; ++b) scale_hidden(blocks_[b], j, j_end);
-        }
-        const int64_t k = j * kBlock, depth = (j_end < kb_ ? j_end * kBlock : s_.hidden) - k;
-        for (int64_t o = o0; o < o1; ++o) {
-          const float* w2 = packed_.w2 + (o * s_.hidden + k) * kBlock;
-          if (fold_) {
-            fold(w2, scale_ + k, depth, folded);
-            w2 = folded;
-          }
-          for (int64_t b = b0; b < end; ++b) {
-            const RowBlock& block = blocks_[b];
-            Common::multiply(hidden_ + (j * rows_ + block.begin) * kBlock, rows_ * kBlock, w2, depth,
-                             y + ((o - o0) * rows + block.begin - first) * kBlock,
-                             j == 0 ? packed_.b2 + o * kBlock : nullptr, block.end - block.begin);
-          }
-        }
-      }
-      write(y, chunk_.begin + first, rows, o0, o1);
-      b0 = end;
-    }
+    Common::each_run(blocks_, b0, b1, [&](int64_t begin, int64_t end, int64_t first, int64_t rows) {
+      float* folded = thread_scratch(ScratchSlot::kOperand, ((o1 - o0) * rows + kDepth) * kBlock);
+      float* y = folded + kDepth * kBlock;
+      const float* w2 = packed_.w2 + o0 * s_.hidden * kBlock;
+      Common::multiply(
+          {hidden_ + first * kBlock, rows_ * kBlock, w2, s_.hidden, y, rows * kBlock, packed_.b2 + o0 * kBlock, rows,
+           o1 - o0},
+          [&](int64_t k, int64_t depth) {
+            if (!by_rows_ || fold_) return;
+            for (int64_t b = begin; b < end; ++b) scale_hidden(blocks_[b], k / kBlock, T::blocks(k + depth));
+          },
+          [&](int64_t o, int64_t k, int64_t depth) {
+            const float* slice = w2 + (o * s_.hidden + k) * kBlock;
+            return fold_ ? fold(slice, scale_ + k, depth, folded) : slice;
+          },
+          [](int64_t) {});
+      Common::as(p_.y_dtype, p_.y, [&](auto* out) { write(out, y, chunk_.begin + first, rows, o0, o1); });
+    });
   }
 
-  static void fold(const float* w2, const float* scale, int64_t depth, float* out) {
-    for (int64_t i = 0; i < depth; ++i, w2 += kBlock, out += kBlock) {
+  static const float* fold(const float* w2, const float* scale, int64_t depth, float* out) {
+    for (int64_t i = 0; i < depth; ++i, w2 += kBlock) {
       const V s = V::set(scale[i]);
-      V::mul(V::load(w2), s).store(out);
-      V::mul(V::load(w2 + kVector), s).store(out + kVector);
+      V::mul(V::load(w2), s).store(out + i * kBlock);
+      V::mul(V::load(w2 + kVector), s).store(out + i * kBlock + kVector);
     }
-  }
-
-  void write(const float* y, int64_t first, int64_t rows, int64_t o0, int64_t o1) {
-    switch (p_.y_dtype) {
-      case DType::kFloat32:
-        return write_as<float>(y, first, rows, o0, o1);
-      case DType::kBFloat16:
-        return write_as<BFloat16>(y, first, rows, o0, o1);
-      case DType::kFloat16:
-        return write_as<Half>(y, first, rows, o0, o1);
-    }
+    return out;
   }
 
   template <class O>
-  void write_as(const float* y, int64_t first, int64_t rows, int64_t o0, int64_t o1) {
+  void write(O* out, const float* y, int64_t first, int64_t rows, int64_t o0, int64_t o1) {
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = first + r;
       const V factor = V::set(p_.row_scale == nullptr ? 1.f : p_.row_scale[row / p_.scale_rows]);
       for (int64_t c = o0 * kBlock; c < o1 * kBlock && c < s_.c_out; c += kVector) {
         const float* from = y + (((c / kBlock) - o0) * rows + r) * kBlock + c % kBlock;
         const int64_t at = row * s_.c_out + c, left = s_.c_out - c;
-        O* to = static_cast<O*>(p_.y) + at;
+        O* to = out + at;
         const V start = p_.residual == nullptr
                             ? V::zero()
                             : Pack<V>::load(static_cast<const O*>(p_.residual) + at, left);
