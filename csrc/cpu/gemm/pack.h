@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "tiles.h"
+#include "transpose.h"
 
 namespace cnv2 {
 namespace {
@@ -44,17 +45,19 @@ struct Pack {
   // Panel j of a weight [n][k], as torch.nn.Linear has it: transposed on the way.
   template <class T>
   static void panel_transposed(const T* w, int64_t n, int64_t k, int64_t j, float* out) {
-    constexpr int kDepth = kVector;
-    float tile[kBlock * kDepth];
-    const int64_t first = j * kBlock;
-    const int64_t here = n - first < kBlock ? n - first : kBlock;
-    for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
-      const int64_t depth = k - k0 < kDepth ? k - k0 : kDepth;
-      for (int64_t r = 0; r < here; ++r) load(w + (first + r) * k + k0, depth).store(tile + r * kDepth);
-      for (int64_t i = 0; i < depth; ++i, out += kBlock) {
-        for (int64_t r = 0; r < here; ++r) out[r] = tile[r * kDepth + i];
-        for (int64_t r = here; r < kBlock; ++r) out[r] = 0.f;
-      }
+    for (int64_t i = 0; i < k; i += kVector, out += kVector * kBlock) {
+      const int64_t depth = k - i < kVector ? k - i : kVector;
+      unroll<0, 2>([&](auto half) CNV2_LAMBDA {
+        const int64_t first = j * kBlock + half.value * kVector;
+        V square[kVector];
+        unroll<0, kVector>([&](auto r) CNV2_LAMBDA {
+          square[r.value] = first + r.value < n ? load(w + (first + r.value) * k + i, depth) : V::zero();
+        });
+        transpose(square);
+        unroll<0, kVector>([&](auto r) CNV2_LAMBDA {
+          if (r.value < depth) square[r.value].store(out + r.value * kBlock + half.value * kVector);
+        });
+      });
     }
   }
 

@@ -6,6 +6,7 @@
 #include "cnv2/cpu_features.h"
 #include "cnv2/dtype.h"
 #include "cnv2/row_groups.h"
+#include "cpu/array.h"
 #include "cpu/parallel.h"
 
 namespace cnv2 {
@@ -17,12 +18,6 @@ struct MlpGrnShape {
   // A group whose hidden activations take more than this is computed in slices, twice: its norms are known only after
   // all of it.
   int64_t held_bytes;
-};
-
-// A tensor with its dtype.
-struct ConstArray {
-  const void* data;
-  DType dtype;
 };
 
 struct MlpGrnWeights {

@@ -1,0 +1,107 @@
+// Matrix products of the CPU kernels: packing in the storage types, and the loops around the register tiles.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/array.h"
+#include "cpu/parallel.h"
+#include "pack.h"
+#include "tiles.h"
+
+namespace cnv2 {
+
+namespace {
+
+template <class V, int kRows>
+struct Gemm {
+  using T = Tiles<V, kRows>;
+  static constexpr int kVector = T::kVector, kBlock = T::kBlock;
+  static constexpr int64_t kDepth = 256;       // of a reduction taken at once: a panel's slice is 32 KB at 32 columns
+  static constexpr int64_t kRowsAtOnce = 448;  // their slice is 448 KB
+  static constexpr int64_t kThreadWork = 128 * 1024;  // multiply-adds that are worth waking a thread for
+
+  // body(data as a pointer to its storage type); `Void` is void or const void.
+  template <class Void, class F>
+  static void as(DType dtype, Void* data, const F& body) {
+    switch (dtype) {
+      case DType::kFloat32:
+        return body(static_cast<Storage<Void, float>*>(data));
+      case DType::kBFloat16:
+        return body(static_cast<Storage<Void, BFloat16>*>(data));
+      case DType::kFloat16:
+        return body(static_cast<Storage<Void, Half>*>(data));
+    }
+  }
+  template <class Void, class S>
+  using Storage = std::conditional_t<std::is_const_v<Void>, const S, S>;
+  static void pack_vector(const ConstArray& v, int64_t n, float* out) {
+    as(v.dtype, v.data, [&](auto* data) { Pack<V>::vector(data, n, out); });
+  }
+  // Rows [first, first + rows) of x to the blocked rows from `out` on; `height` rows from one column block to the next.
+  static void pack_rows(const ConstArray& x, int64_t first, int64_t rows, int64_t columns, float* out,
+                        int64_t height) {
+    as(x.dtype, x.data,
+       [&](auto* data) { Pack<V>::rows(data + first * columns, rows, columns, out, height * kBlock); });
+  }
+  // All panels of w [n, k] as torch.nn.Linear has it.
+  static void pack_transposed(const ConstArray& w, int64_t n, int64_t k, float* out, const Parallel& parallel) {
+    parallel(0, T::blocks(n), grain(k * kBlock * 4), [&](int64_t j0, int64_t j1) {
+      as(w.dtype, w.data, [&](auto* data) {
+        for (int64_t j = j0; j < j1; ++j) Pack<V>::panel_transposed(data, n, k, j, out + j * k * kBlock);
+      });
+    });
+  }
+  // All panels of w [k, n].
+  static void pack_panels(const ConstArray& w, int64_t k, int64_t n, float* out, const Parallel& parallel) {
+    parallel(0, T::blocks(n), grain(k * kBlock), [&](int64_t j0, int64_t j1) {
+      as(w.dtype, w.data, [&](auto* data) {
+        for (int64_t j = j0; j < j1; ++j) Pack<V>::panel(data, k, n, j, out + j * k * kBlock);
+      });
+    });
+  }
+
+  // c = start + a b, slice by slice of the reduction: a panel's slice of b stays in the first-level cache for all rows,
+  // the rows' slice of a in the second level. prepare(k, depth) comes before a slice, finish(j) after a block's last;
+  // slice(j, k, depth) is where to read that of b.
+  struct Matrices {
+    const float* a;
+    int64_t a_stride;
+    const float* b;
+    int64_t k;  // length of the reduction
+    float* c;
+    int64_t c_stride;
+    const float* start;  // [blocks][kBlock], null: zeros
+    int64_t rows, blocks;
+  };
+  template <class Prepare, class Slice, class Finish>
+  static CNV2_INLINE void multiply(const Matrices& m, const Prepare& prepare, const Slice& slice,
+                                   const Finish& finish) {
+    for (int64_t k = 0; k < m.k; k += kDepth) {
+      const int64_t depth = m.k - k < kDepth ? m.k - k : kDepth;
+      prepare(k, depth);
+      for (int64_t j = 0; j < m.blocks; ++j) {
+        typename T::Product p{};
+        p.a = m.a + k / kBlock * m.a_stride, p.a_stride = m.a_stride;
+        p.b = slice(j, k, depth);
+        p.k = depth;
+        p.c = m.c + j * m.c_stride;
+        p.start = k > 0 ? nullptr : m.start != nullptr ? m.start + j * kBlock : kZeros;
+        // The next panel's slice comes into the cache during the first tile.
+        p.ahead = m.b + ((j + 1 < m.blocks ? j + 1 : j) * m.k + k) * kBlock;
+        for (int64_t r = 0; r < m.rows; r += kRows) {
+          T::product(p, static_cast<int>(m.rows - r < kRows ? m.rows - r : kRows));
+          p.a += kRows * kBlock;
+          p.c += kRows * kBlock;
+          p.ahead = p.b;
+        }
+        if (k + depth == m.k) finish(j);
+      }
+    }
+  }
+  alignas(64) static constexpr float kZeros[kBlock] = {};
+
+  static int64_t grain(int64_t work) { return kThreadWork / (work > 0 ? work : 1) + 1; }
+};
+
+}  // namespace
+}  // namespace cnv2
