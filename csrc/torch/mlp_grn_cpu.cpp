@@ -7,12 +7,11 @@
 #include "cpu/isa.h"
 #include "cpu/scratch.h"
 #include "groups.h"
+#include "kept.h"
 #include "parallel_cpu.h"
 
 namespace cnv2 {
 namespace {
-
-ConstArray array_of(const Tensor& t) { return {t.const_data_ptr(), *dtype_of(t)}; }
 
 // Refuses what is no contiguous matrix [rows, columns] in x's dtype or float32.
 ConstArray matrix_of(const char* op, const char* name, const Tensor& x, int64_t rows, int64_t columns,
@@ -49,27 +48,29 @@ Tensor mlp_grn_cpu_pack(const Tensor& w1, const Tensor& b1, const Tensor& beta, 
   const MlpGrnWeights weights = weights_of("mlp_grn_cpu_pack", w1, w1, b1, beta, w2, &b2);
   const MlpGrnShape shape = shape_of({}, w1.size(1), w1.size(0), w2.size(0), 0, 0);
   const MlpGrnCpu& cpu = mlp_grn_cpu(current_cpu_isa());
-  Tensor packed = floats(w1, {cpu.packed_floats(shape)});
-  cpu.pack(shape, weights, float_data(packed), torch_parallel());
+  const int64_t sampled = sample_floats(5);
+  Tensor packed = floats(w1, {sampled + cpu.packed_floats(shape)});
+  sample({&w1, &b1, &beta, &w2, &b2}, float_data(packed));
+  cpu.pack(shape, weights, float_data(packed) + sampled, torch_parallel());
   return packed;
 }
 
 // The weights packed: a copy that was kept, made anew if it is stale; else in this thread's scratch memory.
 const float* kept_or_new(const char* op, const MlpGrnCpu& cpu, const MlpGrnShape& shape, const MlpGrnWeights& weights,
-                         const Tensor& u, const std::optional<Tensor>& packed, const Parallel& parallel) {
-  const int64_t count = cpu.packed_floats(shape);
+                         std::initializer_list<const Tensor*> tensors, const std::optional<Tensor>& packed,
+                         const Parallel& parallel) {
+  const int64_t count = cpu.packed_floats(shape), sampled = sample_floats(static_cast<int64_t>(tensors.size()));
   if (!packed.has_value()) {
     float* memory = thread_scratch(ScratchSlot::kWeights, count);
     cpu.pack(shape, weights, memory, parallel);
     return memory;
   }
-  if (packed->dim() != 1 || packed->scalar_type() != ScalarType::Float || !packed->is_contiguous() ||
-      packed->size(0) != count)
-    refuse(op, "packed must come from mlp_grn_cpu_pack on this instruction set", describe("u", u),
-           describe("packed", packed));
-  float* memory = static_cast<float*>(packed->mutable_data_ptr());
-  if (cpu.stale(shape, weights, memory)) cpu.pack(shape, weights, memory, parallel);
-  return memory;
+  float* memory = kept_data(op, *packed, sampled + count);
+  if (stale(tensors, memory)) {
+    sample(tensors, memory);
+    cpu.pack(shape, weights, memory + sampled, parallel);
+  }
+  return memory + sampled;
 }
 
 std::tuple<Tensor, Tensor> mlp_grn_cpu_fwd(
@@ -99,7 +100,7 @@ std::tuple<Tensor, Tensor> mlp_grn_cpu_fwd(
   MlpGrnForward p{};
   p.shape = shape;
   p.u = array_of(u);
-  p.packed = kept_or_new(op, cpu, shape, weights, u, packed, parallel);
+  p.packed = kept_or_new(op, cpu, shape, weights, {&w1, &b1, &beta, &w2, &b2}, packed, parallel);
   p.gamma = vector_of(op, "gamma", u, hidden, gamma);
   p.residual = residual.has_value() ? residual->const_data_ptr() : nullptr;
   p.row_scale = row_scale.has_value() ? static_cast<const float*>(row_scale->const_data_ptr()) : nullptr;

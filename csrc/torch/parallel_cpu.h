@@ -1,9 +1,11 @@
-// torch's threads for framework-free CPU code.
+// What framework-free CPU code takes: torch's threads, a tensor's memory with its dtype.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
+#include "cpu/array.h"
 #include "cpu/parallel.h"
+#include "tensor_utils.h"
 
 namespace cnv2 {
 
@@ -15,5 +17,7 @@ inline Parallel torch_parallel() {
                                         [=](int64_t from, int64_t to) { body(context, from, to); });
           }};
 }
+
+inline ConstArray array_of(const Tensor& t) { return {t.const_data_ptr(), *dtype_of(t)}; }
 
 }  // namespace cnv2

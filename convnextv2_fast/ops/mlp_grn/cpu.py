@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ... import library
-from .. import _cpu
+from .. import _cpu, _kept
 from .._common import samples
 from .._groups import GROUPS, Groups
-from . import autograd, packed
+from . import autograd
 
 # Bytes of hidden activations up to which a group is computed at once, by strategy.
 HELD_BYTES = {None: 48 << 20, "chunked": 48 << 20, "recompute": 0, "materialize": 1 << 62}
@@ -74,7 +74,8 @@ library.define(
 )
 # Contiguous u [T, C], w1 [K, C], w2 [C', K], vectors flat; parameters in u's dtype or float32; residual [T, C'] gives
 # y's dtype; row_scale float32; norm float32 [G, K]; parameters' gradients float32. No autograd. packed: of
-# mlp_grn_cpu_pack, instead of packing anew (mlp_grn_cpu_kept: from packed.py).
+# mlp_grn_cpu_pack, instead of packing anew (mlp_grn_cpu_kept: of _kept.py).
+_pack = torch.ops.convnextv2_fast.mlp_grn_cpu_pack.default
 _forward = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default
 _backward = torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default
 _kept = torch.ops.convnextv2_fast.mlp_grn_cpu_kept.default
@@ -84,7 +85,7 @@ def forward_on_kept_weights(
     u: Tensor, w1: Tensor, b1: Tensor, gamma: Tensor, beta: Tensor, w2: Tensor, b2: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     """The forward on weights that are packed once for as long as they do not change."""
-    return _forward(u, w1, b1, gamma, beta, w2, b2, *rest, packed.of(w1, b1, beta, w2, b2))
+    return _forward(u, w1, b1, gamma, beta, w2, b2, *rest, _kept.copy_of(_pack, w1, b1, beta, w2, b2))
 
 
 TRAINING = SimpleNamespace(forward=lambda *args: _forward(*args, None), backward=_backward)

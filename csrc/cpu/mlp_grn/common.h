@@ -27,7 +27,7 @@ struct MlpGrnCommon : Gemm<V, kRows> {
   static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * s.c_in * kBlock; }
   static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * s.hidden * kBlock; }
   static int64_t packed_floats(const MlpGrnShape& s) {
-    return w1_floats(s) + w2_floats(s) + (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock + kSampled;
+    return w1_floats(s) + w2_floats(s) + (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock;
   }
   static Packed unpack(const MlpGrnShape& s, const float* packed) {
     const float* w2 = packed + w1_floats(s);
@@ -35,25 +35,7 @@ struct MlpGrnCommon : Gemm<V, kRows> {
     return {packed, b1, w2, b1 + T::blocks(s.hidden) * kBlock};
   }
 
-  // Some values of every tensor, kept behind the packed weights to tell whether they are still those of the tensors.
-  static constexpr int kSamples = 16, kSampled = 5 * kSamples;
-  static void sample(const MlpGrnShape& s, const MlpGrnWeights& w, float* out) {
-    const auto take = [&](const ConstArray& a, int64_t count) {
-      G::as(a.dtype, a.data, [&](auto* data) {
-        for (int64_t i = 0; i < kSamples; ++i) *out++ = to_float(data[(2 * i + 1) * count / (2 * kSamples)]);
-      });
-    };
-    take(w.w1, s.hidden * s.c_in), take(w.b1, s.hidden), take(w.beta, s.hidden);
-    take(w.w2, s.hidden * s.c_out), take(w.b2, s.c_out);
-  }
-  static bool stale(const MlpGrnShape& s, const MlpGrnWeights& w, const float* packed) {
-    float now[kSampled];
-    sample(s, w, now);
-    return std::memcmp(now, packed + packed_floats(s) - kSampled, sizeof(now)) != 0;
-  }
-
   static void pack(const MlpGrnShape& s, const MlpGrnWeights& w, float* packed, const Parallel& parallel) {
-    sample(s, w, packed + packed_floats(s) - kSampled);
     const Packed to = unpack(s, packed);
     G::pack_transposed(w.w1, s.hidden, s.c_in, const_cast<float*>(to.w1), parallel);
     G::pack_transposed(w.w2, s.c_out, s.hidden, const_cast<float*>(to.w2), parallel);

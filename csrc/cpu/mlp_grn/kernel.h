@@ -14,9 +14,6 @@ struct MlpGrnKernel {
   static void pack(const MlpGrnShape& s, const MlpGrnWeights& w, float* packed, const Parallel& parallel) {
     MlpGrnCommon<V, kRows>::pack(s, w, packed, parallel);
   }
-  static bool stale(const MlpGrnShape& s, const MlpGrnWeights& w, const float* packed) {
-    return MlpGrnCommon<V, kRows>::stale(s, w, packed);
-  }
   static void forward(const MlpGrnForward& p, const Parallel& parallel) {
     MlpGrnForwardRun<V, kRows>(p, parallel).run();
   }

@@ -53,8 +53,6 @@ struct MlpGrnCpu {
   int64_t (*packed_floats)(const MlpGrnShape&);
   // Weights in the order the forward reads them; valid for this instruction set.
   void (*pack)(const MlpGrnShape&, const MlpGrnWeights&, float* packed, const Parallel&);
-  // Whether a sample of the weights' values has changed since they were packed.
-  bool (*stale)(const MlpGrnShape&, const MlpGrnWeights&, const float* packed);
   void (*forward)(const MlpGrnForward&, const Parallel&);
   void (*backward)(const MlpGrnBackward&, const Parallel&);
 };

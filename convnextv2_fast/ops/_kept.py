@@ -1,0 +1,53 @@
+"""Weights in the order the CPU kernels read them, packed once for as long as they do not change.
+
+A copy lives as long as the tensor it was made of, and is made anew when a tensor was written to in place
+(`Tensor._version`) or its memory replaced. Writes through `.data` leave the version alone: for those the kernel
+compares a sample of the values, see csrc/torch/kept.h.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .. import library
+
+ENVIRONMENT = "CONVNEXTV2_FAST_PREPACK"  # 0: no copies are kept
+
+enabled = os.environ.get(ENVIRONMENT, "1") != "0"
+_copies: dict[int, tuple[Any, tuple[Any, ...], Tensor]] = {}
+
+
+def copy_of(pack: Callable[..., Tensor], first: Tensor, *others: Tensor | None) -> Tensor | None:
+    """The copy kept of these tensors, one for each `first`; `pack(first, *others)` makes it.
+
+    None where none can be kept: tensors made in inference mode count no versions."""
+    if not enabled or first.is_inference():
+        return None
+    state: tuple[Any, ...] = (library.cpu_isa(), pack, first.data_ptr(), first._version)
+    for t in others:
+        if t is not None:
+            if t.is_inference():
+                return None
+            state += (t.data_ptr(), t._version)
+    key = id(first)
+    kept = _copies.get(key)
+    if kept is not None and kept[0]() is first and kept[1] == state:
+        return kept[2]
+    packed = pack(first, *others)
+    _copies[key] = (weakref.ref(first, lambda _: _copies.pop(key, None)), state, packed)
+    return packed
+
+
+def clear() -> None:
+    """Forgets all copies."""
+    _copies.clear()
+
+
+def kept_bytes() -> int:
+    """Of all copies."""
+    return sum(4 * packed.numel() for _, _, packed in _copies.values())

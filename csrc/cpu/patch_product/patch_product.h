@@ -1,0 +1,69 @@
+// patch_conv forward on CPUs: blocks of k x k source pixels, gathered and normalised on their way into the operand of a
+// matrix product, whose rows can be normalised on their way out. No framework header.
+#pragma once
+
+#include <cstdint>
+
+#include "cnv2/cpu_features.h"
+#include "cpu/array.h"
+#include "cpu/parallel.h"
+
+namespace cnv2 {
+
+struct PatchNorm {  // LayerNorm's parameters; data null: none
+  ConstArray weight, bias;
+};
+
+struct PatchWeight {
+  ConstArray data;
+  int64_t k, c_in, c_out;
+  int64_t ky_stride, kx_stride, c_in_stride, c_out_stride;  // in elements
+  ConstArray bias;                                          // [c_out]; data null: none
+  int64_t depth() const { return k * k * c_in; }
+};
+
+struct PatchProduct {
+  ConstArray x;  // source pixels
+  int64_t pixel_stride, row_stride, sample_stride, channel_stride;  // of x, in elements
+  int64_t height, width;                                            // of its planes
+  // Which pixels a result row takes: null, those of the plane [N, height / k, width / k] in order; with one column,
+  // positions in that plane; with k * k columns, the pixels' numbers themselves (then pixel_stride apart), -1: zeros.
+  const int64_t* table;
+  int64_t table_columns;
+  int64_t rows, k, c_in, c_out;
+  const float* packed;  // of pack()
+  PatchNorm before, after;
+  float eps;
+  void* y;  // [rows, c_out] in x's dtype
+};
+
+struct PatchProductCpu {
+  int64_t (*packed_floats)(const PatchWeight&);
+  void (*pack)(const PatchWeight&, float* packed, const Parallel&);
+  void (*run)(const PatchProduct&, const Parallel&);
+};
+
+extern const PatchProductCpu kPatchProductScalar;
+#ifdef CNV2_HAVE_AVX2
+extern const PatchProductCpu kPatchProductAvx2;
+#endif
+#ifdef CNV2_HAVE_AVX512
+extern const PatchProductCpu kPatchProductAvx512;
+#endif
+
+inline const PatchProductCpu& patch_product_cpu(CpuIsa isa) {
+  switch (isa) {
+#ifdef CNV2_HAVE_AVX512
+    case CpuIsa::kAvx512:
+      return kPatchProductAvx512;
+#endif
+#ifdef CNV2_HAVE_AVX2
+    case CpuIsa::kAvx2:
+      return kPatchProductAvx2;
+#endif
+    default:
+      return kPatchProductScalar;
+  }
+}
+
+}  // namespace cnv2

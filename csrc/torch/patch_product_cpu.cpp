@@ -1,0 +1,141 @@
+// The CPU implementation of patch_conv's forward.
+#include "cpu/patch_product/patch_product.h"
+
+#include <utility>
+
+#include "cpu/isa.h"
+#include "cpu/scratch.h"
+#include "groups.h"
+#include "kept.h"
+#include "parallel_cpu.h"
+
+namespace cnv2 {
+namespace {
+
+// Refuses what are no two contiguous vectors [channels] in x's dtype or float32.
+PatchNorm norm_of(const char* op, const Tensor& x, int64_t channels, const std::optional<Tensor>& weight,
+                  const std::optional<Tensor>& bias) {
+  if (!weight.has_value() && !bias.has_value()) return {};
+  if (!weight.has_value() || !bias.has_value()) refuse(op, "a norm has a weight and a bias", describe("x", x));
+  vector_dtype(op, "norm_weight", x, channels, *weight);
+  vector_dtype(op, "norm_bias", x, channels, *bias);
+  return {array_of(*weight), array_of(*bias)};
+}
+
+// A weight [Cout, Cin, k, k] of nn.Conv2d, or [k * k, Cin, Cout] with tap = kx * k + ky, of any strides.
+PatchWeight weight_of(const char* op, const Tensor& weight, const std::optional<Tensor>& bias) {
+  const auto need = [&](bool ok, const char* wants) {
+    if (!ok) refuse(op, wants, describe("weight", weight), describe("bias", bias));
+  };
+  need(dtype_of(weight).has_value() && weight.numel() > 0, "weight must be float32, bfloat16 or float16, not empty");
+  PatchWeight w{};
+  w.data = array_of(weight);
+  if (weight.dim() == 4) {
+    need(weight.size(2) == weight.size(3), "weight must be [Cout, Cin, k, k]");
+    w.c_out = weight.size(0), w.c_in = weight.size(1), w.k = weight.size(2);
+    w.c_out_stride = weight.stride(0), w.c_in_stride = weight.stride(1);
+    w.ky_stride = weight.stride(2), w.kx_stride = weight.stride(3);
+  } else {
+    need(weight.dim() == 3, "weight must be [Cout, Cin, k, k] or [k * k, Cin, Cout]");
+    while (w.k * w.k < weight.size(0)) ++w.k;
+    need(w.k * w.k == weight.size(0), "weight must be [Cout, Cin, k, k] or [k * k, Cin, Cout]");
+    w.c_in = weight.size(1), w.c_out = weight.size(2);
+    w.c_in_stride = weight.stride(1), w.c_out_stride = weight.stride(2);
+    w.ky_stride = weight.stride(0), w.kx_stride = w.k * weight.stride(0);
+  }
+  if (bias.has_value()) {
+    vector_dtype(op, "bias", weight, w.c_out, *bias);
+    w.bias = array_of(*bias);
+  }
+  return w;
+}
+
+const Tensor* pointer(const std::optional<Tensor>& t) { return t.has_value() ? &*t : nullptr; }
+
+Tensor patch_conv_cpu_pack(const Tensor& weight, const std::optional<Tensor>& bias) {
+  const PatchWeight w = weight_of("patch_conv_cpu_pack", weight, bias);
+  const PatchProductCpu& cpu = patch_product_cpu(current_cpu_isa());
+  const int64_t sampled = sample_floats(2);
+  Tensor packed = floats(weight, {sampled + cpu.packed_floats(w)});
+  sample({&weight, pointer(bias)}, float_data(packed));
+  cpu.pack(w, float_data(packed) + sampled, torch_parallel());
+  return packed;
+}
+
+// packed: a copy that was kept, made anew if it is stale; else the weights go to this thread's scratch memory.
+const float* kept_or_new(const char* op, const PatchProductCpu& cpu, const PatchWeight& w, const Tensor& weight,
+                         const std::optional<Tensor>& bias, const std::optional<Tensor>& packed,
+                         const Parallel& parallel) {
+  const int64_t count = cpu.packed_floats(w), sampled = sample_floats(2);
+  if (!packed.has_value()) {
+    float* memory = thread_scratch(ScratchSlot::kWeights, count);
+    cpu.pack(w, memory, parallel);
+    return memory;
+  }
+  float* memory = kept_data(op, *packed, sampled + count);
+  if (stale({&weight, pointer(bias)}, memory)) {
+    sample({&weight, pointer(bias)}, memory);
+    cpu.pack(w, memory + sampled, parallel);
+  }
+  return memory + sampled;
+}
+
+// x [N, H, W, Cin] of any strides; [S, Cin], contiguous, where a table of k * k columns or the plane's sizes say how.
+Tensor patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                          const std::optional<Tensor>& before_weight, const std::optional<Tensor>& before_bias,
+                          const std::optional<Tensor>& after_weight, const std::optional<Tensor>& after_bias,
+                          double eps, const std::optional<Tensor>& table, int64_t rows, int64_t height, int64_t width,
+                          int64_t k, const std::optional<Tensor>& packed) {
+  const char* op = "patch_conv_cpu_fwd";
+  const auto need = [&](bool ok, const char* wants) {
+    if (!ok) refuse(op, wants, describe("x", x), describe("weight", weight), describe("table", table));
+  };
+  need((x.dim() == 4 || (x.dim() == 2 && x.is_contiguous())) && dtype_of(x).has_value(),
+       "x must be [N, H, W, Cin], or contiguous [S, Cin], in float32, bfloat16 or float16");
+  const PatchWeight w = weight_of(op, weight, bias);
+  const int64_t c_in = w.c_in, c_out = w.c_out;
+  need(w.k == k && x.size(x.dim() - 1) == c_in && rows >= 0, "weight must have x's channels and edge k");
+  const PatchProductCpu& cpu = patch_product_cpu(current_cpu_isa());
+  PatchProduct p{};
+  p.x = array_of(x);
+  p.rows = rows, p.k = k, p.c_in = c_in, p.c_out = c_out;
+  p.height = height, p.width = width;
+  int64_t pixels = x.size(0);
+  if (x.dim() == 4) {
+    need(x.size(1) == height && x.size(2) == width, "height and width must be x's");
+    p.sample_stride = x.stride(0), p.row_stride = x.stride(1), p.pixel_stride = x.stride(2);
+    p.channel_stride = x.stride(3);
+    pixels *= height * width;
+  } else {
+    p.pixel_stride = c_in, p.row_stride = width * c_in, p.sample_stride = height * width * c_in;
+    p.channel_stride = 1;
+  }
+  const int64_t cells = height / k * (width / k);
+  if (table.has_value()) {
+    need(table->scalar_type() == ScalarType::Long && table->is_contiguous() && table->size(0) == rows &&
+             (table->dim() == 1 || (table->dim() == 2 && table->size(1) == k * k && x.dim() == 2)),
+         "table must be contiguous int64 [rows], or [rows, k * k] for x [S, Cin]");
+    p.table = static_cast<const int64_t*>(table->const_data_ptr());
+    p.table_columns = table->dim() == 1 ? 1 : k * k;
+  }
+  if (rows > 0 && !(table.has_value() && table->dim() == 2))
+    need(cells > 0 && pixels % (height * width) == 0 && (table.has_value() || pixels / (height * width) * cells == rows),
+         "rows must be those of the plane [N, H // k, W // k]");
+  const Parallel parallel = torch_parallel();
+  p.packed = kept_or_new(op, cpu, w, weight, bias, packed, parallel);
+  p.before = norm_of(op, x, c_in, before_weight, before_bias);
+  p.after = norm_of(op, x, c_out, after_weight, after_bias);
+  p.eps = static_cast<float>(eps);
+  Tensor y = torch::stable::new_empty(x, {rows, c_out});
+  p.y = y.mutable_data_ptr();
+  if (rows > 0) cpu.run(p, parallel);
+  return y;
+}
+
+}  // namespace
+}  // namespace cnv2
+
+STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
+  m.impl("patch_conv_cpu_pack", TORCH_BOX(&cnv2::patch_conv_cpu_pack));
+  m.impl("patch_conv_cpu_fwd", TORCH_BOX(&cnv2::patch_conv_cpu_fwd));
+}
