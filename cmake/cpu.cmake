@@ -18,7 +18,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endforeach()
 endif()
 
-set(sources csrc/cpu/isa.cpp csrc/cpu/scratch.cpp)
+set(sources csrc/cpu/isa.cpp csrc/cpu/scratch.cpp csrc/torch/block_cpu.cpp)
 foreach(op ${CNV2_CPU_OPS})
   list(APPEND sources csrc/torch/${op}_cpu.cpp)
   foreach(isa ${BUILD_INFO_ISA})

@@ -128,6 +128,11 @@ def _requested(op: str, backend: str | None) -> tuple[str, str]:
     return _check_name(os.environ.get(ENVIRONMENT, "auto") or "auto", ENVIRONMENT), "environment"
 
 
+def asked() -> bool:
+    """Whether a backend is asked for by a context or the environment, for any op."""
+    return bool(_overrides) or os.environ.get(ENVIRONMENT, "auto") not in ("auto", "")
+
+
 def choose(spec: Spec, backend: str | None = None) -> Implementation:
     """The implementation that will run ``spec``.
 

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import ops
 from ..dispatch import UnsupportedInputError
+from ..ops import block
 from .utils import GRN, DropPath, LayerNorm, drop_path_rates, is_plain, trunc_normal_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {
@@ -73,6 +74,10 @@ class Block(nn.Module):
         if not self._fusable():
             return self._forward_modules(x)
         rows = x.permute(0, 2, 3, 1)
+        if block.applies(rows) and not (self.training and isinstance(self.drop_path, DropPath)):
+            y = self._infer(rows)
+            if y is not None:
+                return y.permute(0, 3, 1, 2)
         u = ops.dwconv_layer_norm(
             rows, self.dwconv.weight, self.dwconv.bias, self.norm.weight, self.norm.bias, eps=self.norm.eps
         )
@@ -89,6 +94,11 @@ class Block(nn.Module):
             eps=self.grn.eps,
         )
         return y.permute(0, 3, 1, 2)
+
+    def _infer(self, rows: Tensor) -> Tensor | None:
+        conv, norm, grn, first, last = self.dwconv, self.norm, self.grn, self.pwconv1, self.pwconv2
+        params = (first.weight, conv.weight, conv.bias, norm.weight, norm.bias, first.bias, grn.gamma, grn.beta)
+        return block.infer(rows, *params, last.weight, last.bias, ln_eps=norm.eps, grn_eps=grn.eps)
 
     def _forward_modules(self, x: Tensor) -> Tensor:
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
