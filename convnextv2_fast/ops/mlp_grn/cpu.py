@@ -78,7 +78,7 @@ library.define(
 _pack = torch.ops.convnextv2_fast.mlp_grn_cpu_pack.default
 _forward = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default
 _backward = torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default
-_kept = torch.ops.convnextv2_fast.mlp_grn_cpu_kept.default
+_kept_forward = torch.ops.convnextv2_fast.mlp_grn_cpu_kept.default
 
 
 def forward_on_kept_weights(
@@ -90,7 +90,7 @@ def forward_on_kept_weights(
 
 TRAINING = SimpleNamespace(forward=lambda *args: _forward(*args, None), backward=_backward)
 INFERENCE = SimpleNamespace(
-    forward=lambda *args: _kept(*args) if torch.compiler.is_compiling() else forward_on_kept_weights(*args)
+    forward=lambda *args: _kept_forward(*args) if torch.compiler.is_compiling() else forward_on_kept_weights(*args)
 )
 
 
