@@ -35,12 +35,15 @@ needs_avx2 = pytest.mark.skipif(
 def run_check(source: str, folder: Path, *flags: str) -> str:
     """Compiles `source` of this folder, runs it, and returns what it printed; fails the test if it does."""
     program = folder / "check"
-    includes = [
-        f"-I{path}" for path in (ROOT / "csrc", ROOT / "csrc/include", ROOT / "csrc/cpu/dwconv_layer_norm", HERE)
-    ]
+    includes = [f"-I{path}" for path in (ROOT / "csrc", ROOT / "csrc/include", HERE)]
     command = [COMPILER, "-std=c++17", "-O1", "-Wno-unknown-pragmas", *includes, *flags, str(HERE / source), "-o"]
     built = subprocess.run([*command, str(program)], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr[-4000:]
     ran = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"exit code {ran.returncode} (negative: killed by that signal)\n{ran.stdout}"
     return ran.stdout
+
+
+def sanitizers() -> tuple[str, ...]:
+    """Compiler flags for AddressSanitizer and UndefinedBehaviorSanitizer."""
+    return ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1")
