@@ -46,10 +46,12 @@ void sum_up(DwconvBackward p, const Tensor& x, float* out) {
                                 cpu.sums(p, t, thread_scratch(ScratchSlot::kTile, t.scratch_floats), begin, end);
                               });
   if (t.slabs == 1) return;
-  std::fill(out, out + count, 0.0f);
-  for (int64_t slab = 0; slab < t.slabs; ++slab) {
-    for (int64_t i = 0; i < count; ++i) out[i] += p.partial[slab * count + i];
-  }
+  torch::stable::parallel_for(0, count, kPackedFloatsPerThread, [&](int64_t begin, int64_t end) {
+    std::copy(p.partial + begin, p.partial + end, out + begin);
+    for (int64_t slab = 1; slab < t.slabs; ++slab) {
+      for (int64_t i = begin; i < end; ++i) out[i] += p.partial[slab * count + i];
+    }
+  });
 }
 
 Tensor sparse_dwconv_fwd(const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias, int64_t h, int64_t w,

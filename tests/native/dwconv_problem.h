@@ -1,5 +1,5 @@
-// Problems for dwconv_layer_norm kernels, a reference in double precision, and the comparison. Every buffer touches an
-// inaccessible page, at its end in one run and at its beginning in another: a step outside ends the program.
+// Problems for the depthwise convolution's kernels, a reference in double precision, and the comparison. Every buffer
+// touches an inaccessible page, at its end in one run and at its beginning in another: a step outside ends the program.
 #pragma once
 
 #include <sys/mman.h>
@@ -13,7 +13,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "cnv2/dwconv_layer_norm.h"
+#include "cpu/dwconv/dwconv.h"
 
 namespace cnv2 {
 
@@ -58,97 +58,180 @@ struct Values {
   }
 };
 
+struct Shape {
+  int64_t n, h, w, c;
+};
+
+// Which sites of the plane have a row.
+enum class Sites { kDense, kPatches, kScattered, kOne, kNone };
+
+inline std::vector<int> map_of(const Shape& s, Sites sites, std::mt19937& random) {
+  std::vector<int> map(s.n * s.h * s.w, -1);
+  std::bernoulli_distribution half;
+  const int64_t edge = int64_t{1} << random() % 4;
+  int rows = 0;
+  for (int64_t n = 0; n < s.n; ++n) {
+    std::vector<char> patches((s.h / edge + 1) * (s.w / edge + 1));
+    for (char& patch : patches) patch = half(random);
+    for (int64_t y = 0; y < s.h; ++y) {
+      for (int64_t x = 0; x < s.w; ++x) {
+        int& row = map[(n * s.h + y) * s.w + x];
+        const bool active = sites == Sites::kDense       ? true
+                            : sites == Sites::kPatches   ? patches[y / edge * (s.w / edge + 1) + x / edge] != 0
+                            : sites == Sites::kScattered ? half(random)
+                            : sites == Sites::kOne       ? rows == 0 && y == s.h / 2 && x == s.w / 2
+                                                         : false;
+        if (active) row = rows++;
+      }
+    }
+  }
+  return map;
+}
+
 // T: activations; P: parameters.
 template <class T, class P>
 class Problem {
  public:
-  Problem(int64_t n, int64_t h, int64_t w, int64_t c, bool with_bias, bool train, DType dtype, DType param_dtype)
-      : random_(static_cast<unsigned>(n + 7 * h + 31 * w + 131 * c)),
-        x_(n * h * w * c, 1.0, random_),
-        kernel_(kTaps * c, 0.14, random_),
-        bias_(c, 1.0, random_),
-        ln_weight_(c, 1.0, random_),
-        ln_bias_(c, 1.0, random_),
-        y_(n * h * w * c),
-        z_(n * h * w * c),
-        mean_(n * h * w),
-        rstd_(n * h * w) {
-    params_ = {x_.stored.get(),
-               kernel_.stored.get(),
-               with_bias ? bias_.stored.get() : nullptr,
-               ln_weight_.stored.get(),
-               ln_bias_.stored.get(),
-               nullptr,
-               nullptr,
-               nullptr,
-               nullptr,
-               n,
-               h,
-               w,
-               c,
-               1e-6f,
-               dtype,
-               param_dtype};
-    const int64_t pixels = n * h * w;
-    poison(y_, pixels * c);
-    params_.y = y_.get();
-    if (train) {
-      poison(z_, pixels * c);
-      poison(mean_, pixels);
-      poison(rstd_, pixels);
-      params_.z = z_.get();
-      params_.mean = mean_.get();
-      params_.rstd = rstd_.get();
-    }
+  Problem(const Shape& s, Sites sites, bool with_bias, bool train, DType dtype, DType param_dtype)
+      : shape_(s),
+        random_(static_cast<unsigned>(s.n + 7 * s.h + 31 * s.w + 131 * s.c)),
+        map_values_(map_of(s, sites, random_)),
+        map_(map_values_.size()),
+        rows_(0),
+        x_(count_rows() * s.c, 1.0, random_),
+        dy_(rows_ * s.c, 1.0, random_),
+        taps_(kTaps * s.c, 0.14, random_),
+        bias_(s.c, 1.0, random_),
+        ln_weight_(s.c, 1.0, random_),
+        ln_bias_(s.c, 1.0, random_),
+        y_(rows_ * s.c),
+        z_(rows_ * s.c),
+        dx_(rows_ * s.c) {
+    for (size_t i = 0; i < map_values_.size(); ++i) map_[i] = map_values_[i];
+    forward_.x = x_.stored.get();
+    forward_.taps = taps_.stored.get();
+    forward_.bias = with_bias ? bias_.stored.get() : nullptr;
+    forward_.ln_weight = ln_weight_.stored.get();
+    forward_.ln_bias = ln_bias_.stored.get();
+    forward_.y = y_.get();
+    forward_.z = train ? z_.get() : nullptr;
+    forward_.plane = {s.n, static_cast<int>(s.h), static_cast<int>(s.w), sites == Sites::kDense ? nullptr : map_.get()};
+    forward_.c = s.c;
+    forward_.eps = 1e-6f;
+    forward_.dtype = dtype;
+    forward_.param_dtype = param_dtype;
+    for (const auto* buffer : {&y_, &z_, &dx_}) poison(*buffer, rows_ * s.c);
   }
 
-  const DwconvLayerNormParams& params() const { return params_; }
+  // y and z: with LayerNorm.
+  const DwconvForward& forward() const { return forward_; }
+
+  // dx: the flipped convolution of dy.
+  DwconvForward input_gradient() const {
+    DwconvForward p{};
+    p.x = dy_.stored.get();
+    p.taps = forward_.taps;
+    p.y = dx_.get();
+    p.plane = forward_.plane;
+    p.c = forward_.c;
+    p.flipped = true;
+    p.dtype = p.param_dtype = forward_.dtype;
+    return p;
+  }
+
+  DwconvBackward backward(float* partial) const {
+    DwconvBackward p{};
+    p.dy = dy_.stored.get();
+    p.x = x_.stored.get();
+    p.taps = forward_.taps;
+    p.partial = partial;
+    p.plane = forward_.plane;
+    p.c = forward_.c;
+    p.dtype = forward_.dtype;
+    return p;
+  }
 
   std::vector<char> output_bytes() const {
-    const auto* bytes = reinterpret_cast<const char*>(y_.get());
-    return std::vector<char>(bytes, bytes + params_.n * params_.h * params_.w * params_.c * sizeof(T));
+    std::vector<char> bytes;
+    for (const auto* buffer : {&y_, &dx_}) {
+      const auto* begin = reinterpret_cast<const char*>(buffer->get());
+      bytes.insert(bytes.end(), begin, begin + rows_ * shape_.c * sizeof(T));
+    }
+    return bytes;
   }
 
   // Largest error of any output beyond its own rounding, in units of float32's epsilon relative to the values' size.
-  double error() const {
-    const auto& p = params_;
+  // `sums` [50, C]: the parameters' gradients.
+  double error(const float* sums) const {
     double worst = 0.0;
-    std::vector<double> z(p.c);
-    for (int64_t pixel = 0; pixel < p.n * p.h * p.w; ++pixel) {
-      const int64_t x0 = pixel % p.w, y0 = pixel / p.w % p.h, n = pixel / p.w / p.h;
-      double mean = 0.0, variance = 0.0;
-      for (int64_t c = 0; c < p.c; ++c) {
-        z[c] = p.bias == nullptr ? 0.0 : bias_.exact[c];
-        for (int64_t ky = 0; ky < kTaps1d; ++ky) {
-          for (int64_t kx = 0; kx < kTaps1d; ++kx) {
-            const int64_t y = y0 + ky - kPad, x = x0 + kx - kPad;
-            if (y < 0 || y >= p.h || x < 0 || x >= p.w) continue;
-            z[c] += x_.exact[((n * p.h + y) * p.w + x) * p.c + c] * kernel_.exact[(kx * kTaps1d + ky) * p.c + c];
-          }
+    const int64_t channels = shape_.c;
+    std::vector<double> z(channels), dx(channels);
+    std::vector<double> gradients(kSums * channels), sizes(kSums * channels, 1.0);
+    for (int64_t site = 0; site < shape_.n * shape_.h * shape_.w; ++site) {
+      const int64_t row = map_values_[site];
+      if (row < 0) continue;
+      for (int64_t c = 0; c < channels; ++c) {
+        z[c] = forward_.bias == nullptr ? 0.0 : bias_.exact[c];
+        dx[c] = 0.0;
+        gradients[kTaps * channels + c] += dy_.exact[row * channels + c];
+        sizes[kTaps * channels + c] += std::abs(dy_.exact[row * channels + c]);
+      }
+      each_neighbour(site, [&](int64_t tap, int64_t other) {
+        for (int64_t c = 0; c < channels; ++c) {
+          z[c] += x_.exact[other * channels + c] * taps_.exact[tap * channels + c];
+          dx[c] += dy_.exact[other * channels + c] * taps_.exact[(kTaps - 1 - tap) * channels + c];
+          const double product = x_.exact[other * channels + c] * dy_.exact[row * channels + c];
+          gradients[tap * channels + c] += product;
+          sizes[tap * channels + c] += std::abs(product);
         }
-        mean += z[c] / static_cast<double>(p.c);
-      }
-      for (int64_t c = 0; c < p.c; ++c) variance += (z[c] - mean) * (z[c] - mean) / static_cast<double>(p.c);
-      const double rstd = 1.0 / std::sqrt(variance + static_cast<double>(p.eps));
-      // The subtraction of the mean loses what z and mean share; a small variance magnifies it.
-      const double magnified = 1.0 + (std::abs(mean) + std::sqrt(variance)) * rstd;
-      for (int64_t c = 0; c < p.c; ++c) {
-        const double y = (z[c] - mean) * rstd * ln_weight_.exact[c] + ln_bias_.exact[c];
-        const double size = magnified * (1.0 + std::abs(ln_weight_.exact[c])) + std::abs(y);
-        worst = larger(worst, beyond_rounding(y_[pixel * p.c + c], y) / size);
-        if (p.z != nullptr) worst = larger(worst, beyond_rounding(z_[pixel * p.c + c], z[c]) / (4.0 + std::abs(z[c])));
-      }
-      if (p.z != nullptr) {
-        worst = larger(worst, std::abs(mean_[pixel] - mean) / (4.0 + std::abs(mean)));
-        // d(rstd) = rstd^3 / 2 * d(variance), and variance is known to about eps * (mean^2 + variance).
-        const double rstd_size = rstd + rstd * rstd * rstd * (mean * mean + variance + 1.0);
-        worst = larger(worst, std::abs(rstd_[pixel] - rstd) / rstd_size);
+      });
+      worst = larger(worst, error_of_row(row, z));
+      for (int64_t c = 0; c < channels; ++c) {
+        worst = larger(worst, beyond_rounding(dx_[row * channels + c], dx[c]) / (4.0 + std::abs(dx[c])));
       }
     }
+    for (int64_t i = 0; i < kSums * channels; ++i) worst = larger(worst, std::abs(sums[i] - gradients[i]) / sizes[i]);
     return worst / std::numeric_limits<float>::epsilon();
   }
 
  private:
+  int64_t count_rows() {
+    for (const int row : map_values_) rows_ += row >= 0;
+    return rows_;
+  }
+
+  // Calls body(tap, row) for every active site in the window of `site`.
+  template <class F>
+  void each_neighbour(int64_t site, const F& body) const {
+    const int64_t x0 = site % shape_.w, y0 = site / shape_.w % shape_.h, n = site / shape_.w / shape_.h;
+    for (int64_t ky = 0; ky < kTaps1d; ++ky) {
+      for (int64_t kx = 0; kx < kTaps1d; ++kx) {
+        const int64_t y = y0 + ky - kPad, x = x0 + kx - kPad;
+        if (y < 0 || y >= shape_.h || x < 0 || x >= shape_.w) continue;
+        const int64_t row = map_values_[(n * shape_.h + y) * shape_.w + x];
+        if (row >= 0) body(kx * kTaps1d + ky, row);
+      }
+    }
+  }
+
+  double error_of_row(int64_t row, const std::vector<double>& z) const {
+    const int64_t channels = shape_.c;
+    double worst = 0.0, mean = 0.0, variance = 0.0;
+    for (const double value : z) mean += value / static_cast<double>(channels);
+    for (const double value : z) variance += (value - mean) * (value - mean) / static_cast<double>(channels);
+    const double rstd = 1.0 / std::sqrt(variance + static_cast<double>(forward_.eps));
+    // The subtraction of the mean loses what z and mean share; a small variance magnifies it.
+    const double magnified = 1.0 + (std::abs(mean) + std::sqrt(variance)) * rstd;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double y = (z[c] - mean) * rstd * ln_weight_.exact[c] + ln_bias_.exact[c];
+      const double size = magnified * (1.0 + std::abs(ln_weight_.exact[c])) + std::abs(y);
+      worst = larger(worst, beyond_rounding(y_[row * channels + c], y) / size);
+      if (forward_.z == nullptr) continue;
+      worst = larger(worst, beyond_rounding(z_[row * channels + c], z[c]) / (4.0 + std::abs(z[c])));
+    }
+    return worst;
+  }
+
   template <class U>
   static void poison(const Guarded<U>& buffer, int64_t count) {
     for (int64_t i = 0; i < count; ++i) from_float(std::numeric_limits<float>::quiet_NaN(), &buffer[i]);
@@ -167,45 +250,48 @@ class Problem {
     return std::isnan(value) ? value : excess > 0.0 ? excess : 0.0;
   }
 
+  Shape shape_;
   std::mt19937 random_;
-  Values<T> x_;
-  Values<P> kernel_, bias_, ln_weight_, ln_bias_;
-  Guarded<T> y_, z_;
-  Guarded<float> mean_, rstd_;
-  DwconvLayerNormParams params_{};
+  std::vector<int> map_values_;
+  Guarded<int> map_;
+  int64_t rows_;
+  Values<T> x_, dy_;
+  Values<float> taps_;
+  Values<P> bias_, ln_weight_, ln_bias_;
+  Guarded<T> y_, z_, dx_;
+  DwconvForward forward_{};
 };
 
-struct Shape {
-  int64_t n, h, w, c;
-};
-
-// Runs `check(problem)` for every shape, with and without bias and the outputs of training, in every pair of dtypes.
-// With both_ends every buffer is guarded at its end and, in a second run, at its beginning; else shapes take turns.
+// Runs `check(problem)` for every shape, with and without bias and the outputs of training, in every pair of dtypes, on
+// dense and sparse planes. Every buffer is guarded at its end and, in a second run, at its beginning.
 // Each check returns an error in units of float32's epsilon; the program's exit code says whether all are small.
 template <class Check>
-int check_all(const std::vector<Shape>& shapes, bool both_ends, const Check& check) {
+int check_all(const std::vector<Shape>& shapes, const Check& check) {
   int count = 0, failures = 0;
   double worst = 0.0;
-  const auto one = [&](auto&& problem, const Shape& s, const char* types) {
+  const auto one = [&](auto&& problem, const Shape& s, Sites sites, const char* types) {
     const double error = check(problem);
     ++count;
     worst = error > worst ? error : worst;
     if (!(error <= 16.0)) {
       ++failures;
-      std::printf("FAILED (%ld, %ld, %ld, %ld) %s: error %.3g epsilon\n", long(s.n), long(s.h), long(s.w), long(s.c),
-                  types, error);
+      std::printf("FAILED (%ld, %ld, %ld, %ld) sites %d %s: error %.3g epsilon\n", long(s.n), long(s.h), long(s.w),
+                  long(s.c), int(sites), types, error);
     }
   };
-  for (size_t i = 0; i < (both_ends ? 2 : 1) * shapes.size(); ++i) {
+  for (size_t i = 0; i < 4 * shapes.size(); ++i) {
     const Shape& s = shapes[i % shapes.size()];
-    guard_the_end = (i + i / shapes.size()) % 2 == 0;
+    const size_t round = i / shapes.size();
+    guard_the_end = (i + round) % 2 == 0;
     const bool train = i % 2 == 0, bias = i % 3 != 0;
+    constexpr Sites kSparse[] = {Sites::kPatches, Sites::kScattered, Sites::kPatches, Sites::kOne, Sites::kNone};
+    const Sites sites = round < 2 ? Sites::kDense : kSparse[i % 5];
     const auto f = DType::kFloat32, b = DType::kBFloat16, h = DType::kFloat16;
-    one(Problem<float, float>(s.n, s.h, s.w, s.c, bias, train, f, f), s, "float32");
-    one(Problem<BFloat16, BFloat16>(s.n, s.h, s.w, s.c, bias, !train, b, b), s, "bfloat16");
-    one(Problem<BFloat16, float>(s.n, s.h, s.w, s.c, bias, train, b, f), s, "bfloat16, float32 parameters");
-    one(Problem<Half, Half>(s.n, s.h, s.w, s.c, bias, train, h, h), s, "float16");
-    one(Problem<Half, float>(s.n, s.h, s.w, s.c, bias, !train, h, f), s, "float16, float32 parameters");
+    one(Problem<float, float>(s, sites, bias, train, f, f), s, sites, "float32");
+    one(Problem<BFloat16, BFloat16>(s, sites, bias, !train, b, b), s, sites, "bfloat16");
+    one(Problem<BFloat16, float>(s, sites, bias, train, b, f), s, sites, "bfloat16, float32 parameters");
+    one(Problem<Half, Half>(s, sites, bias, train, h, h), s, sites, "float16");
+    one(Problem<Half, float>(s, sites, bias, !train, h, f), s, sites, "float16, float32 parameters");
   }
   std::printf("%d problems, %d failed, largest error %.2f epsilon\n", count, failures, worst);
   return failures == 0 ? 0 : 1;

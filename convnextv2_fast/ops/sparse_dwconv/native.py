@@ -35,7 +35,7 @@ library.define(
     _backward_fake,
 )
 # Contiguous rows [T, C], kernel float32 [49, C] with tap = kx*7 + ky, bias [C]; no autograd. Both gradients are
-# taken in one pass on CUDA; dparams is float32 [50, C], the taps', then the bias's; what is not wanted comes back empty.
+# taken in one call; dparams is float32 [50, C], the taps', then the bias's; what is not wanted comes back empty.
 # mma: on the tensor cores where their kernels take the call, the gradients of input and parameters in one kernel each.
 
 

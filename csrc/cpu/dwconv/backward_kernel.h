@@ -1,8 +1,8 @@
 // The one source of the CPU kernels of the parameters' gradients: a template over the vector type; each instruction
 // set's .cpp includes it with its own flags. Internal linkage throughout.
 //
-// A task goes through the tiles of its slab, one vector of channels at a time: the 50 sums of a tile stay in the
-// first-level cache, then join the slab's. Which tiles make a slab follows from the shape alone.
+// A task goes through the tiles of its slab, one vector of channels at a time, whose 50 sums stay in the first-level
+// cache. Every few tiles they join the slab's, so that no sum is long. Which tiles make a slab follows from the shape.
 #pragma once
 
 #include "sites.h"
@@ -16,8 +16,9 @@ struct DwconvBackwardKernel {
   static constexpr int kWidth = V::width;
   static constexpr int64_t kTileColumns = 28, kSparseTileColumns = 32;  // see the forward
   static constexpr int64_t kTileRows = 8;
-  static constexpr int64_t kGroupBlocks = 4;  // share what TileSites costs, and lines of the second-level cache
-  static constexpr int64_t kTasks = 64;       // about as many, for any number of threads up to that
+  static constexpr int64_t kGroupBlocks = 4;     // share what TileSites costs, and lines of the second-level cache
+  static constexpr int64_t kTasks = 64;          // about as many, for any number of threads up to that
+  static constexpr int64_t kSitesAtLeast = 256;  // to a slab, and between two additions to its totals
 
   static_assert(kTileColumns % kStrip == 0, "strips of a tile start at its left edge");
 
@@ -34,9 +35,12 @@ struct DwconvBackwardKernel {
     t.groups = ceil_div(blocks, kGroupBlocks);
     t.group_blocks = ceil_div(blocks, t.groups);
     t.groups = ceil_div(blocks, t.group_blocks);
+    const int64_t largest = ceil_div(plane.n * plane.h * plane.w, kSitesAtLeast);
     t.slabs = ceil_div(kTasks, t.groups);
-    t.slabs = t.slabs < t.tiles ? t.slabs : t.tiles > 1 ? t.tiles : 1;
-    t.scratch_floats = t.group_blocks * kSums * kWidth + kSums * kWidth + TileSites::floats(t);
+    t.slabs = t.slabs < largest ? t.slabs : largest;
+    t.slabs = t.slabs < t.tiles ? t.slabs : t.tiles;
+    t.slabs = t.slabs > 1 ? t.slabs : 1;
+    t.scratch_floats = 2 * t.group_blocks * kSums * kWidth + TileSites::floats(t);
     return t;
   }
 
@@ -64,6 +68,8 @@ struct DwconvBackwardKernel {
       for (int64_t x = tile.x_begin; x < tile.x_end; x += kStrip) {
         const typename InsideWindow<T>::Row outputs{dy_block + ((image + y) * w + x) * p.c, p.c};
         const InsideWindow<T> inside{x_block + ((image + y - kPad) * w + x - kPad) * p.c, w * p.c, p.c, begin, end};
+        Strip<V, kStrip>::prefetch_below(inside);
+        unroll<0, kStrip>([&](auto j) CNV2_LAMBDA { __builtin_prefetch(outputs.at(j.value) + w * p.c); });
         const int count = static_cast<int>(tile.x_end - x < kStrip ? tile.x_end - x : kStrip);
         if (x >= kPad && x + kStrip + kPad <= w && count == kStrip) {
           strip<kTail, kStrip>(inside, outputs, kStrip, lanes, sums);
@@ -93,36 +99,39 @@ struct DwconvBackwardKernel {
   template <class T>
   static void sum_slab(const DwconvBackward& p, const DwconvSumsTiling& t, float* scratch, int64_t slab,
                        int64_t group) {
-    float* totals = scratch;
-    float* sums = totals + t.group_blocks * kSums * kWidth;
-    float* memory = sums + kSums * kWidth;
+    const int64_t count = t.group_blocks * kSums * kWidth;
+    float *totals = scratch, *sums = totals + count, *memory = sums + count;
     const int64_t c_begin = group * t.group_blocks * kWidth;
     const int64_t c_end = c_begin + t.group_blocks * kWidth < p.c ? c_begin + t.group_blocks * kWidth : p.c;
-    for (int64_t i = 0; i < t.group_blocks * kSums * kWidth; i += kWidth) V::zero().store(totals + i);
+    for (int64_t i = 0; i < 2 * count; i += kWidth) V::zero().store(scratch + i);
+    const auto each_block = [&](const auto& body) CNV2_LAMBDA {
+      float* block = sums;
+      for (int64_t c0 = c_begin; c0 < c_end; c0 += kWidth, block += kSums * kWidth) {
+        if (c0 + kWidth <= c_end) {
+          body(Index<0>{}, c0, kWidth, block);
+        } else {
+          body(Index<1>{}, c0, static_cast<int>(c_end - c0), block);
+        }
+      }
+    };
     const int64_t last = (slab + 1) * t.tiles / t.slabs;
+    int64_t sites_summed = 0;
     for (int64_t i = slab * t.tiles / t.slabs; i < last; ++i) {
       const TileBounds tile = TileBounds::of(p.plane, t, i);
-      const auto each_block = [&](const auto& body) CNV2_LAMBDA {
-        for (int64_t c0 = c_begin; c0 < c_end; c0 += kWidth) {
-          for (int k = 0; k < kSums; ++k) V::zero().store(sums + k * kWidth);
-          if (c0 + kWidth <= c_end) {
-            body(Index<0>{}, c0, kWidth);
-          } else {
-            body(Index<1>{}, c0, static_cast<int>(c_end - c0));
-          }
-          float* total = totals + (c0 - c_begin) * kSums;
-          for (int k = 0; k < kSums * kWidth; k += kWidth)
-            V::add(V::load(total + k), V::load(sums + k)).store(total + k);
-        }
-      };
       if (p.plane.map == nullptr) {
-        each_block([&](auto tail, int64_t c0, int lanes)
-                       CNV2_LAMBDA { dense_tile<T, tail.value != 0>(p, tile, c0, lanes, sums); });
+        each_block([&](auto tail, int64_t c0, int lanes, float* block)
+                       CNV2_LAMBDA { dense_tile<T, tail.value != 0>(p, tile, c0, lanes, block); });
       } else {
         const TileSites sites(p.plane, t, tile, p.c, memory);
-        if (sites.count() == 0) continue;
-        each_block([&](auto tail, int64_t c0, int lanes)
-                       CNV2_LAMBDA { sparse_tile<T, tail.value != 0>(p, sites, c0, lanes, sums); });
+        each_block([&](auto tail, int64_t c0, int lanes, float* block)
+                       CNV2_LAMBDA { sparse_tile<T, tail.value != 0>(p, sites, c0, lanes, block); });
+      }
+      sites_summed += t.rows * t.columns;
+      if (sites_summed < kSitesAtLeast && i + 1 < last) continue;
+      sites_summed = 0;
+      for (int64_t k = 0; k < count; k += kWidth) {
+        V::add(V::load(totals + k), V::load(sums + k)).store(totals + k);
+        V::zero().store(sums + k);
       }
     }
     float* out = p.partial + slab * kSums * p.c;

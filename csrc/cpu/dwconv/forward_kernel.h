@@ -118,6 +118,7 @@ struct DwconvForwardKernel {
     const int begin = first_kernel_row(y), end = last_kernel_row(y, p.plane.h);
     for (int64_t x = tile.x_begin; x < tile.x_end; x += kStrip) {
       const InsideWindow<T> inside{image + ((y - kPad) * w + x - kPad) * p.c, w * p.c, p.c, begin, end};
+      Strip<V, kStrip>::prefetch_below(inside);
       const int count = static_cast<int>(tile.x_end - x < kStrip ? tile.x_end - x : kStrip);
       if (x >= kPad && x + kStrip + kPad <= w && count == kStrip) {
         strip<kTail, true, O, kSum>(inside, packed, out, out_stride, count, lanes);

@@ -87,6 +87,13 @@ template <class V, int kStrip>
 struct Strip {
   static constexpr int kWindow = kStrip + kTaps1d - 1;  // input columns around a strip
 
+  // The input row that the strip below will need first, on its way to the first-level cache meanwhile.
+  template <class T>
+  static CNV2_INLINE void prefetch_below(const InsideWindow<T>& window) {
+    const auto row = window.row(kTaps1d);
+    unroll<0, kStrip>([&](auto j) CNV2_LAMBDA { __builtin_prefetch(row.at(j.value + kPad)); });
+  }
+
   // out[j] = the convolution at column j. `taps`: [ky][kx][V::width].
   template <bool kTail, class Window>
   static CNV2_INLINE void convolve(const Window& window, const float* taps, int lanes, V (&out)[kStrip]) {
