@@ -84,7 +84,11 @@ struct Tiles {
   template <int kCount>
   static __attribute__((noinline)) void outer_of(const Outer& p) {
     V sum[kCount][2];
-    each<kCount>([&](auto i, auto j) CNV2_LAMBDA { sum[i.value][j.value] = V::zero(); });
+    // Long before they are needed: the rows of c are far apart and often out of the second level.
+    each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
+      __builtin_prefetch(p.c + i.value * p.c_stride + j.value * kVector, 1, 3);
+      sum[i.value][j.value] = V::zero();
+    });
     const float *a = p.a, *b = p.b;
     for (int64_t t = 0; t < p.t; ++t, a += kBlock, b += kBlock) multiply_add<kCount, 1>(a, b, sum);
     each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
