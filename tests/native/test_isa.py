@@ -63,7 +63,9 @@ def test_instructions_stay_in_their_kernels():
     if "avx512" not in built:
         pytest.skip(f"built for {built} only")
     functions = functions_of(Path(library.__file__).parent / "_C_cpu.so")
-    kernels = {width: [code for name, code in functions.items() if re.search(rf"Vec{width}[,>]", name)] for width in (4, 8, 16)}
+    kernels = {
+        width: [code for name, code in functions.items() if re.search(rf"Vec{width}[,>]", name)] for width in (4, 8, 16)
+    }
     assert all(kernels.values()), "the library has no local symbols: was it stripped?"
     zmm = re.compile(r"vfmadd\w+ps .*%zmm")
     assert sum(len(zmm.findall(code)) for code in kernels[16]) >= 3 * 98  # three dtypes, 14 columns x 7 taps each

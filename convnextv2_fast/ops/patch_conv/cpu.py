@@ -27,7 +27,9 @@ def _pack_fake(weight: Tensor, bias: Tensor | None) -> Tensor:
     raise NotImplementedError("patch_conv_cpu_pack: its size depends on the instruction set; it is not for tracing")
 
 
-def _forward_fake(x: Tensor, weight: Tensor, bias: Any, bw: Any, bb: Any, aw: Any, ab: Any, eps: float, *of: Any) -> Tensor:
+def _forward_fake(
+    x: Tensor, weight: Tensor, bias: Any, bw: Any, bb: Any, aw: Any, ab: Any, eps: float, *of: Any
+) -> Tensor:
     return x.new_empty((Gather(*of[:5]).rows, weight.shape[0] if weight.ndim == 4 else weight.shape[2]))
 
 
