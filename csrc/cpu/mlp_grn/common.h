@@ -13,9 +13,9 @@
 namespace cnv2 {
 namespace {
 
-template <class V, int kRows>
-struct MlpGrnCommon : Gemm<V, kRows> {
-  using G = Gemm<V, kRows>;
+template <class V, int kRows, class Op = Floats<V>>
+struct MlpGrnCommon : Gemm<V, kRows, Op> {
+  using G = Gemm<V, kRows, Op>;
   using typename G::T;
   using G::kBlock, G::kVector;
 
@@ -24,10 +24,11 @@ struct MlpGrnCommon : Gemm<V, kRows> {
   struct Packed {
     const float *w1, *b1, *w2, *b2;  // b2 + w2 beta: GRN's beta is a constant of every row
   };
-  static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * s.c_in * kBlock; }
-  static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * s.hidden * kBlock; }
+  static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * T::words(s.c_in) * kBlock; }
+  static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * T::words(s.hidden) * kBlock; }
   static int64_t packed_floats(const MlpGrnShape& s) {
-    return w1_floats(s) + w2_floats(s) + (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock;
+    constexpr int64_t kMark = (Op::kNumbers - 1) * kVector;  // so that no two kinds are of one size
+    return w1_floats(s) + w2_floats(s) + (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock + kMark;
   }
   static Packed unpack(const MlpGrnShape& s, const float* packed) {
     const float* w2 = packed + w1_floats(s);
@@ -44,11 +45,10 @@ struct MlpGrnCommon : Gemm<V, kRows> {
     G::pack_vector(w.b2, s.c_out, b2);
     G::pack_vector(w.beta, s.hidden, beta);
     for (int64_t o = 0; o < T::blocks(s.c_out); ++o) {
-      const float* panel = to.w2 + o * s.hidden * kBlock;
+      const float* panel = to.w2 + o * T::words(s.hidden) * kBlock;
       V sum0 = V::zero(), sum1 = V::zero();
-      for (int64_t k = 0; k < s.hidden; ++k, panel += kBlock) {
-        sum0 = V::fma(V::set(beta[k]), V::load(panel), sum0);
-        sum1 = V::fma(V::set(beta[k]), V::load(panel + kVector), sum1);
+      for (int64_t k = 0; k < s.hidden; k += Op::kNumbers, panel += kBlock) {
+        Op::add_scaled(panel, beta + k, sum0, sum1);
       }
       V::add(V::load(b2 + o * kBlock), sum0).store(b2 + o * kBlock);
       V::add(V::load(b2 + o * kBlock + kVector), sum1).store(b2 + o * kBlock + kVector);
