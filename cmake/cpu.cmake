@@ -2,7 +2,7 @@
 # file alone; which one runs is decided at run time. Nothing else is compiled for more than the baseline CPU.
 include(CheckCXXCompilerFlag)
 
-set(CNV2_CPU_OPS dwconv_layer_norm mlp_grn patch_product)
+set(CNV2_CPU_OPS dwconv mlp_grn patch_product)
 
 set(BUILD_INFO_ISA scalar)
 set(isa_flags_scalar "")

@@ -3,7 +3,7 @@
 #include "cpu/isa.h"
 #include "cpu/mlp_grn/mlp_grn.h"
 #include "cpu/scratch.h"
-#include "dwconv_cpu.h"
+#include "dwconv_packed.h"
 #include "groups.h"
 #include "kept.h"
 #include "parallel_cpu.h"

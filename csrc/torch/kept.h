@@ -30,11 +30,12 @@ inline float float_at(const Tensor& t, int64_t offset) {
 inline void sample(std::initializer_list<const Tensor*> tensors, float* out) {
   for (const Tensor* t : tensors) {
     const int64_t count = t == nullptr ? 0 : t->numel();
+    const bool contiguous = count == 0 || t->is_contiguous();
     for (int64_t i = 0; i < kSamples; ++i, ++out) {
       *out = 0.f;
       if (count == 0) continue;
-      int64_t index = (2 * i + 1) * count / (2 * kSamples), offset = 0;
-      for (int64_t d = t->dim() - 1; d >= 0; --d) {
+      int64_t index = (2 * i + 1) * count / (2 * kSamples), offset = contiguous ? index : 0;
+      for (int64_t d = t->dim() - 1; d >= 0 && !contiguous; --d) {
         offset += index % t->size(d) * t->stride(d);
         index /= t->size(d);
       }

@@ -62,6 +62,40 @@ inline m512 mul_ps(m512 a, m512 b) {
 inline m512 fmadd_ps(m512 a, m512 b, m512 c) {
   return lanes<m512>([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
 }
+// The second operand where either is NaN.
+inline m512 min_ps(m512 a, m512 b) {
+  return lanes<m512>([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+inline m512 max_ps(m512 a, m512 b) {
+  return lanes<m512>([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+template <int kMode>
+m512 roundscale_ps(m512 a) {
+  static_assert(kMode == (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), "not emulated");
+  return lanes<m512>([&](int i) { return std::nearbyint(a.lane[i]); });
+}
+inline m512i cvtps_epi32(m512 a) {
+  return lanes<m512i>([&](int i) { return static_cast<uint32_t>(static_cast<int32_t>(std::nearbyint(a.lane[i]))); });
+}
+
+// Per group of four lanes: the two low or high ones of both, alternating.
+inline m512 unpacklo_ps(m512 a, m512 b) {
+  return lanes<m512>([&](int i) { return (i % 2 ? b : a).lane[i / 4 * 4 + i % 4 / 2]; });
+}
+inline m512 unpackhi_ps(m512 a, m512 b) {
+  return lanes<m512>([&](int i) { return (i % 2 ? b : a).lane[i / 4 * 4 + i % 4 / 2 + 2]; });
+}
+// Per group of four lanes: two of a's, then two of b's.
+template <int kOrder>
+m512 shuffle_ps(m512 a, m512 b) {
+  return lanes<m512>([&](int i) { return (i % 4 < 2 ? a : b).lane[i / 4 * 4 + (kOrder >> (i % 4 * 2) & 3)]; });
+}
+// Two groups of four lanes of a's, then two of b's.
+template <int kOrder>
+m512 shuffle_f32x4(m512 a, m512 b) {
+  return lanes<m512>([&](int i) { return (i < 8 ? a : b).lane[(kOrder >> (i / 4 * 2) & 3) * 4 + i % 4]; });
+}
+
 inline float reduce_add_ps(m512 a) {
   float total = 0.0f;
   for (float lane : a.lane) total += lane;
@@ -148,6 +182,17 @@ __m256i cvtps_ph(m512 a) {
 #define _mm512_sub_ps emulated::sub_ps
 #define _mm512_mul_ps emulated::mul_ps
 #define _mm512_fmadd_ps emulated::fmadd_ps
+#define _mm512_min_ps emulated::min_ps
+#define _mm512_max_ps emulated::max_ps
+#undef _mm512_roundscale_ps
+#define _mm512_roundscale_ps(a, mode) emulated::roundscale_ps<mode>(a)
+#define _mm512_cvtps_epi32 emulated::cvtps_epi32
+#define _mm512_unpacklo_ps emulated::unpacklo_ps
+#define _mm512_unpackhi_ps emulated::unpackhi_ps
+#undef _mm512_shuffle_ps
+#define _mm512_shuffle_ps(a, b, order) emulated::shuffle_ps<order>(a, b)
+#undef _mm512_shuffle_f32x4
+#define _mm512_shuffle_f32x4(a, b, order) emulated::shuffle_f32x4<order>(a, b)
 #define _mm512_reduce_add_ps emulated::reduce_add_ps
 #define _mm512_add_epi32 emulated::add_epi32
 #define _mm512_and_si512 emulated::and_si512

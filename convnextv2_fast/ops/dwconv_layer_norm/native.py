@@ -1,4 +1,4 @@
-"""The C++ backends, CPU and CUDA: schemas, shape functions and what they can run."""
+"""The C++ backends, CPU and CUDA: schemas and shape functions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from ... import library
-from ...dispatch import Implementation, Spec
 from ...layouts import Layout
-from .. import _cuda
-from .._common import float_taps, in_one_dtype, taps
+from .. import _cpu, _cuda
+from .._common import float_taps, in_one_dtype
 from .._sites import SITES, Sites
 from ..layer_norm import native as layer_norm
 from ..sparse_dwconv import native as sparse_dwconv
-from .autograd import AtenBackward, DwconvLayerNorm
+from .autograd import DwconvLayerNorm
 
 _ARGUMENTS = f"Tensor x, Tensor kernel, Tensor? bias, Tensor ln_weight, Tensor ln_bias, float eps, {SITES}"
 
@@ -42,12 +41,25 @@ def _forward_train_fake(x: Tensor, kernel: Tensor, *_: Any) -> tuple[Tensor, Ten
 library.define(f"dwconv_layer_norm_fwd({_ARGUMENTS}) -> Tensor", _forward_fake)
 library.define(f"dwconv_layer_norm_fwd_train({_ARGUMENTS}) -> (Tensor y, Tensor z)", _forward_train_fake)
 
-# Contiguous rows x [T, C]; kernel [49, C], tap = kx*7 + ky, float32 on CUDA; bias, ln_weight, ln_bias [C].
+
+def _norm_backward(dy: Tensor, z: Tensor, ln_weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """LayerNorm's; ATen's on the CPU."""
+    if z.device.type != "cpu" or _cuda.DEVICE == "cpu":
+        return layer_norm.backward(dy, z, ln_weight, eps)
+    wide, weight, shape = z.float(), ln_weight.float(), [z.shape[1]]
+    _, mean, rstd = torch.ops.aten.native_layer_norm(wide, shape, None, None, eps)
+    dz, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
+        dy.float(), wide, shape, mean, rstd, weight, weight, [True, True, True]
+    )
+    return dz.to(z.dtype), torch.stack((dweight, dbias))
+
+
+# Contiguous rows x [T, C]; kernel float32 [49, C], tap = kx*7 + ky; bias, ln_weight, ln_bias [C].
 # forward returns y; forward_train returns (y, z): z is LayerNorm's input.
 KERNELS = SimpleNamespace(
     forward=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd.default,
     forward_train=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd_train.default,
-    norm_backward=layer_norm.backward,
+    norm_backward=_norm_backward,
     backward=sparse_dwconv.KERNELS.backward,
 )
 
@@ -74,62 +86,31 @@ APART = SimpleNamespace(
 )
 
 
-def _run(
-    function: Any, kernels: Any, x: Tensor, kernel: Tensor, layout: Layout | None, eps: float, *vectors: Tensor | None
+def run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    *,
+    eps: float = 1e-6,
+    layout: Layout | None = None,
 ) -> Tensor:
+    """:func:`convnextv2_fast.ops.dwconv_layer_norm` on the CPU or CUDA kernels."""
+    on_tensor_cores = (
+        x.device.type == _cuda.DEVICE
+        and _cuda.tensor_cores()
+        and x.dtype != torch.float32
+        and (layout is None or layout.kind == "dense")
+    )
+    kernels = APART if on_tensor_cores else KERNELS
     sites = Sites.around(x, layout)
-    args = (x.reshape(-1, x.shape[-1]).contiguous(), kernel, *vectors)
+    vectors = in_one_dtype(bias, ln_weight, ln_bias)
+    args = (x.reshape(-1, x.shape[-1]).contiguous(), float_taps(weight), *vectors)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
-        return function.apply(kernels, *args, eps, sites).view(x.shape)
+        return DwconvLayerNorm.apply(kernels, *args, eps, sites).view(x.shape)
     return kernels.forward(*args, eps, *sites).view(x.shape)
 
 
-def run_cpu(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    *,
-    eps: float = 1e-6,
-    layout: Layout | None = None,
-) -> Tensor:
-    """:func:`convnextv2_fast.ops.dwconv_layer_norm` on the CPU kernels; the backward is ATen's."""
-    vectors = (None if v is None else v.reshape(-1).contiguous() for v in (bias, ln_weight, ln_bias))
-    return _run(AtenBackward, KERNELS, x, taps(weight).contiguous(), layout, eps, *vectors)
-
-
-def run_cuda(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    *,
-    eps: float = 1e-6,
-    layout: Layout | None = None,
-) -> Tensor:
-    """:func:`convnextv2_fast.ops.dwconv_layer_norm` on the CUDA kernels."""
-    on_tensor_cores = _cuda.tensor_cores() and x.dtype != torch.float32 and (layout is None or layout.kind == "dense")
-    kernels = APART if on_tensor_cores else KERNELS
-    return _run(DwconvLayerNorm, kernels, x, float_taps(weight), layout, eps, *in_one_dtype(bias, ln_weight, ln_bias))
-
-
-def _cpu_reasons(spec: Spec) -> list[str]:
-    found = []
-    missing = library.why_not("cpu")
-    if missing is not None:
-        found.append(missing)
-    if spec.device != "cpu":
-        found.append(f"its kernels run on cpu tensors, these are on {spec.device}")
-    if spec.layout != "dense":
-        found.append(f"its kernels take the dense layout [N, H, W, C], not the {spec.layout} layout")
-    if spec.dtype not in _cuda.DTYPES:
-        found.append(f"its kernels take float32, float16 and bfloat16, not {str(spec.dtype).removeprefix('torch.')}")
-    if spec.param_dtype != spec.dtype and spec.param_dtype != torch.float32:
-        found.append("its kernels take parameters that all have the activations' dtype, or are all float32")
-    return found
-
-
-CPU = Implementation("cpu", run_cpu, _cpu_reasons)
-CUDA = _cuda.implementation(run_cuda)
+CPU = _cpu.implementation(run)
+CUDA = _cuda.implementation(run)

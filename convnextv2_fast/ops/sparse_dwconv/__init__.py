@@ -5,8 +5,7 @@ from torch import Tensor
 from ... import dispatch
 from ...layouts import Layout
 from .._common import autocast_dtype, autocast_off, check, check_params, check_rows, is_depthwise7
-from . import reference
-from .native import CUDA
+from . import native, reference
 from .triton import TRITON
 
 _OP = "sparse_dwconv"
@@ -41,4 +40,7 @@ def sparse_dwconv(
         return run(x, kernel, bias, layout=layout)
 
 
-dispatch.register(_OP, [CUDA, TRITON, dispatch.Implementation("torch", reference.sparse_dwconv, dispatch.always)])
+dispatch.register(
+    _OP,
+    [native.CUDA, native.CPU, TRITON, dispatch.Implementation("torch", reference.sparse_dwconv, dispatch.always)],
+)

@@ -1,4 +1,4 @@
-"""The depthwise convolution's C++ operators: schemas, shape functions, and the CUDA backend."""
+"""The depthwise convolution's C++ operators: schemas, shape functions, and the CPU and CUDA backends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ... import library
 from ...layouts import Layout
-from .. import _cuda
+from .. import _cpu, _cuda
 from .._common import float_taps
 from .._sites import SITES, Sites
 from .autograd import SparseDwconv
@@ -35,7 +35,7 @@ library.define(
     _backward_fake,
 )
 # Contiguous rows [T, C], kernel float32 [49, C] with tap = kx*7 + ky, bias [C]; no autograd. Both gradients are
-# taken in one pass; dparams is float32 [50, C], the taps', then the bias's; what is not wanted comes back empty.
+# taken in one call; dparams is float32 [50, C], the taps', then the bias's; what is not wanted comes back empty.
 # mma: on the tensor cores where their kernels take the call, the gradients of input and parameters in one kernel each.
 
 
@@ -54,11 +54,12 @@ KERNELS = SimpleNamespace(forward=_forward, backward=_backward)
 
 
 def run(x: Tensor, kernel: Tensor, bias: Tensor | None, *, layout: Layout) -> Tensor:
-    """:func:`convnextv2_fast.ops.sparse_dwconv` on CUDA kernels."""
+    """:func:`convnextv2_fast.ops.sparse_dwconv` on the CPU or CUDA kernels."""
     args = (x.contiguous(), float_taps(kernel), None if bias is None else bias.reshape(-1).contiguous())
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
         return SparseDwconv.apply(KERNELS, *args, Sites.of(layout))
     return KERNELS.forward(*args, *Sites.of(layout))
 
 
+CPU = _cpu.implementation(run)
 CUDA = _cuda.implementation(run)

@@ -16,8 +16,8 @@ template <class V, int kRows, class Op = Floats<V>>
 struct Gemm {
   using T = Tiles<V, kRows, Op>;
   static constexpr int kVector = T::kVector, kBlock = T::kBlock, kWords = T::kWords;
-  static constexpr int64_t kDepth = 256;       // words of a reduction at once: a panel's slice is 32 KB at 32 columns
-  static constexpr int64_t kRowsAtOnce = 448;  // their slice is 448 KB
+  static constexpr int64_t kDepth = 192;       // words of a reduction at once: a panel's slice is 24 KB at 32 columns
+  static constexpr int64_t kRowsAtOnce = 448;  // their slice is 336 KB
   static constexpr int64_t kThreadWork = 128 * 1024;  // multiply-adds that are worth waking a thread for
 
   // body(data as a pointer to its storage type); `Void` is void or const void.
@@ -86,13 +86,15 @@ struct Gemm {
         p.k = depth;
         p.c = m.c + j * m.c_stride;
         p.start = k > 0 ? nullptr : m.start != nullptr ? m.start + j * kBlock : kZeros;
-        // The next panel's slice comes into the cache during the first tile.
+        // The next panel's slice comes into the cache meanwhile, some of it with every tile.
         p.ahead = m.b + ((j + 1 < m.blocks ? j + 1 : j) * m.k + k) * kBlock;
+        p.ahead_lines = depth * kBlock / T::kLine / ((m.rows + kRows - 1) / kRows) + 1;
         for (int64_t r = 0; r < m.rows; r += kRows) {
+          p.next = r + kRows < m.rows ? p.c + kRows * kBlock : m.c + (j + 1 < m.blocks ? j + 1 : 0) * m.c_stride;
           T::product(p, static_cast<int>(m.rows - r < kRows ? m.rows - r : kRows));
           p.a += kRows * kWords;
           p.c += kRows * kBlock;
-          p.ahead = p.b;
+          p.ahead += p.ahead_lines * T::kLine;
         }
         if (k + depth == m.k) finish(j);
       }

@@ -2,6 +2,8 @@
 // reduction. Rows of activations hold the numbers of kBlock columns in order; a row of a panel holds kBlock words.
 #pragma once
 
+#include <cstring>
+
 #include "cnv2/vec.h"
 
 namespace cnv2 {
@@ -39,10 +41,10 @@ struct BFloat16Pairs {
   static constexpr int kVector = Vec16::width;
 
   static CNV2_INLINE Vec16 fma(Vec16 a, Vec16 b, Vec16 sum) {
-    return {_mm512_dpbf16_ps(sum.v, (__m512bh)(a.v), (__m512bh)(b.v))};
+    return {_mm512_dpbf16_ps(sum.v, bits<__m512bh>(a.v), bits<__m512bh>(b.v))};
   }
   // The words of 32 numbers in order.
-  static CNV2_INLINE Vec16 join(Vec16 low, Vec16 high) { return {(__m512)(_mm512_cvtne2ps_pbh(high.v, low.v))}; }
+  static CNV2_INLINE Vec16 join(Vec16 low, Vec16 high) { return {bits<__m512>(_mm512_cvtne2ps_pbh(high.v, low.v))}; }
 
   static CNV2_INLINE void load(const float* row, Vec16& low, Vec16& high) {
     low = Vec16::load(reinterpret_cast<const BFloat16*>(row));
@@ -66,6 +68,13 @@ struct BFloat16Pairs {
   }
 
  private:
+  template <class To, class From>
+  static CNV2_INLINE To bits(const From& from) {
+    static_assert(sizeof(To) == sizeof(From), "same size");
+    To to;
+    std::memcpy(&to, &from, sizeof(to));
+    return to;
+  }
   static CNV2_INLINE Vec16 first(Vec16 words) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(words.v), 16))};
   }

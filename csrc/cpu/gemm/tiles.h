@@ -23,6 +23,7 @@ struct Tiles {
   static constexpr int kBlock = 2 * kVector;
   static constexpr int kWords = kBlock / Op::kNumbers;  // of a row of a block
   static constexpr int kMaxRows = kRows;
+  static constexpr int kLine = 16;  // floats of a cache line
 
   static constexpr int64_t blocks(int64_t columns) { return (columns + kBlock - 1) / kBlock; }
 
@@ -36,7 +37,9 @@ struct Tiles {
     int64_t k;           // words of the reduction
     float* c;            // blocked, at the tile's first row
     const float* start;  // [kBlock]
-    const float* ahead;  // k * kBlock words to bring into the second-level cache on the way
+    // Brought into the cache on the way: the next tile of c, and some lines of b's next panel.
+    const float *next, *ahead;
+    int64_t ahead_lines;
   };
 
   static CNV2_INLINE void product(const Product& p, int rows) {
@@ -61,8 +64,6 @@ struct Tiles {
   }
 
  private:
-  static constexpr int kLine = 16;  // floats of a cache line
-
   template <int kCount>
   static __attribute__((noinline)) void product_of(const Product& p) {
     V sum[kCount][2];
@@ -70,14 +71,16 @@ struct Tiles {
       sum[i.value][j.value] =
           V::load(p.start != nullptr ? p.start + j.value * kVector : p.c + i.value * kBlock + j.value * kVector);
     });
-    const float *a = p.a, *b = p.b, *ahead = p.ahead;
+    const float *a = p.a, *b = p.b;
+    const int64_t blocks = (p.k + kWords - 1) / kWords;
+    const int64_t next_lines = kCount * kBlock / kLine / blocks + 1, ahead_lines = (p.ahead_lines + blocks - 1) / blocks;
+    const float *next = p.next, *ahead = p.ahead;
     for (int64_t k = 0; k < p.k; k += kWords, a += p.a_stride) {
+      for (int64_t i = 0; i < next_lines; ++i, next += kLine) __builtin_prefetch(next, 1, 3);
+      for (int64_t i = 0; i < ahead_lines; ++i, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
       const int here = static_cast<int>(p.k - k < kWords ? p.k - k : kWords);
       const float* column = a;
-      for (int i = 0; i < here; ++i, ++column, b += kBlock, ahead += kBlock) {
-        for (int line = 0; line < kBlock; line += kLine) __builtin_prefetch(ahead + line, 0, 2);
-        multiply_add<kCount, kWords>(column, b, sum);
-      }
+      for (int i = 0; i < here; ++i, ++column, b += kBlock) multiply_add<kCount, kWords>(column, b, sum);
     }
     each<kCount>([&](auto i, auto j)
                      CNV2_LAMBDA { sum[i.value][j.value].store(p.c + i.value * kBlock + j.value * kVector); });
@@ -86,7 +89,11 @@ struct Tiles {
   template <int kCount>
   static __attribute__((noinline)) void outer_of(const Outer& p) {
     V sum[kCount][2];
-    each<kCount>([&](auto i, auto j) CNV2_LAMBDA { sum[i.value][j.value] = V::zero(); });
+    // Long before they are needed: the rows of c are far apart and often out of the second level.
+    each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
+      __builtin_prefetch(p.c + i.value * p.c_stride + j.value * kVector, 1, 3);
+      sum[i.value][j.value] = V::zero();
+    });
     const float *a = p.a, *b = p.b;
     for (int64_t t = 0; t < p.t; ++t, a += kBlock, b += kBlock) multiply_add<kCount, 1>(a, b, sum);
     each<kCount>([&](auto i, auto j) CNV2_LAMBDA {

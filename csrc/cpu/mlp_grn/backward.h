@@ -278,55 +278,50 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   // ---- dw1, dw2 ---------------------------------------------------------------------------------------------------
 
   void weight_gradients(bool add) {
-    // Two loops in one, so that narrow stages divide evenly: hidden panel j of dw1, then of dw2.
+    // Two loops in one, so that narrow stages divide evenly: the hidden panels of dw1, then of dw2.
     parallel_(0, 2 * kb_, Common::grain(rows_ * s_.c_in * kBlock), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        if (i < kb_) {
-          gradient_of_w1(i, add);
-        } else {
-          gradient_of_w2(i - kb_, add);
+      each_group(begin, end < kb_ ? end : kb_, s_.c_in, [&](int64_t j, int64_t t, int64_t rows) {
+        for (int64_t c = 0; c < cb_; ++c) {
+          outer(dv_ + (j * rows_ + t) * kBlock, u_ + (c * rows_ + t) * kBlock, rows, s_.hidden - j * kBlock,
+                s_.c_in - c * kBlock, p_.dw1 + j * kBlock * s_.c_in + c * kBlock, s_.c_in, add || t > 0);
         }
-      }
+      });
+      each_group(begin > kb_ ? begin - kb_ : 0, end - kb_, s_.c_out, [&](int64_t j, int64_t t, int64_t rows) {
+        for (int64_t o = 0; o < ob_; ++o) {
+          outer(dz_ + (o * rows_ + t) * kBlock, h_ + (j * rows_ + t) * kBlock, rows, s_.c_out - o * kBlock,
+                s_.hidden - j * kBlock, p_.dw2 + o * kBlock * s_.hidden + j * kBlock, s_.hidden, add || t > 0);
+        }
+      });
     });
   }
 
-  static constexpr int64_t kSlice = 160;  // rows at a time: two blocks of them, 40 KB, stay in the first level
+  static constexpr int64_t kSlice = 128;            // rows at a time: a block of them is 16 KB
+  static constexpr int64_t kGroupFloats = 96 << 10;  // of the gradient that stays in the cache from slice to slice
   static constexpr int kParts = (kBlock + kRows - 1) / kRows;
   static constexpr int kPart = (kBlock + kParts - 1) / kParts;  // columns of a block that one tile takes
 
-  // Calls body(first row, rows) for the slices of the chunk.
+  // Calls body(panel, first row, rows) for hidden panels [begin, end) and all slices of the rows: several panels before
+  // the next slice, which then comes from memory once for all of them.
   template <class F>
-  void each_row_slice(const F& body) const {
-    for (int64_t t = 0; t < rows_; t += kSlice) body(t, rows_ - t < kSlice ? rows_ - t : kSlice);
+  void each_group(int64_t begin, int64_t end, int64_t columns, const F& body) const {
+    const int64_t most = kGroupFloats / (columns * kBlock) + 1;
+    for (; begin < end; begin += most) {
+      const int64_t last = end - begin < most ? end : begin + most;
+      for (int64_t t = 0; t < rows_; t += kSlice) {
+        for (int64_t j = begin; j < last; ++j) body(j, t, rows_ - t < kSlice ? rows_ - t : kSlice);
+      }
+    }
   }
 
   // c [columns of a][columns of b] (+)= a' b for one block of each.
   static void outer(const float* a, const float* b, int64_t rows, int64_t a_columns, int64_t b_columns, float* c,
                     int64_t c_stride, bool add) {
-    for (int64_t i = 0; i < kBlock && i < a_columns; i += kPart) {
-      const int64_t here = a_columns - i < kPart ? a_columns - i : kPart, in_block = kBlock - i < here ? kBlock - i : here;
+    const int64_t columns = a_columns < kBlock ? a_columns : kBlock;
+    for (int64_t i = 0; i < columns; i += kPart) {
       T::outer({a + i, b, rows, c + i * c_stride, c_stride, static_cast<int>(b_columns < kBlock ? b_columns : kBlock),
                 add},
-               static_cast<int>(in_block));
+               static_cast<int>(columns - i < kPart ? columns - i : kPart));
     }
-  }
-
-  void gradient_of_w1(int64_t j, bool add) {
-    each_row_slice([&](int64_t t, int64_t rows) {
-      for (int64_t c = 0; c < cb_; ++c) {
-        outer(dv_ + (j * rows_ + t) * kBlock, u_ + (c * rows_ + t) * kBlock, rows, s_.hidden - j * kBlock,
-              s_.c_in - c * kBlock, p_.dw1 + j * kBlock * s_.c_in + c * kBlock, s_.c_in, add || t > 0);
-      }
-    });
-  }
-
-  void gradient_of_w2(int64_t j, bool add) {
-    each_row_slice([&](int64_t t, int64_t rows) {
-      for (int64_t o = 0; o < ob_; ++o) {
-        outer(dz_ + (o * rows_ + t) * kBlock, h_ + (j * rows_ + t) * kBlock, rows, s_.c_out - o * kBlock,
-              s_.hidden - j * kBlock, p_.dw2 + o * kBlock * s_.hidden + j * kBlock, s_.hidden, add || t > 0);
-      }
-    });
   }
 
   const MlpGrnBackward& p_;

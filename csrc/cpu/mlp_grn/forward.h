@@ -142,10 +142,10 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   }
 
   void second_product() {
-    // Whole groups of many rows: scale the panels of w2. Each thread does for itself.
-    fold_ = by_rows_ ? rows_ / chunk_.groups() >= 2 * s_.c_out * parallel_.threads : false;
-    if (chunk_.groups() != 1) fold_ = false;
-    if (!by_rows_) {
+    // A group of many rows: w2's panels are scaled, by each thread for itself. Such groups are always alone in their
+    // chunk, so that a sample's result does not depend on the others of its batch.
+    fold_ = chunk_.groups() == 1 && rows_ > RowPlan::kChunkRows / 2 && rows_ >= 2 * s_.c_out;
+    if (!by_rows_ && !fold_) {
       parallel_(0, kb_, Common::grain(rows_ * kBlock * 4), [&](int64_t j0, int64_t j1) {
         for (int64_t b = 0; b < count_; ++b) scale_hidden(blocks_[b], j0, j1);
       });

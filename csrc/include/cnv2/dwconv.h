@@ -1,5 +1,5 @@
 // Depthwise 7x7 convolution over the rows of a dense or sparse plane, with or without LayerNorm: the arguments of the
-// CUDA kernels. No framework header.
+// CPU and CUDA kernels. No framework header.
 #pragma once
 
 #include <cstdint>

@@ -3,16 +3,25 @@
 
 #include <vector>
 
-#include "cpu/dwconv_layer_norm/dwconv_layer_norm.h"
+#include "cpu/dwconv/dwconv.h"
 #include "cpu/scratch.h"
 #include "kept.h"
 
 namespace cnv2 {
 
+// On a plane of float32 unless said otherwise; `vectors`: bias, ln_weight and ln_bias, float32 [3, C].
+inline DwconvForward depthwise(int64_t n, int64_t h, int64_t w, int64_t c, const float* taps, const float* vectors) {
+  DwconvForward p{};
+  p.plane = {n, static_cast<int>(h), static_cast<int>(w), nullptr};
+  p.c = c;
+  p.taps = taps;
+  p.bias = vectors, p.ln_weight = vectors + c, p.ln_bias = vectors + 2 * c;
+  return p;
+}
+
 inline int64_t depthwise_packed_floats(CpuIsa isa, int64_t c) {
-  DwconvLayerNormParams p{};
-  p.n = p.h = p.w = 1, p.c = c;
-  return dwconv_layer_norm_cpu(isa).tiling(p, 1).packed_floats;
+  const float any = 0;  // only its presence counts
+  return dwconv_cpu(isa).tiling(depthwise(1, 1, 1, c, &any, &any), 1).packed_floats;
 }
 
 // kernel [C, 1, 7, 7] of any strides; the others contiguous, of C elements; each in a dtype of its own.
@@ -31,23 +40,16 @@ inline void pack_depthwise(CpuIsa isa, const Tensor& kernel, const Tensor& bias,
   for (const Tensor* t : {&bias, &ln_weight, &ln_bias}) {
     for (int64_t i = 0; i < c; ++i) *vectors++ = float_at(*t, i);
   }
-  DwconvLayerNormParams p{};
-  p.n = p.h = p.w = 1, p.c = c;
-  p.kernel = floats.data();
-  p.bias = floats.data() + kTaps * c, p.ln_weight = floats.data() + (kTaps + 1) * c;
-  p.ln_bias = floats.data() + (kTaps + 2) * c;
-  p.param_dtype = DType::kFloat32;
-  const DwconvLayerNormCpu& cpu = dwconv_layer_norm_cpu(isa);
-  cpu.pack(p, packed, 0, cpu.tiling(p, 1).blocks);
+  const DwconvForward p = depthwise(1, 1, 1, c, floats.data(), floats.data() + kTaps * c);
+  dwconv_cpu(isa).pack(p, packed, 0, dwconv_cpu(isa).tiling(p, 1).blocks);
 }
 
 inline void run_depthwise(CpuIsa isa, const void* x, DType dtype, int64_t n, int64_t h, int64_t w, int64_t c,
                           float eps, const float* packed, void* y) {
-  DwconvLayerNormParams p{};
-  p.n = n, p.h = h, p.w = w, p.c = c;
+  DwconvForward p = depthwise(n, h, w, c, packed, packed);  // the kernel reads the packed ones alone
   p.x = x, p.y = y, p.eps = eps, p.dtype = dtype;
-  const DwconvLayerNormCpu& cpu = dwconv_layer_norm_cpu(isa);
-  const DwconvLayerNormTiling t = cpu.tiling(p, torch::stable::get_num_threads());
+  const DwconvCpu& cpu = dwconv_cpu(isa);
+  const DwconvTiling t = cpu.tiling(p, torch::stable::get_num_threads());
   constexpr int64_t kMultiplyAddsPerThread = 256 * 1024;  // worth waking a thread for
   const int64_t tile_work = t.rows * t.columns * c * kTaps;
   torch::stable::parallel_for(0, t.tiles, kMultiplyAddsPerThread / tile_work + 1, [&](int64_t begin, int64_t end) {

@@ -1,0 +1,74 @@
+// The CPU implementations of the depthwise convolution, one per instruction set. No framework header.
+#pragma once
+
+#include <cstdint>
+
+#include "cnv2/cpu_features.h"
+#include "cnv2/dwconv.h"
+
+namespace cnv2 {
+
+constexpr int kTaps1d = 7;
+constexpr int kTaps = kTaps1d * kTaps1d;
+constexpr int kPad = 3;
+constexpr int kSums = kTaps + 1;  // gradients per channel: of the taps and the bias
+
+// How a plane is cut up: tiles of `rows` x `columns` sites of one sample.
+struct DwconvTiles {
+  int64_t rows, columns;
+  int64_t tiles_y, tiles_x;
+  int64_t tiles;  // n * tiles_y * tiles_x
+};
+
+// Of one forward call. A tile's float32 convolution result stays in the cache until LayerNorm has read it.
+struct DwconvTiling : DwconvTiles {
+  int64_t blocks;          // vectors of channels
+  int64_t packed_floats;   // of the packed parameters
+  int64_t scratch_floats;  // of one tile
+};
+
+// Of the parameters' gradients. A task sums up some of the tiles for some of the channels.
+struct DwconvSumsTiling : DwconvTiles {
+  int64_t groups;  // of `group_blocks` vectors of channels
+  int64_t group_blocks;
+  int64_t slabs;  // of tiles; of the shape alone, so that the order of additions is
+  int64_t scratch_floats;
+};
+
+struct DwconvCpu {
+  // How to cut this call up for `threads` threads. The results do not depend on it.
+  DwconvTiling (*tiling)(const DwconvForward&, int64_t threads);
+  // Packs the parameters of channel blocks [begin, end) as float32, in the order the kernel reads them.
+  void (*pack)(const DwconvForward&, float* packed, int64_t begin, int64_t end);
+  // Computes tiles [begin, end).
+  void (*run)(const DwconvForward&, const DwconvTiling&, const float* packed, float* scratch, int64_t begin,
+              int64_t end);
+  DwconvSumsTiling (*sums_tiling)(const DwconvBackward&);
+  // Tasks [begin, end) of slabs * groups; each writes its part of `partial` [slabs, 50, C]. `dx` is not looked at.
+  void (*sums)(const DwconvBackward&, const DwconvSumsTiling&, float* scratch, int64_t begin, int64_t end);
+};
+
+extern const DwconvCpu kDwconvScalar;
+#ifdef CNV2_HAVE_AVX2
+extern const DwconvCpu kDwconvAvx2;
+#endif
+#ifdef CNV2_HAVE_AVX512
+extern const DwconvCpu kDwconvAvx512;
+#endif
+
+inline const DwconvCpu& dwconv_cpu(CpuIsa isa) {
+  switch (isa) {
+#ifdef CNV2_HAVE_AVX512
+    case CpuIsa::kAvx512:
+      return kDwconvAvx512;
+#endif
+#ifdef CNV2_HAVE_AVX2
+    case CpuIsa::kAvx2:
+      return kDwconvAvx2;
+#endif
+    default:
+      return kDwconvScalar;
+  }
+}
+
+}  // namespace cnv2

@@ -1,0 +1,205 @@
+// mlp_grn's CPU kernels, forward and backward, against double precision, at odd sizes, on exactly sized memory.
+// CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile. Prints "N problems, M failed".
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cpu/mlp_grn/kernel.h"
+#include "cpu/scratch.cpp"
+
+namespace cnv2 {
+namespace {
+
+using Kernel = MlpGrnKernel<CNV2_VECTOR, CNV2_ROWS>;
+using Floats = std::vector<float>;
+using Doubles = std::vector<double>;
+
+// Memory of exactly this size in a storage type, NaN to begin with.
+struct Array {
+  DType dtype;
+  std::unique_ptr<char[]> bytes;
+  int64_t count;
+
+  Array(DType type, int64_t n) : dtype(type), bytes(new char[n * size()]), count(n) {
+    std::memset(bytes.get(), 0xff, n * size());
+  }
+  int64_t size() const { return dtype == DType::kFloat32 ? 4 : 2; }
+  template <class F>
+  void each(const F& body) {
+    MlpGrnCommon<CNV2_VECTOR, CNV2_ROWS>::as(dtype, static_cast<void*>(bytes.get()), [&](auto* data) {
+      for (int64_t i = 0; i < count; ++i) body(i, data[i]);
+    });
+  }
+  Doubles values() {
+    Doubles out(count);
+    each([&](int64_t i, auto& v) { out[i] = to_float(v); });
+    return out;
+  }
+  ConstArray view() const { return {bytes.get(), dtype}; }
+};
+
+Array random_array(std::mt19937& g, DType dtype, int64_t n, double scale) {
+  std::normal_distribution<double> normal(0, scale);
+  Array out(dtype, n);
+  out.each([&](int64_t, auto& v) { from_float(static_cast<float>(normal(g)), &v); });
+  return out;
+}
+
+struct Problem {
+  std::vector<int> offsets;  // of the groups
+  int64_t c_in, hidden, c_out;
+  DType dtype, param_dtype;
+  int64_t held_bytes;
+  int threads;
+  bool residual, scaled;
+};
+
+double gelu(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
+double slope(double x) {
+  return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
+}
+
+double difference(const Doubles& got, const Doubles& want) {
+  double most = 0, scale = 1e-6;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double d = std::abs(got[i] - want[i]);
+    most = d <= most ? most : d;  // NaN stays
+    scale = std::max(scale, std::abs(want[i]));
+  }
+  return most / scale;
+}
+
+Doubles of(const Floats& v) { return {v.begin(), v.end()}; }
+
+// Runs bodies on real threads, so that a race is one.
+Parallel threads(int count) {
+  static int most;
+  most = count;
+  return {count, [](int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context) {
+            const int64_t parts = std::min<int64_t>(most, (end - begin + grain - 1) / grain);
+            const int64_t share = (end - begin + parts - 1) / parts;
+            std::vector<std::thread> running;
+            for (int64_t at = begin + share; at < end; at += share)
+              running.emplace_back([=] { body(context, at, std::min(end, at + share)); });
+            body(context, begin, std::min(end, begin + share));
+            for (std::thread& t : running) t.join();
+          }};
+}
+
+bool failed(const Problem& p, int seed) {
+  std::mt19937 g(seed);
+  const int64_t rows = p.offsets.back(), groups = static_cast<int64_t>(p.offsets.size()) - 1, c = p.c_in;
+  const int64_t k = p.hidden, o = p.c_out;
+  const double eps = 1e-6;
+  Array u = random_array(g, p.dtype, rows * c, 1), w1 = random_array(g, p.param_dtype, k * c, 1 / std::sqrt(c));
+  Array b1 = random_array(g, p.param_dtype, k, .3), gamma = random_array(g, p.param_dtype, k, .5);
+  Array beta = random_array(g, p.param_dtype, k, .5), w2 = random_array(g, p.param_dtype, o * k, 1 / std::sqrt(k));
+  Array b2 = random_array(g, p.param_dtype, o, .3), residual = random_array(g, p.dtype, rows * o, 1);
+  Array dy = random_array(g, p.dtype, rows * o, 1), y(p.dtype, rows * o), du(p.dtype, rows * c);
+  Array row_scale = random_array(g, DType::kFloat32, rows, 1);
+  const Parallel parallel = threads(p.threads);
+  const MlpGrnShape shape{{rows, groups, 0, p.offsets.data()}, c, k, o, static_cast<float>(eps), p.held_bytes};
+  const MlpGrnWeights weights{w1.view(), b1.view(), beta.view(), w2.view(), b2.view()};
+  Floats packed(Kernel::packed_floats(shape)), norm(groups * k, NAN);
+  Kernel::pack(shape, weights, packed.data(), parallel);
+  MlpGrnForward f{};
+  f.shape = shape, f.u = u.view(), f.packed = packed.data(), f.gamma = gamma.view();
+  f.residual = p.residual ? residual.bytes.get() : nullptr;
+  f.row_scale = p.scaled ? reinterpret_cast<const float*>(row_scale.bytes.get()) : nullptr;
+  f.scale_rows = 1, f.y = y.bytes.get(), f.y_dtype = p.dtype, f.norm = norm.data();
+  Kernel::forward(f, parallel);
+  Floats dw1(k * c, NAN), db1(k, NAN), dgamma(k, NAN), dbeta(k, NAN), dw2(o * k, NAN), db2(o, NAN);
+  MlpGrnBackward b{};
+  b.shape = shape, b.weights = weights, b.dy = dy.view(), b.u = u.view(), b.gamma = gamma.view(), b.norm = norm.data();
+  b.du = du.bytes.get(), b.dw1 = dw1.data(), b.db1 = db1.data(), b.dgamma = dgamma.data(), b.dbeta = dbeta.data();
+  b.dw2 = dw2.data(), b.db2 = db2.data();
+  Kernel::backward(b, parallel);
+
+  // The same in double precision, row by row.
+  const Doubles U = u.values(), W1 = w1.values(), B1 = b1.values(), G = gamma.values(), B = beta.values();
+  const Doubles W2 = w2.values(), B2 = b2.values(), R = residual.values(), D = dy.values(), S = row_scale.values();
+  Doubles Y(rows * o), DU(rows * c), DW1(k * c), DB1(k), DG(k), DB(k), DW2(o * k), DB2(o), N(groups * k);
+  for (int64_t q = 0; q < groups; ++q) {
+    const int64_t first = p.offsets[q], count = p.offsets[q + 1] - first;
+    Doubles h(count * k), a(count * k), dv(count * k), n(k), P(k);
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t j = 0; j < k; ++j) {
+        double sum = B1[j], back = 0;
+        for (int64_t i = 0; i < c; ++i) sum += U[(first + r) * c + i] * W1[j * c + i];
+        for (int64_t i = 0; i < o; ++i) back += D[(first + r) * o + i] * W2[i * k + j];
+        h[r * k + j] = sum, a[r * k + j] = gelu(sum), dv[r * k + j] = back;
+        n[j] += a[r * k + j] * a[r * k + j];
+        P[j] += back * a[r * k + j];
+      }
+    }
+    double mean = 0, shared = 0;
+    for (int64_t j = 0; j < k; ++j) n[j] = std::sqrt(n[j]), mean += n[j] / k, N[q * k + j] = n[j];
+    const double m = mean + eps;
+    for (int64_t j = 0; j < k; ++j) shared += G[j] * P[j] * n[j];
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t row = first + r;
+      Doubles v(k), dh(k);
+      for (int64_t j = 0; j < k; ++j) {
+        const double s = 1 + G[j] * n[j] / m, x = a[r * k + j];
+        v[j] = x * s + B[j];
+        const double dn = G[j] * P[j] / m - shared / (m * m * k);
+        dh[j] = (dv[r * k + j] * s + (n[j] > 0 ? x * dn / n[j] : 0)) * slope(h[r * k + j]);
+        DB[j] += dv[r * k + j], DB1[j] += dh[j];
+        for (int64_t i = 0; i < c; ++i) DU[row * c + i] += dh[j] * W1[j * c + i], DW1[j * c + i] += dh[j] * U[row * c + i];
+      }
+      for (int64_t i = 0; i < o; ++i) {
+        double sum = B2[i];
+        for (int64_t j = 0; j < k; ++j) sum += v[j] * W2[i * k + j], DW2[i * k + j] += D[row * o + i] * v[j];
+        DB2[i] += D[row * o + i];
+        Y[row * o + i] = sum * (p.scaled ? S[row] : 1) + (p.residual ? R[row * o + i] : 0);
+      }
+    }
+    for (int64_t j = 0; j < k; ++j) DG[j] += P[j] * n[j] / m;
+  }
+  const double limit = p.dtype == DType::kFloat32 ? 2e-6 : p.dtype == DType::kBFloat16 ? 8e-3 : 1e-3;
+  const std::pair<const char*, double> errors[] = {
+      {"y", difference(y.values(), Y) / limit},     {"norm", difference(of(norm), N) / 2e-6},
+      {"du", difference(du.values(), DU) / limit},  {"dw1", difference(of(dw1), DW1) / 4e-6},
+      {"db1", difference(of(db1), DB1) / 4e-6},     {"dgamma", difference(of(dgamma), DG) / 4e-6},
+      {"dbeta", difference(of(dbeta), DB) / 4e-6},  {"dw2", difference(of(dw2), DW2) / 4e-6},
+      {"db2", difference(of(db2), DB2) / 4e-6}};
+  bool bad = false;
+  for (const auto& [name, error] : errors) {
+    if (error <= 1) continue;
+    std::printf("rows %ld groups %ld C %ld K %ld C' %ld dtype %d held %ld threads %d: %s off by %.2g limits\n", rows,
+                groups, c, k, o, static_cast<int>(p.dtype), p.held_bytes, p.threads, name, error);
+    bad = true;
+  }
+  return bad;
+}
+
+}  // namespace
+}  // namespace cnv2
+
+int main() {
+  using namespace cnv2;
+  const std::vector<std::vector<int>> groups = {{0, 1}, {0, 5, 5, 9}, {0, 49, 98, 147}, {0, 30, 31, 150}, {0}, {0, 0}};
+  const int64_t widths[][3] = {{1, 4, 1}, {8, 32, 8}, {33, 65, 17}, {40, 160, 40}, {130, 300, 70}};
+  int problems = 0, failures = 0;
+  for (const auto& offsets : groups) {
+    for (const auto& w : widths) {
+      for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+        // 0: every group larger than a row block in slices, twice.
+        for (int64_t held : {int64_t{0}, int64_t{1} << 40}) {
+          const int threads = 1 + problems % 3;
+          const DType params = problems % 2 ? dtype : DType::kFloat32;
+          failures += failed({offsets, w[0], w[1], w[2], dtype, params, held, threads, problems % 4 < 2, problems % 5 < 3},
+                             problems);
+          ++problems;
+        }
+      }
+    }
+  }
+  std::printf("%d problems, %d failed\n", problems, failures);
+  return failures != 0;
+}
