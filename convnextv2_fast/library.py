@@ -148,7 +148,9 @@ def cuda_code_for(capability: tuple[int, int], archs: tuple[tuple[int, int, str]
 
 
 def cpu_isa() -> str | None:
-    """The instruction set that the CPU kernels use, ``"scalar"``, ``"avx2"`` or ``"avx512"``; None without them."""
+    """The instruction set that the CPU kernels use, ``"scalar"``, ``"avx2"``, ``"avx512"`` or ``"avx512_bf16"``.
+
+    None without them."""
     return None if _cpu is None else _cpu.cnv2_cpu_isa().decode()
 
 
@@ -163,7 +165,7 @@ def set_cpu_isa(isa: str) -> None:
     if not _cpu.cnv2_set_cpu_isa(isa.encode()):
         raise ValueError(
             f"instruction set {isa!r} is not available: the best here is {_cpu.cnv2_best_cpu_isa().decode()!r}, "
-            f"of 'scalar', 'avx2', 'avx512'"
+            f"of 'scalar', 'avx2', 'avx512', 'avx512_bf16'"
         )
 
 
