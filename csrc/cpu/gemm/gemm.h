@@ -12,7 +12,7 @@ namespace cnv2 {
 
 namespace {
 
-template <class V, int kRows, class Op = Floats<V>>
+template <class V, int kRows, class Op = PlainFloats<V>>
 struct Gemm {
   using T = Tiles<V, kRows, Op>;
   static constexpr int kVector = T::kVector, kBlock = T::kBlock, kWords = T::kWords;

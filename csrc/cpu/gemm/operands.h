@@ -10,7 +10,7 @@ namespace cnv2 {
 namespace {
 
 template <class V>
-struct Floats {
+struct PlainFloats {
   static constexpr int kNumbers = 1;
   static constexpr int kVector = V::width;
 

@@ -9,7 +9,7 @@
 namespace cnv2 {
 namespace {
 
-template <class V, class Op = Floats<V>>
+template <class V, class Op = PlainFloats<V>>
 struct Pack {
   static constexpr int kVector = V::width;
   static constexpr int kBlock = 2 * kVector;

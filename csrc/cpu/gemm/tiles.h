@@ -17,7 +17,7 @@ namespace cnv2 {
 namespace {
 
 // Of kRows x 2 vectors in registers: 2 loads and kRows broadcasts for 2 * kRows multiply-adds.
-template <class V, int kRows, class Op = Floats<V>>
+template <class V, int kRows, class Op = PlainFloats<V>>
 struct Tiles {
   static constexpr int kVector = V::width;
   static constexpr int kBlock = 2 * kVector;

@@ -13,7 +13,7 @@
 namespace cnv2 {
 namespace {
 
-template <class V, int kRows, class Op = Floats<V>>
+template <class V, int kRows, class Op = PlainFloats<V>>
 struct MlpGrnCommon : Gemm<V, kRows, Op> {
   using G = Gemm<V, kRows, Op>;
   using typename G::T;

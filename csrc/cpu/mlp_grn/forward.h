@@ -10,7 +10,7 @@
 namespace cnv2 {
 namespace {
 
-template <class V, int kRows, class Op = Floats<V>>
+template <class V, int kRows, class Op = PlainFloats<V>>
 class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   using Common = MlpGrnCommon<V, kRows, Op>;
   using typename Common::T;
