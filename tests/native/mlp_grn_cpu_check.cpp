@@ -291,7 +291,7 @@ int main() {
   for (const auto& offsets : groups) {
     for (const auto& w : widths) try_all(offsets, w);
   }
-  try_all({0, 400}, {33, 65, 17});      // GRN's scale goes to w2
+  try_all({0, 400}, {9, 401, 17});      // GRN's scale goes to w2
   try_all({0, 9, 20}, {450, 770, 40});  // products in several slices
   std::printf("%d problems, %d failed\n", problems, failures);
   return failures != 0;
