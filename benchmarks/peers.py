@@ -170,12 +170,14 @@ def onnx_model(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
 
-def openvino_model(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """The model in OpenVINO on the CPU in float32, on as many threads as torch has."""
+def openvino_model(model: nn.Module, example: Tensor, precision: str = "float32") -> Callable[[Tensor], Tensor]:
+    """A float32 model in OpenVINO on the CPU, computed in float32 or, where the CPU has it, bfloat16; on as many
+    threads as torch has."""
     need("openvino")
     import openvino
 
     converted = openvino.convert_model(model, example_input=example)
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": hint}
     compiled = openvino.Core().compile_model(converted, "CPU", options)
     return lambda x: torch.from_numpy(compiled(x.numpy())[0])

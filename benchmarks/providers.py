@@ -277,19 +277,23 @@ def _module_autotune(case: ModuleCase) -> Candidate:
 
 @provider("onnxruntime", "model")
 def _module_onnx(case: ModuleCase) -> Candidate:
+    if case.setting.dtype != torch.float32:
+        raise Unavailable(f"ONNX Runtime has no {case.setting.precision} kernels on CPUs")
     module = _eager_module(case).eval()
     return _fixed_batch(case, peers.onnx_model(module, case.inputs[0]), module)
 
 
 @provider("openvino", "model")
 def _module_openvino(case: ModuleCase) -> Candidate:
+    if case.setting.precision not in ("float32", "bfloat16"):
+        raise Unavailable(f"not asked to compute in {case.setting.precision}")
     module = _eager_module(case).eval()
-    return _fixed_batch(case, peers.openvino_model(module, case.inputs[0]), module)
+    return _fixed_batch(case, peers.openvino_model(module, case.inputs[0].float(), case.setting.precision), module)
 
 
 def _fixed_batch(case: ModuleCase, call: Callable[[Tensor], Tensor], module: torch.nn.Module) -> Candidate:
-    """An exported network takes the batch it was exported with: checked against the exported module on that batch."""
-    inputs = case.inputs
+    """An exported network takes the batch it was exported with, in float32: checked against its module on that."""
+    inputs = [x.float() for x in case.inputs]
 
     def plain() -> list[Tensor]:
         with torch.inference_mode():

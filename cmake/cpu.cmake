@@ -3,7 +3,7 @@
 # kernel has one for avx512_bf16: the others use theirs for avx512.
 include(CheckCXXCompilerFlag)
 
-set(CNV2_CPU_OPS dwconv mlp_grn patch_product)
+set(CNV2_CPU_OPS dwconv grn layer_norm mlp_grn patch_product)
 
 set(BUILD_INFO_ISA scalar)
 set(isa_flags_scalar "")

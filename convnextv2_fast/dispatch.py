@@ -128,9 +128,12 @@ def _requested(op: str, backend: str | None) -> tuple[str, str]:
     return _check_name(os.environ.get(ENVIRONMENT, "auto") or "auto", ENVIRONMENT), "environment"
 
 
-def asked() -> bool:
-    """Whether a backend is asked for by a context or the environment, for any op."""
-    return bool(_overrides) or os.environ.get(ENVIRONMENT, "auto") not in ("auto", "")
+def free_for(backend: str, *ops: str) -> bool:
+    """Whether nothing asks for a backend other than `backend` for these ops: context and environment are quiet, or say
+    so."""
+    if not _overrides and ENVIRONMENT not in os.environ:
+        return True
+    return all(_requested(op, None)[0] in ("auto", backend) for op in ops)
 
 
 def choose(spec: Spec, backend: str | None = None) -> Implementation:

@@ -132,10 +132,68 @@ Tensor patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::opti
   return y;
 }
 
+// Where result rows lie in x [S, Cin]: patch_conv/gather.py.
+PatchProduct rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_in, const std::optional<Tensor>& table,
+                     int64_t rows, int64_t height, int64_t width, int64_t k) {
+  const auto need = [&](bool ok, const char* wants) {
+    if (!ok) refuse(op, wants, describe("x", x), describe("table", table));
+  };
+  need(x.dim() == 2 && x.is_contiguous() && dtype_of(x).has_value() && x.size(1) >= 1 && k >= 1 && rows >= 0,
+       "wants contiguous rows in float32, bfloat16 or float16");
+  PatchProduct p{};
+  p.rows = rows, p.k = k, p.c_in = c_in;
+  p.height = height, p.width = width;
+  p.pixel_stride = c_in, p.row_stride = width * c_in, p.sample_stride = height * width * c_in;
+  p.channel_stride = 1;
+  if (table.has_value()) {
+    need(table->scalar_type() == ScalarType::Long && table->is_contiguous() && table->size(0) == rows &&
+             (table->dim() == 1 || (table->dim() == 2 && table->size(1) == k * k)),
+         "table must be contiguous int64 [rows] or [rows, k * k]");
+    p.table = static_cast<const int64_t*>(table->const_data_ptr());
+    p.table_columns = table->dim() == 1 ? 1 : k * k;
+  }
+  const int64_t cells = height / k * (width / k);
+  if (rows > 0 && p.table_columns <= 1)
+    need(cells > 0 && pixels % (height * width) == 0 && (table.has_value() || pixels / (height * width) * cells == rows),
+         "rows must be those of the plane [N, H // k, W // k]");
+  p.x.dtype = *dtype_of(x);
+  return p;
+}
+
+Tensor patch_conv_gather(const Tensor& x, const std::optional<Tensor>& norm_weight,
+                         const std::optional<Tensor>& norm_bias, double eps, const std::optional<Tensor>& table,
+                         int64_t rows, int64_t height, int64_t width, int64_t k) {
+  const char* op = "patch_conv_gather";
+  PatchProduct p = rows_of(op, x, x.size(0), x.size(1), table, rows, height, width, k);
+  p.x = array_of(x);
+  p.before = norm_of(op, x, x.size(1), norm_weight, norm_bias);
+  p.eps = static_cast<float>(eps);
+  Tensor blocks = torch::stable::new_empty(x, {rows, k * k * x.size(1)});
+  p.y = blocks.mutable_data_ptr();
+  patch_product_cpu(current_cpu_isa()).gather(p, torch_parallel());
+  return blocks;
+}
+
+Tensor patch_conv_scatter(const Tensor& blocks, int64_t sources, bool covers, const std::optional<Tensor>& table,
+                          int64_t rows, int64_t height, int64_t width, int64_t k) {
+  const char* op = "patch_conv_scatter";
+  const int64_t c_in = blocks.dim() == 2 && k >= 1 ? blocks.size(1) / (k * k) : 0;
+  if (c_in < 1 || blocks.size(1) != c_in * k * k || blocks.size(0) != rows)
+    refuse(op, "blocks must be [rows, k * k * Cin]", describe("blocks", blocks));
+  PatchScatter s{rows_of(op, blocks, sources, c_in, table, rows, height, width, k), nullptr, nullptr, sources, covers};
+  Tensor dx = torch::stable::new_empty(blocks, {sources, c_in});
+  s.blocks = blocks.const_data_ptr();
+  s.dx = dx.mutable_data_ptr();
+  patch_product_cpu(current_cpu_isa()).scatter(s, torch_parallel());
+  return dx;
+}
+
 }  // namespace
 }  // namespace cnv2
 
 STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
   m.impl("patch_conv_cpu_pack", TORCH_BOX(&cnv2::patch_conv_cpu_pack));
   m.impl("patch_conv_cpu_fwd", TORCH_BOX(&cnv2::patch_conv_cpu_fwd));
+  m.impl("patch_conv_gather", TORCH_BOX(&cnv2::patch_conv_gather));
+  m.impl("patch_conv_scatter", TORCH_BOX(&cnv2::patch_conv_scatter));
 }

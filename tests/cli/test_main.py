@@ -40,7 +40,6 @@ def test_unknown_command(cli, argv):
         (("explain", "grn", "--shape", "1", "2", "3"), "argument --shape: expected 4 arguments"),
         (("explain", "grn", "--shape", "1", "2", "3", "0"), "'0' is no whole number from 1"),
         (("check", "--op", "conv"), "argument --op: invalid choice: 'conv'"),
-        (("check", "--backend", "cpu", "--op", "grn"), "no cpu implementation of grn exists yet"),
         (("check", "--device", "cuda:77"), "device 'cuda:77': torch "),
         (("check", "--device", "cpu:1"), "device 'cpu:1': torch has one CPU device; say cpu"),
         (("check", "--device", "meta"), "device 'meta': only cpu and cuda devices"),
@@ -55,6 +54,15 @@ def test_unknown_command(cli, argv):
     ],
 )
 def test_bad_values_give_one_line(cli, argv, message):
+    one_line(cli, argv, message)
+
+
+def test_a_backend_that_an_op_has_not(cli, monkeypatch):
+    monkeypatch.setitem(dispatch._registry, "grn", (dispatch.implementations("grn")[-1],))
+    one_line(cli, ("check", "--backend", "cpu", "--op", "grn"), "no cpu implementation of grn exists yet")
+
+
+def one_line(cli, argv, message):
     code, out, err = cli(*argv)
     assert code == 2 and not out and message in err and err.count("\n") == 1
     assert err.startswith(f"python -m convnextv2_fast {argv[0]}: error: ")

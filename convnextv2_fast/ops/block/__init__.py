@@ -3,7 +3,6 @@ two operators' checks and with the activations between them in the cache. Elsewh
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -27,7 +26,9 @@ def _forward_fake(x: Tensor, *_: Any) -> Tensor:
 
 
 library.define(f"block_cpu_pack({_PARAMETERS}, bool bfloat16=False) -> Tensor", _pack_fake)
-library.define(f"block_cpu_fwd(Tensor x, Tensor packed, {_PARAMETERS}, float ln_eps, float grn_eps) -> Tensor", _forward_fake)
+library.define(
+    f"block_cpu_fwd(Tensor x, Tensor packed, {_PARAMETERS}, float ln_eps, float grn_eps) -> Tensor", _forward_fake
+)
 # Contiguous x [N, H, W, C]; kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], vectors of any shape. No autograd.
 # bfloat16: packs for x in bfloat16.
 _pack = torch.ops.convnextv2_fast.block_cpu_pack.default
@@ -36,13 +37,13 @@ _missing = library.why_not("cpu") is not None
 
 
 def applies(x: Tensor) -> bool:
-    """Whether :func:`infer` computes what the two ops would: inference on the CPU, no backend asked for, no autocast."""
+    """Whether :func:`infer` stands for the two ops: inference on the CPU, no other backend asked for, no autocast."""
     return not (
         _missing
         or torch.is_grad_enabled()
         or x.device.type != "cpu"
         or x.dtype not in _cpu.DTYPES
-        or dispatch.asked()
+        or not dispatch.free_for("cpu", "dwconv_layer_norm", "mlp_grn")
         or torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
     )

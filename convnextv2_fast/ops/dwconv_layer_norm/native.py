@@ -40,26 +40,12 @@ def _forward_train_fake(x: Tensor, kernel: Tensor, *_: Any) -> tuple[Tensor, Ten
 
 library.define(f"dwconv_layer_norm_fwd({_ARGUMENTS}) -> Tensor", _forward_fake)
 library.define(f"dwconv_layer_norm_fwd_train({_ARGUMENTS}) -> (Tensor y, Tensor z)", _forward_train_fake)
-
-
-def _norm_backward(dy: Tensor, z: Tensor, ln_weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """LayerNorm's; ATen's on the CPU."""
-    if z.device.type != "cpu" or _cuda.DEVICE == "cpu":
-        return layer_norm.backward(dy, z, ln_weight, eps)
-    wide, weight, shape = z.float(), ln_weight.float(), [z.shape[1]]
-    _, mean, rstd = torch.ops.aten.native_layer_norm(wide, shape, None, None, eps)
-    dz, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
-        dy.float(), wide, shape, mean, rstd, weight, weight, [True, True, True]
-    )
-    return dz.to(z.dtype), torch.stack((dweight, dbias))
-
-
 # Contiguous rows x [T, C]; kernel float32 [49, C], tap = kx*7 + ky; bias, ln_weight, ln_bias [C].
 # forward returns y; forward_train returns (y, z): z is LayerNorm's input.
 KERNELS = SimpleNamespace(
     forward=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd.default,
     forward_train=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd_train.default,
-    norm_backward=_norm_backward,
+    norm_backward=layer_norm.backward,
     backward=sparse_dwconv.KERNELS.backward,
 )
 

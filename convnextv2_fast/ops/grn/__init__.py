@@ -5,7 +5,7 @@ from torch import Tensor
 from ... import dispatch
 from .._common import autocast_off, check, check_params, samples
 from . import reference
-from .native import CUDA
+from .native import CPU, CUDA
 from .triton import TRITON
 
 _OP = "grn"
@@ -53,4 +53,4 @@ def grn(
         return run(x, gamma, beta, eps=eps, rows_per_group=group)
 
 
-dispatch.register(_OP, [CUDA, TRITON, dispatch.Implementation("torch", reference.grn, dispatch.always)])
+dispatch.register(_OP, [CUDA, CPU, TRITON, dispatch.Implementation("torch", reference.grn, dispatch.always)])

@@ -1,4 +1,4 @@
-"""GRN's C++ operators: schemas, shape functions, and the CUDA backend."""
+"""GRN's C++ operators: schemas, shape functions, and the CPU and CUDA backends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ... import library
-from .. import _cuda
+from .. import _cpu, _cuda
 from .._groups import GROUPS
 from . import autograd
 
@@ -39,8 +39,9 @@ KERNELS = SimpleNamespace(
 def run(
     x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float = 1e-6, rows_per_group: int | Tensor | None = None
 ) -> Tensor:
-    """:func:`convnextv2_fast.ops.grn` on CUDA kernels."""
+    """:func:`convnextv2_fast.ops.grn` on C++ kernels, CPU or CUDA."""
     return autograd.run(KERNELS, x, gamma, beta, eps, rows_per_group)
 
 
+CPU = _cpu.implementation(run)
 CUDA = _cuda.implementation(run)

@@ -5,7 +5,7 @@ from torch import Tensor
 from ... import dispatch
 from .._common import autocast_off, check, check_params, has_shape
 from . import reference
-from .native import CUDA
+from .native import CPU, CUDA
 from .triton import TRITON
 
 _OP = "layer_norm"
@@ -40,4 +40,4 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-6, ba
         return run(x, weight, bias, eps=eps)
 
 
-dispatch.register(_OP, [CUDA, TRITON, dispatch.Implementation("torch", reference.layer_norm, dispatch.always)])
+dispatch.register(_OP, [CUDA, CPU, TRITON, dispatch.Implementation("torch", reference.layer_norm, dispatch.always)])

@@ -1,4 +1,4 @@
-"""LayerNorm's C++ operators: schemas, shape functions, gradients, and the CUDA backend."""
+"""LayerNorm's C++ operators: schemas, shape functions, gradients, and the CPU and CUDA backends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ... import library
-from .. import _cuda
+from .. import _cpu, _cuda
 from .._common import in_one_dtype
 
 
@@ -49,11 +49,12 @@ class _LayerNorm(torch.autograd.Function):
 
 
 def run(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """:func:`convnextv2_fast.ops.layer_norm` on CUDA kernels."""
+    """:func:`convnextv2_fast.ops.layer_norm` on C++ kernels, CPU or CUDA."""
     args = (x.reshape(-1, x.shape[-1]).contiguous(), *in_one_dtype(weight, bias))
     if torch.is_grad_enabled() and any(t.requires_grad for t in args):
         return _LayerNorm.apply(*args, eps).view(x.shape)
     return forward(*args, eps).view(x.shape)
 
 
+CPU = _cpu.implementation(run)
 CUDA = _cuda.implementation(run)

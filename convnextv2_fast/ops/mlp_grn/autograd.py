@@ -60,7 +60,8 @@ def _gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
         dy = (runs * row_scale.unsqueeze(1)).view(dout.shape)
         if drow_scale is not None:
             y = ctx.kernels.forward(u, *params, b2, None, None, *ctx.options, *of)[0]
-            drow_scale = (runs.float() * y.view(runs.shape).float()).sum(1).to(row_scale.dtype)
+            # The terms of a whole sample cancel.
+            drow_scale = (runs.double() * y.view(runs.shape).double()).sum(1).to(row_scale.dtype)
     grads = ctx.kernels.backward(dy.to(u.dtype).contiguous(), u, *params, norm, *ctx.options, *of)
     cast = (g.to(p.dtype) for g, p in zip(grads, (u, *params, b2), strict=True))
     return None, *cast, dresidual, drow_scale, None, None

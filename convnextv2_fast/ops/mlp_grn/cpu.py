@@ -22,9 +22,7 @@ from . import autograd
 HELD_BYTES = {None: 48 << 20, "chunked": 48 << 20, "recompute": 0, "materialize": 1 << 62}
 
 _WEIGHTS = "Tensor w1, Tensor b1, Tensor gamma, Tensor beta, Tensor w2"
-_FORWARD = (
-    f"(Tensor u, {_WEIGHTS}, Tensor b2, Tensor? residual, Tensor? row_scale, float eps, int held_bytes, {GROUPS}"
-)
+_FORWARD = f"(Tensor u, {_WEIGHTS}, Tensor b2, Tensor? residual, Tensor? row_scale, float eps, int held_bytes, {GROUPS}"
 
 
 def _pack_fake(w1: Tensor, *_: Any) -> Tensor:

@@ -6,6 +6,7 @@ from ... import dispatch
 from ...layouts import Layout
 from .._common import autocast_dtype, autocast_off, check, check_params, has_shape
 from . import reference
+from .cpu import CPU
 from .native import CUDA
 from .triton import TRITON
 
@@ -83,4 +84,4 @@ def patch_conv(
         return run(x, weight, bias, norm_before=norm_before, norm_after=norm_after, eps=eps, layout=layout)
 
 
-dispatch.register(_OP, [CUDA, TRITON, dispatch.Implementation("torch", reference.patch_conv, dispatch.always)])
+dispatch.register(_OP, [CUDA, CPU, TRITON, dispatch.Implementation("torch", reference.patch_conv, dispatch.always)])

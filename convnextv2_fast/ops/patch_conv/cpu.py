@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ... import library
 from ...layouts import Layout
 from .. import _cpu, _kept
-from .._common import in_one_dtype
+from .._common import autocast_off, in_one_dtype
+from ..layer_norm import native as layer_norm
+from . import native
 from .gather import GATHER, Gather
+from .reference import matrix
 
 _ARGUMENTS = (
     "(Tensor x, Tensor weight, Tensor? bias, Tensor? before_weight, Tensor? before_bias, Tensor? after_weight, "
@@ -23,7 +27,9 @@ def _pack_fake(weight: Tensor, bias: Tensor | None) -> Tensor:
     raise NotImplementedError("patch_conv_cpu_pack: its size depends on the instruction set; it is not for tracing")
 
 
-def _forward_fake(x: Tensor, weight: Tensor, bias: Any, bw: Any, bb: Any, aw: Any, ab: Any, eps: float, *of: Any) -> Tensor:
+def _forward_fake(
+    x: Tensor, weight: Tensor, bias: Any, bw: Any, bb: Any, aw: Any, ab: Any, eps: float, *of: Any
+) -> Tensor:
     return x.new_empty((Gather(*of[:5]).rows, weight.shape[0] if weight.ndim == 4 else weight.shape[2]))
 
 
@@ -42,6 +48,60 @@ def forward_on_kept_weights(x: Tensor, weight: Tensor, bias: Tensor | None, *res
     return _forward(x, weight, bias, *rest, _kept.copy_of(_pack, weight, bias))
 
 
+class _PatchConv(torch.autograd.Function):
+    """Saves x; backward gathers (and normalises) the blocks again, for the library's matrix products."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,  # [N, H, W, Cin] or [S, Cin]
+        weight: Tensor,
+        bias: Tensor | None,
+        norm_weight: Tensor | None,  # [Cin]
+        norm_bias: Tensor | None,  # [Cin]
+        eps: float,
+        of: Gather,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, norm_weight, norm_bias, of.table)
+        ctx.of, ctx.covers, ctx.eps = of[1:], of.covers, eps
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return _forward(x, weight, bias, norm_weight, norm_bias, None, None, eps, *of, None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        with autocast_off(dz):  # the products run in the tensors' own types
+            return _gradients(ctx, dz.contiguous())
+
+
+def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
+    x, weight, norm_weight, norm_bias, table = ctx.saved_tensors
+    needs_x, needs_w, needs_bias, *needs_norm = ctx.needs_input_grad[:5]
+    rows, dz = x.reshape(-1, x.shape[-1]).contiguous(), dz.to(x.dtype)
+    dx = dw = dbias = dnorm_weight = dnorm_bias = None
+    if needs_w:
+        blocks = native.gather(rows, norm_weight, norm_bias, ctx.eps, table, *ctx.of)
+        dw = _like_weight(blocks.t() @ dz, weight)
+    if needs_bias:
+        dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+    if needs_x or any(needs_norm):
+        dx = native.scatter(dz @ matrix(weight).to(dz.dtype).t(), rows.shape[0], ctx.covers, table, *ctx.of)
+        if norm_weight is not None:
+            dx, dparams = layer_norm.backward(dx, rows, norm_weight, ctx.eps)
+            dnorm_weight, dnorm_bias = dparams[0].to(norm_weight.dtype), dparams[1].to(norm_bias.dtype)
+        dx = dx.view(x.shape)
+    return dx, dw, dbias, dnorm_weight, dnorm_bias, None, None
+
+
+def _like_weight(matrix: Tensor, weight: Tensor) -> Tensor:
+    """A gradient `[k*k*Cin, Cout]`, rows (ky, kx, cin), in the weight's form."""
+    if weight.ndim == 4:
+        k = weight.shape[2]
+        return matrix.view(k, k, weight.shape[1], weight.shape[0]).permute(3, 2, 0, 1).to(weight.dtype)
+    k = round(weight.shape[0] ** 0.5)
+    return matrix.view(k, k, *weight.shape[1:]).transpose(0, 1).reshape(weight.shape).to(weight.dtype)
+
+
 def run(
     x: Tensor,
     weight: Tensor,
@@ -57,8 +117,14 @@ def run(
     of = Gather.of(x, k, layout)
     norms = (*in_one_dtype(*(norm_before or (None, None))), *in_one_dtype(*(norm_after or (None, None))))
     flat = None if bias is None else bias.reshape(-1).contiguous()
-    forward = _kept_forward if torch.compiler.is_compiling() else forward_on_kept_weights
-    y = forward(x if x.ndim == 4 else x.contiguous(), weight, flat, *norms, eps, *of)
+    x = x if x.ndim == 4 else x.contiguous()
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, flat, *norms)):
+        y = _PatchConv.apply(x, weight, flat, *norms[:2], eps, of)
+        if norm_after is not None:
+            y = layer_norm.run(y, *norm_after, eps=eps)
+    else:
+        forward = _kept_forward if torch.compiler.is_compiling() else forward_on_kept_weights
+        y = forward(x, weight, flat, *norms, eps, *of)
     return y.view(x.shape[0], x.shape[1] // k, x.shape[2] // k, y.shape[1]) if layout is None else y
 
 

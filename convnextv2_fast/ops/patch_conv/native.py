@@ -32,8 +32,8 @@ library.define(
 library.define(f"patch_conv_scatter(Tensor blocks, SymInt sources, bool covers, {GATHER}) -> Tensor", _scatter_fake)
 # x [S, Cin] to blocks [rows, k*k*Cin], columns (ky, kx, cin), normalised over Cin on the way if there is a norm_weight;
 # blocks back to [S, Cin], zeros where no block has a row (`covers`: there are none). No autograd.
-_gather = torch.ops.convnextv2_fast.patch_conv_gather.default
-_scatter = torch.ops.convnextv2_fast.patch_conv_scatter.default
+gather = torch.ops.convnextv2_fast.patch_conv_gather.default
+scatter = torch.ops.convnextv2_fast.patch_conv_scatter.default
 
 
 class _PatchConv(torch.autograd.Function):
@@ -67,11 +67,11 @@ def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
     needs_x, needs_w, needs_bias, *needs_norm = ctx.needs_input_grad[:5]
     dx = dw = dbias = dnorm_weight = dnorm_bias = None
     if needs_w:
-        dw = _gather(x, norm_weight, norm_bias, ctx.eps, table, *ctx.of).t() @ dz
+        dw = gather(x, norm_weight, norm_bias, ctx.eps, table, *ctx.of).t() @ dz
     if needs_bias:
         dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
     if needs_x or any(needs_norm):
-        dx = _scatter(dz @ w.t(), x.shape[0], ctx.covers, table, *ctx.of)
+        dx = scatter(dz @ w.t(), x.shape[0], ctx.covers, table, *ctx.of)
         if norm_weight is not None:
             dx, dparams = layer_norm.backward(dx, x, norm_weight, ctx.eps)
             dnorm_weight, dnorm_bias = dparams[0].to(norm_weight.dtype), dparams[1].to(norm_bias.dtype)
@@ -87,7 +87,7 @@ def _product(
     eps: float,
     of: Gather,
 ) -> Tensor:
-    blocks = _gather(x, norm_weight, norm_bias, eps, *of)
+    blocks = gather(x, norm_weight, norm_bias, eps, *of)
     return blocks @ w if bias is None else torch.addmm(bias.to(x.dtype), blocks, w)
 
 

@@ -44,15 +44,25 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     float *b2 = const_cast<float*>(to.b2), *beta = thread_scratch(ScratchSlot::kVectors, T::blocks(s.hidden) * kBlock);
     G::pack_vector(w.b2, s.c_out, b2);
     G::pack_vector(w.beta, s.hidden, beta);
-    for (int64_t o = 0; o < T::blocks(s.c_out); ++o) {
-      const float* panel = to.w2 + o * T::words(s.hidden) * kBlock;
+    parallel(0, T::blocks(s.c_out), G::grain(s.hidden * kBlock), [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o) add_product(beta, to.w2 + o * T::words(s.hidden) * kBlock, s.hidden, b2 + o * kBlock);
+    });
+  }
+
+  // out [kBlock] += sum_k v[k] panel[k]. Sums of few terms, then their sum: an error here is every row's alike.
+  static void add_product(const float* v, const float* panel, int64_t count, float* out) {
+    constexpr int64_t kTerms = 32;
+    V all0 = V::load(out), all1 = V::load(out + kVector);
+    for (int64_t first = 0; first < count; first += kTerms) {
       V sum0 = V::zero(), sum1 = V::zero();
-      for (int64_t k = 0; k < s.hidden; k += Op::kNumbers, panel += kBlock) {
-        Op::add_scaled(panel, beta + k, sum0, sum1);
+      for (int64_t k = first; k < count && k < first + kTerms; k += Op::kNumbers) {
+        Op::add_scaled(panel + k / Op::kNumbers * kBlock, v + k, sum0, sum1);
       }
-      V::add(V::load(b2 + o * kBlock), sum0).store(b2 + o * kBlock);
-      V::add(V::load(b2 + o * kBlock + kVector), sum1).store(b2 + o * kBlock + kVector);
+      all0 = V::add(all0, sum0);
+      all1 = V::add(all1, sum1);
     }
+    all0.store(out);
+    all1.store(out + kVector);
   }
 
   static void add(float* to, const float* from, int64_t count) {

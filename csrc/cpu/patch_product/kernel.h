@@ -60,7 +60,57 @@ struct PatchProductKernel : Gemm<V, kRows> {
     }
   }
 
+  static void gather(const PatchProduct& p, const Parallel& parallel) {
+    const int64_t depth = p.k * p.k * p.c_in, cb = T::blocks(p.c_in);
+    float* norms = thread_scratch(ScratchSlot::kVectors, 2 * cb * kBlock);
+    const Norms before = norm_of(p.before, p.c_in, norms, cb);
+    parallel(0, p.rows, G::grain(8 * depth), [&](int64_t begin, int64_t end) {
+      float* row = thread_scratch(ScratchSlot::kOperand, (T::blocks(depth) + 2) * kBlock);
+      G::as(p.x.dtype, p.x.data, [&](auto* x) {
+        auto* out = static_cast<std::remove_const_t<std::remove_pointer_t<decltype(x)>>*>(p.y);
+        for (int64_t r = begin; r < end; ++r) {
+          gather(p, x, before, r, row);
+          copy(row, depth, out + r * depth);
+        }
+      });
+    });
+  }
+
+  static void scatter(const PatchScatter& s, const Parallel& parallel) {
+    const PatchProduct& p = s.of;
+    G::as(p.x.dtype, s.blocks, [&](auto* blocks) {
+      auto* dx = static_cast<std::remove_const_t<std::remove_pointer_t<decltype(blocks)>>*>(s.dx);
+      if (!s.covers) std::memset(dx, 0, s.pixels * p.c_in * sizeof(*dx));
+      parallel(0, p.rows, G::grain(4 * p.k * p.k * p.c_in), [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) {
+          for (int64_t i = 0; i < p.k * p.k; ++i) {
+            const int64_t pixel = pixel_of(p, r, i);
+            if (pixel < 0) continue;
+            std::memcpy(dx + pixel * p.c_in, blocks + (r * p.k * p.k + i) * p.c_in, p.c_in * sizeof(*dx));
+          }
+        }
+      });
+    });
+  }
+
  private:
+  // The number of pixel i, counted (ky, kx), of a result row; -1: absent.
+  static int64_t pixel_of(const PatchProduct& p, int64_t row, int64_t i) {
+    if (p.table != nullptr && p.table_columns != 1) return p.table[row * p.k * p.k + i];
+    const int64_t position = p.table != nullptr ? p.table[row] : row;
+    const int64_t across = p.width / p.k, down = p.height / p.k;
+    const int64_t y = position / across % down * p.k + i / p.k, x = position % across * p.k + i % p.k;
+    return (position / (across * down) * p.height + y) * p.width + x;
+  }
+
+  template <class O>
+  static void copy(const float* from, int64_t count, O* to) {
+    for (int64_t c = 0; c < count; c += kVector) {
+      const V v = V::load(from + c);
+      count - c >= kVector ? v.store(to + c) : v.store(to + c, static_cast<int>(count - c));
+    }
+  }
+
   template <class S>
   static void panel(const PatchWeight& w, const S* data, int64_t first, float* out) {
     const int64_t here = w.c_out - first < kBlock ? w.c_out - first : kBlock;

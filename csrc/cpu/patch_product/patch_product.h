@@ -37,10 +37,22 @@ struct PatchProduct {
   void* y;  // [rows, c_out] in x's dtype
 };
 
+// Blocks [rows, k * k * c_in] back to their pixels: x's fields say where, of `dx` [pixels, c_in], contiguous.
+struct PatchScatter {
+  PatchProduct of;
+  const void* blocks;
+  void* dx;
+  int64_t pixels;
+  bool covers;  // every pixel belongs to a row; the others become zero
+};
+
 struct PatchProductCpu {
   int64_t (*packed_floats)(const PatchWeight&);
   void (*pack)(const PatchWeight&, float* packed, const Parallel&);
   void (*run)(const PatchProduct&, const Parallel&);
+  // The operand alone, into y [rows, k * k * c_in].
+  void (*gather)(const PatchProduct&, const Parallel&);
+  void (*scatter)(const PatchScatter&, const Parallel&);
 };
 
 extern const PatchProductCpu kPatchProductScalar;
