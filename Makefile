@@ -2,7 +2,7 @@
 #   PYTHON  interpreter that creates the environment (for gpu-report: that runs the report)
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 .DEFAULT_GOAL := help
-.PHONY: help venv build test bench gpu-report benchmarks-smoke wheels wheel-index check-abi lint format clean
+.PHONY: help venv build test bench cpu-report gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -19,6 +19,8 @@ help:
 	@echo "make test              environment, build, the whole test suite      (ARGS='-k grn' for a part)"
 	@echo "make bench             parity and speed on four photographs          (ARGS=--save writes results)"
 	@echo "make benchmarks-smoke  every benchmark once, tiny"
+	@echo "make cpu-report        the CPU kernels beside other runtimes     OUT=directory ARGS='--quick --only inference'"
+	@echo "make sanitize-cpu      the CPU kernels under the address, undefined-behaviour and thread sanitizers"
 	@echo "make gpu-report        tests, sanitizer, measurements on a GPU       PYTHON=python3 OUT=directory"
 	@echo "make wheels            sdist and wheels into dist/, audited, tried    CUDA_VERSIONS='13.0 13.2' WHEELS='any cpu 13.0'"
 	@echo "make check-abi         a wheel of dist/ on other versions of torch   TORCH_VERSIONS='2.10.0 newest' (6 GB each)"
@@ -93,6 +95,12 @@ bench: build
 
 benchmarks-smoke: build
 	@"$(PY)" -m pytest benchmarks --smoke -q --benchmark-columns=median $(ARGS)
+
+cpu-report: build
+	@"$(PY)" -m benchmarks.cpu_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
+
+sanitize-cpu: venv
+	@"$(PY)" -m tests.native.sanitize
 
 # Uses the interpreter given, installs nothing.
 gpu-report:

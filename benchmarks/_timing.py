@@ -88,6 +88,7 @@ def interleaved(
     round_seconds: float = 0.0,
     max_seconds: float = math.inf,
     least: int = 3,
+    settle: float = 0.0,
 ) -> dict[str, Timing | Exception]:
     """Times all candidates together: each round runs every one of them once, in an order that rotates.
 
@@ -99,6 +100,8 @@ def interleaved(
         warmup: unrecorded calls of each candidate before anything is timed.
         round_seconds: a candidate shorter than this is called several times within its round.
         max_seconds: no new round begins after this, once `least` rounds are recorded.
+        settle: seconds of silence before each turn, and then an untimed call. Runtimes let their idle threads spin for
+            a while; on a CPU those of the last one would take the cores from the next.
     Returns:
         For each candidate its timing, or the exception that ended it (the others go on without it).
     """
@@ -126,6 +129,10 @@ def interleaved(
         try:
             for name in rotated(names, number):
                 try:
+                    if settle:
+                        time.sleep(settle)
+                        watch.measure(candidates[name], position[name], 1)
+                        position[name] += 1
                     spent = watch.measure(candidates[name], position[name], calls[name])
                 except Exception as error:
                     results[name] = error

@@ -41,11 +41,12 @@ class Effort:
     round_seconds: float = 0.005
     max_seconds: float = 20.0
     graph: bool = False  # CUDA graph replay where it can be captured
+    settle: float = 0.02  # on a CPU, see interleaved()
 
     @classmethod
     def smoke(cls) -> Effort:
         """One round: only that it runs."""
-        return cls(rounds=1, warmup=0, round_seconds=0.0, max_seconds=math.inf)
+        return cls(rounds=1, warmup=0, round_seconds=0.0, max_seconds=math.inf, settle=0.0)
 
 
 def one_line(error: BaseException) -> str:
@@ -127,6 +128,7 @@ def measure(case: Case, wanted: Iterable[str], effort: Effort) -> dict[str, Outc
         warmup=effort.warmup,
         round_seconds=effort.round_seconds,
         max_seconds=effort.max_seconds,
+        settle=effort.settle if device == "cpu" else 0.0,
     )
     for name, timing in timings.items():
         if isinstance(timing, Exception):
