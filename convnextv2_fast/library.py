@@ -25,6 +25,7 @@ from ._version import __version__
 
 NAMESPACE = "convnextv2_fast"
 ISA_ENVIRONMENT = "CONVNEXTV2_FAST_CPU_ISA"
+CPU_ISAS = ("scalar", "avx2", "avx512", "avx512_bf16")  # each implies those before it
 OLDEST_TRITON = (3, 6)
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 REBUILD = "rebuild with: python -m pip install --no-build-isolation ."
@@ -148,7 +149,7 @@ def cuda_code_for(capability: tuple[int, int], archs: tuple[tuple[int, int, str]
 
 
 def cpu_isa() -> str | None:
-    """The instruction set that the CPU kernels use, ``"scalar"``, ``"avx2"`` or ``"avx512"``; None without them."""
+    """The instruction set that the CPU kernels use, of :data:`CPU_ISAS`; None without them."""
     return None if _cpu is None else _cpu.cnv2_cpu_isa().decode()
 
 
@@ -163,7 +164,7 @@ def set_cpu_isa(isa: str) -> None:
     if not _cpu.cnv2_set_cpu_isa(isa.encode()):
         raise ValueError(
             f"instruction set {isa!r} is not available: the best here is {_cpu.cnv2_best_cpu_isa().decode()!r}, "
-            f"of 'scalar', 'avx2', 'avx512'"
+            f"of {', '.join(map(repr, CPU_ISAS))}"
         )
 
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import library
@@ -22,13 +23,20 @@ enabled = os.environ.get(ENVIRONMENT, "1") != "0"
 _copies: dict[int, tuple[Any, tuple[Any, ...], Tensor]] = {}
 
 
-def copy_of(pack: Callable[..., Tensor], first: Tensor, *others: Tensor | None) -> Tensor | None:
-    """The copy kept of these tensors, one for each `first`; `pack(first, *others)` makes it.
+def in_pairs(dtype: torch.dtype) -> bool:
+    """Whether activations of this dtype want matrices of bfloat16 pairs: those of one instruction set do."""
+    return dtype is torch.bfloat16 and library.cpu_isa() == "avx512_bf16"
+
+
+def copy_of(
+    pack: Callable[..., Tensor], first: Tensor, *others: Tensor | None, options: tuple[Any, ...] = ()
+) -> Tensor | None:
+    """The copy kept of these tensors, one for each `first`; `pack(first, *others, *options)` makes it.
 
     None where none can be kept: tensors made in inference mode count no versions."""
     if not enabled or first.is_inference():
         return None
-    state: tuple[Any, ...] = (library.cpu_isa(), pack, first.data_ptr(), first._version)
+    state: tuple[Any, ...] = (library.cpu_isa(), pack, options, first.data_ptr(), first._version)
     for t in others:
         if t is not None:
             if t.is_inference():
@@ -38,7 +46,7 @@ def copy_of(pack: Callable[..., Tensor], first: Tensor, *others: Tensor | None) 
     kept = _copies.get(key)
     if kept is not None and kept[0]() is first and kept[1] == state:
         return kept[2]
-    packed = pack(first, *others)
+    packed = pack(first, *others, *options)
     _copies[key] = (weakref.ref(first, lambda _: _copies.pop(key, None)), state, packed)
     return packed
 

@@ -6,7 +6,9 @@
 namespace cnv2 {
 namespace {
 
-constexpr const char* kNames[] = {"scalar", "avx2", "avx512"};
+constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
+constexpr int kCount = sizeof(kNames) / sizeof(kNames[0]);
+constexpr CpuIsa kLast = static_cast<CpuIsa>(kCount - 1);
 
 bool built(CpuIsa isa) {
   switch (isa) {
@@ -20,6 +22,12 @@ bool built(CpuIsa isa) {
 #endif
     case CpuIsa::kAvx512:
 #ifdef CNV2_HAVE_AVX512
+      return true;
+#else
+      return false;
+#endif
+    case CpuIsa::kAvx512Bf16:
+#ifdef CNV2_HAVE_AVX512_BF16
       return true;
 #else
       return false;
@@ -47,7 +55,10 @@ CpuIsa best_cpu_isa() {
   return isa;
 }
 
-CpuIsa current_cpu_isa() { return current().load(std::memory_order_relaxed); }
+CpuIsa current_cpu_isa(CpuIsa highest) {
+  const CpuIsa isa = current().load(std::memory_order_relaxed);
+  return isa < highest ? isa : highest;
+}
 
 bool set_cpu_isa(CpuIsa isa) {
   if (isa > best_cpu_isa() || !built(isa)) return false;
@@ -57,12 +68,12 @@ bool set_cpu_isa(CpuIsa isa) {
 
 }  // namespace cnv2
 
-const char* cnv2_cpu_isa() { return cnv2::kNames[static_cast<int>(cnv2::current_cpu_isa())]; }
+const char* cnv2_cpu_isa() { return cnv2::kNames[static_cast<int>(cnv2::current_cpu_isa(cnv2::kLast))]; }
 
 const char* cnv2_best_cpu_isa() { return cnv2::kNames[static_cast<int>(cnv2::best_cpu_isa())]; }
 
 int cnv2_set_cpu_isa(const char* name) {
-  for (int isa = 0; isa < 3; ++isa) {
+  for (int isa = 0; isa < cnv2::kCount; ++isa) {
     if (std::strcmp(name, cnv2::kNames[isa]) == 0) return cnv2::set_cpu_isa(static_cast<cnv2::CpuIsa>(isa)) ? 1 : 0;
   }
   return 0;

@@ -8,15 +8,15 @@ namespace cnv2 {
 // The best instruction set that both this machine and this build have.
 CpuIsa best_cpu_isa();
 
-// The one in use.
-CpuIsa current_cpu_isa();
+// The one in use; at most `highest`, the last that a kernel of the caller's is written for.
+CpuIsa current_cpu_isa(CpuIsa highest = CpuIsa::kAvx512);
 
 // Uses `isa` from the next call on; false, changing nothing, if the machine or the build does not have it.
 bool set_cpu_isa(CpuIsa isa);
 
 }  // namespace cnv2
 
-// For Python (ctypes). Names: "scalar", "avx2", "avx512".
+// For Python (ctypes). Names: "scalar", "avx2", "avx512", "avx512_bf16".
 extern "C" {
 __attribute__((visibility("default"))) const char* cnv2_cpu_isa();
 __attribute__((visibility("default"))) const char* cnv2_best_cpu_isa();

@@ -23,14 +23,15 @@ struct Packed {
   int64_t all() const { return sampled + depthwise + matrices; }
 };
 
-MlpGrnShape mlp_shape(const RowGroups& groups, const BlockWeights& w, double eps) {
-  return {groups, w.w1.size(1), w.w1.size(0), w.w2.size(0), static_cast<float>(eps), int64_t{1} << 62};
+const MlpGrnCpu& mlp_kernels() { return mlp_grn_cpu(current_cpu_isa(CpuIsa::kAvx512Bf16)); }
+
+MlpGrnShape mlp_shape(const RowGroups& groups, const BlockWeights& w, double eps, DType activations) {
+  return {groups, w.w1.size(1), w.w1.size(0), w.w2.size(0), static_cast<float>(eps), int64_t{1} << 62, activations};
 }
 
-Packed sizes(const BlockWeights& w) {
-  const CpuIsa isa = current_cpu_isa();
-  return {sample_floats(10), depthwise_packed_floats(isa, w.w1.size(1)),
-          mlp_grn_cpu(isa).packed_floats(mlp_shape({}, w, 0))};
+Packed sizes(const BlockWeights& w, DType activations) {
+  return {sample_floats(10), depthwise_packed_floats(current_cpu_isa(), w.w1.size(1)),
+          mlp_kernels().packed_floats(mlp_shape({}, w, 0, activations))};
 }
 
 bool is_stale(const BlockWeights& w, const float* kept) {
@@ -49,27 +50,27 @@ void check(const char* op, const BlockWeights& w) {
       !dtype_of(w.kernel).has_value() || !vector(w.bias, c) || !vector(w.ln_weight, c) || !vector(w.ln_bias, c) ||
       !matrix(w.w1, hidden, c) || !matrix(w.w2, c, hidden) || !vector(w.b1, hidden) || !vector(w.gamma, hidden) ||
       !vector(w.beta, hidden) || !vector(w.b2, c))
-    refuse(op, "wants a kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], and contiguous vectors", describe("kernel", w.kernel),
-           describe("w1", w.w1), describe("w2", w.w2));
+    refuse(op, "wants a kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], and contiguous vectors",
+           describe("kernel", w.kernel), describe("w1", w.w1), describe("w2", w.w2));
 }
 
-void pack(const BlockWeights& w, const Packed& size, float* memory, const Parallel& parallel) {
-  const CpuIsa isa = current_cpu_isa();
+void pack(const BlockWeights& w, const Packed& size, DType activations, float* memory, const Parallel& parallel) {
   sample({&w.kernel, &w.bias, &w.ln_weight, &w.ln_bias, &w.w1, &w.b1, &w.gamma, &w.beta, &w.w2, &w.b2}, memory);
-  pack_depthwise(isa, w.kernel, w.bias, w.ln_weight, w.ln_bias, memory + size.sampled);
-  mlp_grn_cpu(isa).pack(mlp_shape({}, w, 0),
-                        {array_of(w.w1), array_of(w.b1), array_of(w.beta), array_of(w.w2), array_of(w.b2)},
-                        memory + size.sampled + size.depthwise, parallel);
+  pack_depthwise(current_cpu_isa(), w.kernel, w.bias, w.ln_weight, w.ln_bias, memory + size.sampled);
+  mlp_kernels().pack(mlp_shape({}, w, 0, activations),
+                     {array_of(w.w1), array_of(w.b1), array_of(w.beta), array_of(w.w2), array_of(w.b2)},
+                     memory + size.sampled + size.depthwise, parallel);
 }
 
 Tensor block_cpu_pack(const Tensor& w1, const Tensor& kernel, const Tensor& bias, const Tensor& ln_weight,
                       const Tensor& ln_bias, const Tensor& b1, const Tensor& gamma, const Tensor& beta,
-                      const Tensor& w2, const Tensor& b2) {
+                      const Tensor& w2, const Tensor& b2, bool bfloat16) {
   const BlockWeights w{kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2};
   check("block_cpu_pack", w);
-  const Packed size = sizes(w);
+  const DType activations = bfloat16 ? DType::kBFloat16 : DType::kFloat32;
+  const Packed size = sizes(w, activations);
   Tensor packed = floats(w1, {size.all()});
-  pack(w, size, float_data(packed), torch_parallel());
+  pack(w, size, activations, float_data(packed), torch_parallel());
   return packed;
 }
 
@@ -81,24 +82,24 @@ Tensor block_cpu_fwd(const Tensor& x, const Tensor& packed, const Tensor& w1, co
   check(op, w);
   if (x.dim() != 4 || x.size(3) != w1.size(1) || !x.is_contiguous() || !dtype_of(x).has_value())
     refuse(op, "x must be contiguous [N, H, W, C]", describe("x", x), describe("w1", w1));
-  const Packed size = sizes(w);
+  const DType dtype = *dtype_of(x);
+  const Packed size = sizes(w, dtype);
   const Parallel parallel = torch_parallel();
   float* memory = kept_data(op, packed, size.all());
-  if (is_stale(w, memory)) pack(w, size, memory, parallel);
+  if (is_stale(w, memory)) pack(w, size, dtype, memory, parallel);
   Tensor y = new_contiguous(x);
   const int64_t n = x.size(0), plane = x.size(1) * x.size(2), c = x.size(3);
   if (n * plane == 0) return y;
   const int64_t most = plane < kChunkRows ? kChunkRows / plane : 1, item = static_cast<int64_t>(x.element_size());
   const int64_t chunk = n < most ? n : most;
   char* u = reinterpret_cast<char*>(thread_scratch(ScratchSlot::kBlock, (chunk * plane * c * item + 3) / 4));
-  const DType dtype = *dtype_of(x);
   for (int64_t first = 0; first < n; first += chunk) {
     const int64_t samples = n - first < chunk ? n - first : chunk, at = first * plane * c * item;
     const char* here = static_cast<const char*>(x.const_data_ptr()) + at;
     run_depthwise(current_cpu_isa(), here, dtype, samples, x.size(1), x.size(2), c, static_cast<float>(ln_eps),
                   memory + size.sampled, u);
     MlpGrnForward p{};
-    p.shape = mlp_shape({samples * plane, samples, plane, nullptr}, w, grn_eps);
+    p.shape = mlp_shape({samples * plane, samples, plane, nullptr}, w, grn_eps, dtype);
     p.u = {u, dtype};
     p.packed = memory + size.sampled + size.depthwise;
     p.gamma = array_of(gamma);
@@ -106,7 +107,7 @@ Tensor block_cpu_fwd(const Tensor& x, const Tensor& packed, const Tensor& w1, co
     p.scale_rows = 1;
     p.y = static_cast<char*>(y.mutable_data_ptr()) + at;
     p.y_dtype = dtype;
-    mlp_grn_cpu(current_cpu_isa()).forward(p, parallel);
+    mlp_kernels().forward(p, parallel);
   }
   return y;
 }

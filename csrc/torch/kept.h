@@ -54,7 +54,8 @@ inline bool stale(std::initializer_list<const Tensor*> tensors, const float* kep
 // The memory of a copy of `count` floats beyond its sample.
 inline float* kept_data(const char* op, const Tensor& kept, int64_t count) {
   if (kept.dim() != 1 || kept.size(0) != count || kept.scalar_type() != ScalarType::Float || !kept.is_contiguous())
-    refuse(op, "packed must come from this operator's pack, on this instruction set", describe("packed", kept));
+    refuse(op, "packed must come from this operator's pack, on this instruction set, for this dtype",
+           describe("packed", kept));
   return static_cast<float*>(kept.mutable_data_ptr());
 }
 

@@ -29,9 +29,11 @@ ConstArray vector_of(const char* op, const char* name, const Tensor& x, int64_t 
 }
 
 MlpGrnShape shape_of(const RowGroups& groups, int64_t c_in, int64_t hidden, int64_t c_out, double eps,
-                     int64_t held_bytes) {
-  return {groups, c_in, hidden, c_out, static_cast<float>(eps), held_bytes};
+                     int64_t held_bytes, DType activations) {
+  return {groups, c_in, hidden, c_out, static_cast<float>(eps), held_bytes, activations};
 }
+
+const MlpGrnCpu& kernels() { return mlp_grn_cpu(current_cpu_isa(CpuIsa::kAvx512Bf16)); }
 
 // Weights that fit each other and activations in x's dtype; b2 may be absent.
 MlpGrnWeights weights_of(const char* op, const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& beta,
@@ -44,10 +46,12 @@ MlpGrnWeights weights_of(const char* op, const Tensor& x, const Tensor& w1, cons
           b2 == nullptr ? ConstArray{nullptr, DType::kFloat32} : vector_of(op, "b2", x, c_out, *b2)};
 }
 
-Tensor mlp_grn_cpu_pack(const Tensor& w1, const Tensor& b1, const Tensor& beta, const Tensor& w2, const Tensor& b2) {
+Tensor mlp_grn_cpu_pack(const Tensor& w1, const Tensor& b1, const Tensor& beta, const Tensor& w2, const Tensor& b2,
+                        bool bfloat16) {
   const MlpGrnWeights weights = weights_of("mlp_grn_cpu_pack", w1, w1, b1, beta, w2, &b2);
-  const MlpGrnShape shape = shape_of({}, w1.size(1), w1.size(0), w2.size(0), 0, 0);
-  const MlpGrnCpu& cpu = mlp_grn_cpu(current_cpu_isa());
+  const MlpGrnShape shape =
+      shape_of({}, w1.size(1), w1.size(0), w2.size(0), 0, 0, bfloat16 ? DType::kBFloat16 : DType::kFloat32);
+  const MlpGrnCpu& cpu = kernels();
   const int64_t sampled = sample_floats(5);
   Tensor packed = floats(w1, {sampled + cpu.packed_floats(shape)});
   sample({&w1, &b1, &beta, &w2, &b2}, float_data(packed));
@@ -73,18 +77,20 @@ const float* kept_or_new(const char* op, const MlpGrnCpu& cpu, const MlpGrnShape
   return memory + sampled;
 }
 
-std::tuple<Tensor, Tensor> mlp_grn_cpu_fwd(
-    const Tensor& u, const Tensor& w1, const Tensor& b1, const Tensor& gamma, const Tensor& beta, const Tensor& w2,
-    const Tensor& b2, const std::optional<Tensor>& residual, const std::optional<Tensor>& row_scale, double eps,
-    int64_t held_bytes, int64_t rows_per_group, int64_t count, const std::optional<Tensor>& row_group,
-    const std::optional<Tensor>& offsets, const std::optional<Tensor>& packed) {
+std::tuple<Tensor, Tensor> mlp_grn_cpu_fwd(const Tensor& u, const Tensor& w1, const Tensor& b1, const Tensor& gamma,
+                                           const Tensor& beta, const Tensor& w2, const Tensor& b2,
+                                           const std::optional<Tensor>& residual,
+                                           const std::optional<Tensor>& row_scale, double eps, int64_t held_bytes,
+                                           int64_t rows_per_group, int64_t count,
+                                           const std::optional<Tensor>& row_group, const std::optional<Tensor>& offsets,
+                                           const std::optional<Tensor>& packed) {
   const char* op = "mlp_grn_cpu_fwd";
   const RowGroups groups = groups_of(op, u, rows_per_group, count, row_group, offsets);
   const MlpGrnWeights weights = weights_of(op, u, w1, b1, beta, w2, &b2);
   const int64_t rows = u.size(0), hidden = w1.size(0), c_out = w2.size(0);
   if (w1.size(1) != u.size(1)) refuse(op, "w1 must have u's columns", describe("u", u), describe("w1", w1));
-  const MlpGrnShape shape = shape_of(groups, u.size(1), hidden, c_out, eps, held_bytes);
-  const MlpGrnCpu& cpu = mlp_grn_cpu(current_cpu_isa());
+  const MlpGrnShape shape = shape_of(groups, u.size(1), hidden, c_out, eps, held_bytes, *dtype_of(u));
+  const MlpGrnCpu& cpu = kernels();
   const ScalarType type = residual.has_value() ? residual->scalar_type() : u.scalar_type();
   if (residual.has_value() &&
       (residual->dim() != 2 || residual->size(0) != rows || residual->size(1) != c_out || !residual->is_contiguous() ||
@@ -121,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_b
   const int64_t c_in = u.size(1), hidden = gamma.numel(), c_out = w2.dim() == 2 ? w2.size(0) : 0;
   if (w1.dim() != 2 || w1.size(1) != c_in) refuse(op, "w1 must have u's columns", describe("u", u), describe("w1", w1));
   MlpGrnBackward p{};
-  p.shape = shape_of(groups, c_in, hidden, c_out, eps, held_bytes);
+  p.shape = shape_of(groups, c_in, hidden, c_out, eps, held_bytes, *dtype_of(u));
   p.weights = weights_of(op, u, w1, b1, beta, w2, nullptr);
   p.dy = matrix_of(op, "dy", u, u.size(0), c_out, dy);
   p.u = array_of(u);
@@ -133,7 +139,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_b
   p.du = du.mutable_data_ptr();
   p.dw1 = float_data(dw1), p.db1 = float_data(db1), p.dgamma = float_data(dgamma), p.dbeta = float_data(dbeta);
   p.dw2 = float_data(dw2), p.db2 = float_data(db2);
-  mlp_grn_cpu(current_cpu_isa()).backward(p, torch_parallel());
+  kernels().backward(p, torch_parallel());
   return {std::move(du),    std::move(dw1), std::move(db1), std::move(dgamma),
           std::move(dbeta), std::move(dw2), std::move(db2)};
 }

@@ -1,5 +1,6 @@
 // mlp_grn's CPU kernels, forward and backward, against double precision, at odd sizes, on exactly sized memory.
-// CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile. Prints "N problems, M failed".
+// CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile; with CNV2_PAIRS the kernels that multiply
+// bfloat16 pairs. Prints "N problems, M failed".
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -11,11 +12,22 @@
 
 #include "cpu/mlp_grn/kernel.h"
 #include "cpu/scratch.cpp"
+#ifdef CNV2_PAIRS
+#include "cpu/mlp_grn/bf16.h"
+#endif
 
 namespace cnv2 {
 namespace {
 
-using Kernel = MlpGrnKernel<CNV2_VECTOR, CNV2_ROWS>;
+using Floats32 = MlpGrnKernel<CNV2_VECTOR, CNV2_ROWS>;
+#ifdef CNV2_PAIRS
+constexpr bool kPairs = true;
+constexpr MlpGrnCpu kFloats32 = {Floats32::packed_floats, Floats32::pack, Floats32::forward, Floats32::backward};
+using Kernel = MlpGrnBf16Kernel<CNV2_VECTOR, CNV2_ROWS, kFloats32>;
+#else
+constexpr bool kPairs = false;
+using Kernel = Floats32;
+#endif
 using Floats = std::vector<float>;
 using Doubles = std::vector<double>;
 
@@ -43,10 +55,23 @@ struct Array {
   ConstArray view() const { return {bytes.get(), dtype}; }
 };
 
+float rounded(double value) {
+  BFloat16 out;
+  from_float(static_cast<float>(value), &out);
+  return to_float(out);
+}
+
 Array random_array(std::mt19937& g, DType dtype, int64_t n, double scale) {
   std::normal_distribution<double> normal(0, scale);
   Array out(dtype, n);
   out.each([&](int64_t, auto& v) { from_float(static_cast<float>(normal(g)), &v); });
+  return out;
+}
+
+Array in_bfloat16(Array from, DType dtype) {
+  const Doubles values = from.values();
+  Array out(dtype, from.count);
+  out.each([&](int64_t i, auto& v) { from_float(rounded(values[i]), &v); });
   return out;
 }
 
@@ -91,6 +116,56 @@ Parallel threads(int count) {
           }};
 }
 
+// What plain PyTorch's modules give in bfloat16: every operator rounds its result.
+Doubles plain(const Problem& p, const Doubles& u, const Doubles& w1, const Doubles& b1, const Doubles& gamma,
+              const Doubles& beta, const Doubles& w2, const Doubles& b2, double eps) {
+  const int64_t c = p.c_in, k = p.hidden, o = p.c_out;
+  Doubles y(p.offsets.back() * o);
+  for (size_t q = 0; q + 1 < p.offsets.size(); ++q) {
+    const int64_t first = p.offsets[q], count = p.offsets[q + 1] - first;
+    Doubles a(count * k), n(k);
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t j = 0; j < k; ++j) {
+        double sum = b1[j];
+        for (int64_t i = 0; i < c; ++i) sum += u[(first + r) * c + i] * w1[j * c + i];
+        a[r * k + j] = rounded(gelu(rounded(sum)));
+        n[j] += a[r * k + j] * a[r * k + j];
+      }
+    }
+    double mean = 0;
+    for (int64_t j = 0; j < k; ++j) n[j] = rounded(std::sqrt(n[j])), mean += n[j] / k;
+    mean = rounded(rounded(mean) + eps);
+    for (int64_t r = 0; r < count; ++r) {
+      Doubles v(k);
+      for (int64_t j = 0; j < k; ++j) {
+        const double x = a[r * k + j];
+        v[j] = rounded(rounded(rounded(gamma[j] * rounded(x * rounded(n[j] / mean))) + beta[j]) + x);
+      }
+      for (int64_t i = 0; i < o; ++i) {
+        double sum = b2[i];
+        for (int64_t j = 0; j < k; ++j) sum += v[j] * w2[i * k + j];
+        y[(first + r) * o + i] = rounded(sum);
+      }
+    }
+  }
+  return y;
+}
+
+// float32 weights come to pairs as their values rounded to bfloat16 would.
+bool rounds_weights(const MlpGrnShape& shape, MlpGrnWeights weights, int64_t seed, const Parallel& parallel) {
+  std::mt19937 g(seed);
+  Array w1 = random_array(g, DType::kFloat32, shape.hidden * shape.c_in, 1);
+  Array w2 = random_array(g, DType::kFloat32, shape.hidden * shape.c_out, 1);
+  Array r1 = in_bfloat16(random_array(g = std::mt19937(seed), DType::kFloat32, w1.count, 1), DType::kBFloat16);
+  Array r2 = in_bfloat16(random_array(g, DType::kFloat32, w2.count, 1), DType::kBFloat16);
+  Floats packed[2] = {Floats(Kernel::packed_floats(shape)), Floats(Kernel::packed_floats(shape))};
+  weights.w1 = w1.view(), weights.w2 = w2.view();
+  Kernel::pack(shape, weights, packed[0].data(), parallel);
+  weights.w1 = r1.view(), weights.w2 = r2.view();
+  Kernel::pack(shape, weights, packed[1].data(), parallel);
+  return std::memcmp(packed[0].data(), packed[1].data(), packed[0].size() * sizeof(float)) == 0;
+}
+
 bool failed(const Problem& p, int seed) {
   std::mt19937 g(seed);
   const int64_t rows = p.offsets.back(), groups = static_cast<int64_t>(p.offsets.size()) - 1, c = p.c_in;
@@ -102,8 +177,10 @@ bool failed(const Problem& p, int seed) {
   Array b2 = random_array(g, p.param_dtype, o, .3), residual = random_array(g, p.dtype, rows * o, 1);
   Array dy = random_array(g, p.dtype, rows * o, 1), y(p.dtype, rows * o), du(p.dtype, rows * c);
   Array row_scale = random_array(g, DType::kFloat32, rows, 1);
+  const bool pairs = kPairs && p.dtype == DType::kBFloat16;
+  if (pairs) w1 = in_bfloat16(std::move(w1), p.param_dtype), w2 = in_bfloat16(std::move(w2), p.param_dtype);
   const Parallel parallel = threads(p.threads);
-  const MlpGrnShape shape{{rows, groups, 0, p.offsets.data()}, c, k, o, static_cast<float>(eps), p.held_bytes};
+  const MlpGrnShape shape{{rows, groups, 0, p.offsets.data()}, c, k, o, static_cast<float>(eps), p.held_bytes, p.dtype};
   const MlpGrnWeights weights{w1.view(), b1.view(), beta.view(), w2.view(), b2.view()};
   Floats packed(Kernel::packed_floats(shape)), norm(groups * k, NAN);
   Kernel::pack(shape, weights, packed.data(), parallel);
@@ -150,7 +227,8 @@ bool failed(const Problem& p, int seed) {
         const double dn = G[j] * P[j] / m - shared / (m * m * k);
         dh[j] = (dv[r * k + j] * s + (n[j] > 0 ? x * dn / n[j] : 0)) * slope(h[r * k + j]);
         DB[j] += dv[r * k + j], DB1[j] += dh[j];
-        for (int64_t i = 0; i < c; ++i) DU[row * c + i] += dh[j] * W1[j * c + i], DW1[j * c + i] += dh[j] * U[row * c + i];
+        for (int64_t i = 0; i < c; ++i)
+          DU[row * c + i] += dh[j] * W1[j * c + i], DW1[j * c + i] += dh[j] * U[row * c + i];
       }
       for (int64_t i = 0; i < o; ++i) {
         double sum = B2[i];
@@ -162,13 +240,24 @@ bool failed(const Problem& p, int seed) {
     for (int64_t j = 0; j < k; ++j) DG[j] += P[j] * n[j] / m;
   }
   const double limit = p.dtype == DType::kFloat32 ? 2e-6 : p.dtype == DType::kBFloat16 ? 8e-3 : 1e-3;
-  const std::pair<const char*, double> errors[] = {
-      {"y", difference(y.values(), Y) / limit},     {"norm", difference(of(norm), N) / 2e-6},
-      {"du", difference(du.values(), DU) / limit},  {"dw1", difference(of(dw1), DW1) / 4e-6},
-      {"db1", difference(of(db1), DB1) / 4e-6},     {"dgamma", difference(of(dgamma), DG) / 4e-6},
-      {"dbeta", difference(of(dbeta), DB) / 4e-6},  {"dw2", difference(of(dw2), DW2) / 4e-6},
-      {"db2", difference(of(db2), DB2) / 4e-6}};
+  double y_limit = limit;
   bool bad = false;
+  if (pairs) {
+    Doubles simple = plain(p, U, W1, B1, G, B, W2, B2, eps);
+    for (size_t i = 0; i < simple.size(); ++i) {
+      if (p.scaled) simple[i] = rounded(simple[i] * rounded(S[i / o]));
+      if (p.residual) simple[i] = rounded(simple[i] + R[i]);
+    }
+    y_limit = 2 * difference(simple, Y) + 1. / 256;
+    bad = !rounds_weights(shape, weights, seed, parallel);
+    if (bad) std::printf("C %ld K %ld: weights are not rounded to bfloat16\n", c, k);
+  }
+  const std::pair<const char*, double> errors[] = {
+      {"y", difference(y.values(), Y) / y_limit},  {"norm", difference(of(norm), N) / 2e-6},
+      {"du", difference(du.values(), DU) / limit}, {"dw1", difference(of(dw1), DW1) / 4e-6},
+      {"db1", difference(of(db1), DB1) / 4e-6},    {"dgamma", difference(of(dgamma), DG) / 4e-6},
+      {"dbeta", difference(of(dbeta), DB) / 4e-6}, {"dw2", difference(of(dw2), DW2) / 4e-6},
+      {"db2", difference(of(db2), DB2) / 4e-6}};
   for (const auto& [name, error] : errors) {
     if (error <= 1) continue;
     std::printf("rows %ld groups %ld C %ld K %ld C' %ld dtype %d held %ld threads %d: %s off by %.2g limits\n", rows,
@@ -186,20 +275,24 @@ int main() {
   const std::vector<std::vector<int>> groups = {{0, 1}, {0, 5, 5, 9}, {0, 49, 98, 147}, {0, 30, 31, 150}, {0}, {0, 0}};
   const int64_t widths[][3] = {{1, 4, 1}, {8, 32, 8}, {33, 65, 17}, {40, 160, 40}, {130, 300, 70}};
   int problems = 0, failures = 0;
-  for (const auto& offsets : groups) {
-    for (const auto& w : widths) {
-      for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
-        // 0: every group larger than a row block in slices, twice.
-        for (int64_t held : {int64_t{0}, int64_t{1} << 40}) {
-          const int threads = 1 + problems % 3;
-          const DType params = problems % 2 ? dtype : DType::kFloat32;
-          failures += failed({offsets, w[0], w[1], w[2], dtype, params, held, threads, problems % 4 < 2, problems % 5 < 3},
-                             problems);
-          ++problems;
-        }
+  const auto try_all = [&](const std::vector<int>& offsets, const int64_t (&w)[3]) {
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      if (kPairs && dtype != DType::kBFloat16 && w[1] > 32) continue;  // checked as floats
+      // 0: every group larger than a row block in slices, twice.
+      for (int64_t held : {int64_t{0}, int64_t{1} << 40}) {
+        const int threads = 1 + problems % 3;
+        const DType params = problems % 2 ? dtype : DType::kFloat32;
+        failures += failed(
+            {offsets, w[0], w[1], w[2], dtype, params, held, threads, problems % 4 < 2, problems % 5 < 3}, problems);
+        ++problems;
       }
     }
+  };
+  for (const auto& offsets : groups) {
+    for (const auto& w : widths) try_all(offsets, w);
   }
+  try_all({0, 400}, {9, 401, 17});      // GRN's scale goes to w2
+  try_all({0, 9, 20}, {450, 770, 40});  // products in several slices
   std::printf("%d problems, %d failed\n", problems, failures);
   return failures != 0;
 }

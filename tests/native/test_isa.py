@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from convnextv2_fast import library
-from tests.native.cxx import AVX2, HERE, SANITIZED, needs_avx2, needs_compiler, run_check
+from tests.native.cxx import AVX2, HERE, SANITIZED, cpu_has, needs_avx2, needs_compiler, run_check
 
-ISAS = ("scalar", "avx2", "avx512")
 needs_library = pytest.mark.skipif(library.why_not("cpu") is not None, reason=str(library.why_not("cpu")))
 
 
@@ -78,14 +77,37 @@ def test_instructions_stay_in_their_kernels():
 
 
 @needs_library
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+def test_bfloat16_instructions_stay_in_their_kernels():
+    """Instructions on bfloat16 pairs only where the run-time choice allows them: in kernels for those operands."""
+    if "avx512_bf16" not in library.build_info()["cpu_isa"].split():
+        pytest.skip("not built for AVX512_BF16")
+    products = 0
+    for name, code in functions_of(Path(library.__file__).parent / "_C_cpu.so").items():
+        found = re.findall(r"\tv(dpbf16ps|cvtne2?ps2bf16)", code)
+        assert not found or "BFloat16Pairs" in name, f"{name} needs AVX512_BF16"
+        products += found.count("dpbf16ps")
+    assert products >= sum(2 * rows for rows in range(1, 15))  # a product of each height, two vectors wide
+
+
+@needs_library
 def test_choice_by_name():
     before = library.cpu_isa()
-    assert before in ISAS
+    assert before in library.CPU_ISAS
     library.set_cpu_isa("scalar")
     assert library.cpu_isa() == "scalar"
     library.set_cpu_isa(before)
     with pytest.raises(ValueError, match=r"'mmx' is not available: the best here is '\w+'"):
         library.set_cpu_isa("mmx")
+    assert library.cpu_isa() == before
+
+
+@needs_library
+@pytest.mark.skipif(cpu_has("avx512_bf16"), reason="this CPU has AVX512_BF16")
+def test_what_the_cpu_lacks_is_refused():
+    before = library.cpu_isa()
+    with pytest.raises(ValueError, match=r"'avx512_bf16' is not available: the best here is '\w+', of 'scalar', 'avx2', "):
+        library.set_cpu_isa("avx512_bf16")
     assert library.cpu_isa() == before
 
 
@@ -106,7 +128,7 @@ def test_choice_by_environment():
     assert lowered.stdout.strip() == "scalar", lowered.stderr
     assert library.ISA_ENVIRONMENT not in lowered.stderr
     best = library.cpu_isa()
-    too_much = import_with("avx512" if best != "avx512" else "avx1024")
+    too_much = import_with(library.CPU_ISAS[-1] if best != library.CPU_ISAS[-1] else "avx1024")
     assert too_much.returncode == 0, too_much.stderr
     assert too_much.stdout.strip() == best  # never more than the CPU has
     assert f"RuntimeWarning: {library.ISA_ENVIRONMENT}: instruction set" in too_much.stderr
@@ -121,7 +143,7 @@ def test_all_available_sets_agree():
     best = library.cpu_isa()
     results = []
     try:
-        for isa in ISAS[: ISAS.index(best) + 1]:
+        for isa in library.CPU_ISAS[: library.CPU_ISAS.index(best) + 1]:
             library.set_cpu_isa(isa)
             results.append(
                 native.KERNELS.forward(x.flatten(0, 2), kernel, vector, vector, vector, 1e-6, 9, 11, None, None)

@@ -15,12 +15,12 @@ from convnextv2_fast.models.convnextv2 import Block
 from convnextv2_fast.ops import _kept
 from convnextv2_fast.ops.mlp_grn import cpu
 from convnextv2_fast.testing import make
-from tests.native.cxx import AVX2, HERE, needs_avx2, needs_compiler, run_check
+from tests.native.cxx import AVX2, HERE, SANITIZED, needs_avx2, needs_compiler, run_check
 
 pytestmark = pytest.mark.cpu_kernel
 needs_library = pytest.mark.skipif(library.why_not("cpu") is not None, reason=str(library.why_not("cpu")))
 BEST = library.cpu_isa() or "scalar"
-ISAS = ("scalar", "avx2", "avx512")[: ("scalar", "avx2", "avx512").index(BEST) + 1]
+ISAS = library.CPU_ISAS[: library.CPU_ISAS.index(BEST) + 1]
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
 
@@ -50,7 +50,17 @@ def test_kernel_of_each_width(tmp_path, vector, rows, flags):
     """Odd sizes, all dtypes, ragged and empty groups, held and in slices, on one to three threads."""
     flags = (f"-DCNV2_VECTOR={vector}", f"-DCNV2_ROWS={rows}", "-pthread", *flags)
     said = run_check("mlp_grn_cpu_check.cpp", tmp_path, *flags)
-    assert re.search(r"^180 problems, 0 failed", said), said
+    assert re.search(r"^192 problems, 0 failed", said), said
+
+
+@needs_compiler
+@needs_avx2
+@pytest.mark.parametrize("flags", [("-O0",), SANITIZED], ids=["plain", "sanitized"])
+def test_kernel_of_bfloat16_pairs(tmp_path, flags):
+    """What CPUs with AVX512_BF16 run, its instructions emulated: twice the error of plain bfloat16 modules at most."""
+    emulated = ("-include", str(HERE / "avx512_bf16_emulation.h"), "-DCNV2_VECTOR=Vec16", "-DCNV2_ROWS=14")
+    said = run_check("mlp_grn_cpu_check.cpp", tmp_path, "-DCNV2_PAIRS", "-pthread", *AVX2, *flags, *emulated)
+    assert re.search(r"^112 problems, 0 failed", said), said
 
 
 def gradients(problem, backend, **options):

@@ -25,11 +25,12 @@ def _forward_fake(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-library.define(f"block_cpu_pack({_PARAMETERS}) -> Tensor", _pack_fake)
+library.define(f"block_cpu_pack({_PARAMETERS}, bool bfloat16=False) -> Tensor", _pack_fake)
 library.define(
     f"block_cpu_fwd(Tensor x, Tensor packed, {_PARAMETERS}, float ln_eps, float grn_eps) -> Tensor", _forward_fake
 )
 # Contiguous x [N, H, W, C]; kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], vectors of any shape. No autograd.
+# bfloat16: packs for x in bfloat16.
 _pack = torch.ops.convnextv2_fast.block_cpu_pack.default
 _forward = torch.ops.convnextv2_fast.block_cpu_fwd.default
 _missing = library.why_not("cpu") is not None
@@ -52,7 +53,7 @@ def infer(x: Tensor, *parameters: Tensor, ln_eps: float, grn_eps: float) -> Tens
     """The block's result for x `[N, H, W, C]`; None where the weights cannot be kept packed.
 
     `parameters`: w1, kernel, bias, ln_weight, ln_bias, b1, gamma, beta, w2, b2."""
-    packed = _kept.copy_of(_pack, *parameters)
+    packed = _kept.copy_of(_pack, *parameters, options=(_kept.in_pairs(x.dtype),))
     if packed is None:
         return None
     return _forward(x.contiguous(), packed, *parameters, ln_eps, grn_eps)

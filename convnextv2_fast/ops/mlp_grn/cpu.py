@@ -60,7 +60,9 @@ def _backward_fake(
     )
 
 
-library.define("mlp_grn_cpu_pack(Tensor w1, Tensor b1, Tensor beta, Tensor w2, Tensor b2) -> Tensor", _pack_fake)
+library.define(
+    "mlp_grn_cpu_pack(Tensor w1, Tensor b1, Tensor beta, Tensor w2, Tensor b2, bool bfloat16=False) -> Tensor", _pack_fake
+)
 library.define(f"mlp_grn_cpu_fwd{_FORWARD}, Tensor? packed) -> (Tensor y, Tensor norm)", _forward_fake)
 library.define(
     f"mlp_grn_cpu_kept{_FORWARD}) -> (Tensor y, Tensor norm)", _forward_fake, f"{__name__}:forward_on_kept_weights"
@@ -72,7 +74,7 @@ library.define(
 )
 # Contiguous u [T, C], w1 [K, C], w2 [C', K], vectors flat; parameters in u's dtype or float32; residual [T, C'] gives
 # y's dtype; row_scale float32; norm float32 [G, K]; parameters' gradients float32. No autograd. packed: of
-# mlp_grn_cpu_pack, instead of packing anew (mlp_grn_cpu_kept: of _kept.py).
+# mlp_grn_cpu_pack, bfloat16 where u is, instead of packing anew (mlp_grn_cpu_kept: of _kept.py).
 _pack = torch.ops.convnextv2_fast.mlp_grn_cpu_pack.default
 _forward = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default
 _backward = torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default
@@ -83,7 +85,8 @@ def forward_on_kept_weights(
     u: Tensor, w1: Tensor, b1: Tensor, gamma: Tensor, beta: Tensor, w2: Tensor, b2: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     """The forward on weights that are packed once for as long as they do not change."""
-    return _forward(u, w1, b1, gamma, beta, w2, b2, *rest, _kept.copy_of(_pack, w1, b1, beta, w2, b2))
+    packed = _kept.copy_of(_pack, w1, b1, beta, w2, b2, options=(_kept.in_pairs(u.dtype),))
+    return _forward(u, w1, b1, gamma, beta, w2, b2, *rest, packed)
 
 
 TRAINING = SimpleNamespace(forward=lambda *args: _forward(*args, None), backward=_backward)

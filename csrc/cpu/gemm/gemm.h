@@ -12,11 +12,11 @@ namespace cnv2 {
 
 namespace {
 
-template <class V, int kRows>
+template <class V, int kRows, class Op = PlainFloats<V>>
 struct Gemm {
-  using T = Tiles<V, kRows>;
-  static constexpr int kVector = T::kVector, kBlock = T::kBlock;
-  static constexpr int64_t kDepth = 192;       // of a reduction taken at once: a panel's slice is 24 KB at 32 columns
+  using T = Tiles<V, kRows, Op>;
+  static constexpr int kVector = T::kVector, kBlock = T::kBlock, kWords = T::kWords;
+  static constexpr int64_t kDepth = 192;       // words of a reduction at once: a panel's slice is 24 KB at 32 columns
   static constexpr int64_t kRowsAtOnce = 448;  // their slice is 336 KB
   static constexpr int64_t kThreadWork = 128 * 1024;  // multiply-adds that are worth waking a thread for
 
@@ -41,17 +41,17 @@ struct Gemm {
   static void pack_rows(const ConstArray& x, int64_t first, int64_t rows, int64_t columns, float* out,
                         int64_t height) {
     as(x.dtype, x.data,
-       [&](auto* data) { Pack<V>::rows(data + first * columns, rows, columns, out, height * kBlock); });
+       [&](auto* data) { Pack<V, Op>::rows(data + first * columns, rows, columns, out, height * kWords); });
   }
   // All panels of w [n, k] as torch.nn.Linear has it.
   static void pack_transposed(const ConstArray& w, int64_t n, int64_t k, float* out, const Parallel& parallel) {
     parallel(0, T::blocks(n), grain(k * kBlock * 4), [&](int64_t j0, int64_t j1) {
       as(w.dtype, w.data, [&](auto* data) {
-        for (int64_t j = j0; j < j1; ++j) Pack<V>::panel_transposed(data, n, k, j, out + j * k * kBlock);
+        for (int64_t j = j0; j < j1; ++j) Pack<V, Op>::panel_transposed(data, n, k, j, out + j * T::words(k) * kBlock);
       });
     });
   }
-  // All panels of w [k, n].
+  // All panels, of floats, of w [k, n].
   static void pack_panels(const ConstArray& w, int64_t k, int64_t n, float* out, const Parallel& parallel) {
     parallel(0, T::blocks(n), grain(k * kBlock), [&](int64_t j0, int64_t j1) {
       as(w.dtype, w.data, [&](auto* data) {
@@ -67,7 +67,7 @@ struct Gemm {
     const float* a;
     int64_t a_stride;
     const float* b;
-    int64_t k;  // length of the reduction
+    int64_t k;  // words of the reduction
     float* c;
     int64_t c_stride;
     const float* start;  // [blocks][kBlock], null: zeros
@@ -81,7 +81,7 @@ struct Gemm {
       prepare(k, depth);
       for (int64_t j = 0; j < m.blocks; ++j) {
         typename T::Product p{};
-        p.a = m.a + k / kBlock * m.a_stride, p.a_stride = m.a_stride;
+        p.a = m.a + k / kWords * m.a_stride, p.a_stride = m.a_stride;
         p.b = slice(j, k, depth);
         p.k = depth;
         p.c = m.c + j * m.c_stride;
@@ -92,7 +92,7 @@ struct Gemm {
         for (int64_t r = 0; r < m.rows; r += kRows) {
           p.next = r + kRows < m.rows ? p.c + kRows * kBlock : m.c + (j + 1 < m.blocks ? j + 1 : 0) * m.c_stride;
           T::product(p, static_cast<int>(m.rows - r < kRows ? m.rows - r : kRows));
-          p.a += kRows * kBlock;
+          p.a += kRows * kWords;
           p.c += kRows * kBlock;
           p.ahead += p.ahead_lines * T::kLine;
         }

@@ -9,10 +9,11 @@
 namespace cnv2 {
 namespace {
 
-template <class V>
+template <class V, class Op = PlainFloats<V>>
 struct Pack {
   static constexpr int kVector = V::width;
   static constexpr int kBlock = 2 * kVector;
+  static constexpr int kWords = kBlock / Op::kNumbers;
 
   // `lanes` floats from p, at most a vector's; none if that is negative.
   template <class T>
@@ -20,19 +21,28 @@ struct Pack {
     return lanes >= kVector ? V::load(p) : lanes > 0 ? V::load(p, static_cast<int>(lanes)) : V::zero();
   }
 
-  // Rows [0, rows) of src [rows][columns] to blocked form; `stride` floats from one column block to the next.
+  // The words of `lanes` numbers from p, at most a vector's.
+  template <class T>
+  static CNV2_INLINE V load_words(const T* p, int64_t lanes) {
+    if constexpr (Op::kNumbers == 1) {
+      return load(p, lanes);
+    } else {
+      return Op::join(load(p, lanes), load(p + kVector, lanes - kVector));
+    }
+  }
+
+  // Rows [0, rows) of src [rows][columns] to blocked form; `stride` words from one column block to the next.
   template <class T>
   static void rows(const T* src, int64_t rows, int64_t columns, float* out, int64_t stride) {
-    for (int64_t r = 0; r < rows; ++r, src += columns, out += kBlock) {
+    for (int64_t r = 0; r < rows; ++r, src += columns, out += kWords) {
       float* to = out;
       for (int64_t c = 0; c < columns; c += kBlock, to += stride) {
-        load(src + c, columns - c).store(to);
-        load(src + c + kVector, columns - c - kVector).store(to + kVector);
+        Op::store(load(src + c, columns - c), load(src + c + kVector, columns - c - kVector), to);
       }
     }
   }
 
-  // Panel j of a weight [k][n] whose first index is the reduction's.
+  // Panel j, of floats, of a weight [k][n] whose first index is the reduction's.
   template <class T>
   static void panel(const T* w, int64_t k, int64_t n, int64_t j, float* out) {
     const int64_t c = j * kBlock;
@@ -45,17 +55,18 @@ struct Pack {
   // Panel j of a weight [n][k], as torch.nn.Linear has it: transposed on the way.
   template <class T>
   static void panel_transposed(const T* w, int64_t n, int64_t k, int64_t j, float* out) {
-    for (int64_t i = 0; i < k; i += kVector, out += kVector * kBlock) {
-      const int64_t depth = k - i < kVector ? k - i : kVector;
+    constexpr int kStep = kVector * Op::kNumbers;
+    for (int64_t i = 0; i < k; i += kStep, out += kVector * kBlock) {
+      const int64_t depth = k - i < kStep ? k - i : kStep;
       unroll<0, 2>([&](auto half) CNV2_LAMBDA {
         const int64_t first = j * kBlock + half.value * kVector;
         V square[kVector];
         unroll<0, kVector>([&](auto r) CNV2_LAMBDA {
-          square[r.value] = first + r.value < n ? load(w + (first + r.value) * k + i, depth) : V::zero();
+          square[r.value] = first + r.value < n ? load_words(w + (first + r.value) * k + i, depth) : V::zero();
         });
         transpose(square);
         unroll<0, kVector>([&](auto r) CNV2_LAMBDA {
-          if (r.value < depth) square[r.value].store(out + r.value * kBlock + half.value * kVector);
+          if (r.value * Op::kNumbers < depth) square[r.value].store(out + r.value * kBlock + half.value * kVector);
         });
       });
     }

@@ -1,8 +1,9 @@
-// The register tiles of the CPU's matrix products, a template over the vector type.
+// The register tiles of the CPU's matrix products, a template over the vector type and the operands' numbers.
 //
 // Matrices of activations are "blocked": [column block][row][kBlock], kBlock = 2 vectors. A tile's rows then lie a
 // constant distance apart, so that one pointer addresses them all, and what one product writes the next can read as
-// either operand. Weights are packed in panels: [column block][reduction index][kBlock].
+// either operand. Weights are packed in panels: [column block][reduction index][kBlock]. "Words" are those of operands.h:
+// where they are pairs, a row of a block has half as many, and so has a reduction.
 #pragma once
 
 #include <cstdint>
@@ -10,26 +11,30 @@
 
 #include "cnv2/unroll.h"
 #include "cnv2/vec.h"
+#include "operands.h"
 
 namespace cnv2 {
 namespace {
 
 // Of kRows x 2 vectors in registers: 2 loads and kRows broadcasts for 2 * kRows multiply-adds.
-template <class V, int kRows>
+template <class V, int kRows, class Op = PlainFloats<V>>
 struct Tiles {
   static constexpr int kVector = V::width;
   static constexpr int kBlock = 2 * kVector;
+  static constexpr int kWords = kBlock / Op::kNumbers;  // of a row of a block
   static constexpr int kMaxRows = kRows;
   static constexpr int kLine = 16;  // floats of a cache line
 
   static constexpr int64_t blocks(int64_t columns) { return (columns + kBlock - 1) / kBlock; }
 
-  // c[i][j] = sum_k a[i][k] b[k][j], added to `start[j]` or, where that is null, to c[i][j].
+  static constexpr int64_t words(int64_t numbers) { return (numbers + Op::kNumbers - 1) / Op::kNumbers; }
+
+  // c[i][j] = sum_k a[i][k] b[k][j], in float32, added to `start[j]` or, where that is null, to c[i][j].
   struct Product {
     const float* a;      // blocked, at the tile's first row and the reduction's first column, which begins a block
-    int64_t a_stride;    // floats from one column block to the next
+    int64_t a_stride;    // words from one column block to the next
     const float* b;      // panel, at the reduction's first row
-    int64_t k;           // length of the reduction
+    int64_t k;           // words of the reduction
     float* c;            // blocked, at the tile's first row
     const float* start;  // [kBlock]
     // Brought into the cache on the way: the next tile of c, and some lines of b's next panel.
@@ -67,15 +72,15 @@ struct Tiles {
           V::load(p.start != nullptr ? p.start + j.value * kVector : p.c + i.value * kBlock + j.value * kVector);
     });
     const float *a = p.a, *b = p.b;
-    const int64_t blocks = (p.k + kBlock - 1) / kBlock;
+    const int64_t blocks = (p.k + kWords - 1) / kWords;
     const int64_t next_lines = kCount * kBlock / kLine / blocks + 1, ahead_lines = (p.ahead_lines + blocks - 1) / blocks;
     const float *next = p.next, *ahead = p.ahead;
-    for (int64_t k = 0; k < p.k; k += kBlock, a += p.a_stride) {
+    for (int64_t k = 0; k < p.k; k += kWords, a += p.a_stride) {
       for (int64_t i = 0; i < next_lines; ++i, next += kLine) __builtin_prefetch(next, 1, 3);
       for (int64_t i = 0; i < ahead_lines; ++i, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
-      const int here = static_cast<int>(p.k - k < kBlock ? p.k - k : kBlock);
+      const int here = static_cast<int>(p.k - k < kWords ? p.k - k : kWords);
       const float* column = a;
-      for (int i = 0; i < here; ++i, ++column, b += kBlock) multiply_add<kCount, kBlock>(column, b, sum);
+      for (int i = 0; i < here; ++i, ++column, b += kBlock) multiply_add<kCount, kWords>(column, b, sum);
     }
     each<kCount>([&](auto i, auto j)
                      CNV2_LAMBDA { sum[i.value][j.value].store(p.c + i.value * kBlock + j.value * kVector); });
@@ -108,8 +113,8 @@ struct Tiles {
     const V b0 = V::load(b), b1 = V::load(b + kVector);
     unroll<0, kCount>([&](auto i) CNV2_LAMBDA {
       const V x = V::set(a[i.value * kStride]);
-      sum[i.value][0] = V::fma(x, b0, sum[i.value][0]);
-      sum[i.value][1] = V::fma(x, b1, sum[i.value][1]);
+      sum[i.value][0] = Op::fma(x, b0, sum[i.value][0]);
+      sum[i.value][1] = Op::fma(x, b1, sum[i.value][1]);
     });
   }
 

@@ -13,9 +13,9 @@
 namespace cnv2 {
 namespace {
 
-template <class V, int kRows>
-struct MlpGrnCommon : Gemm<V, kRows> {
-  using G = Gemm<V, kRows>;
+template <class V, int kRows, class Op = PlainFloats<V>>
+struct MlpGrnCommon : Gemm<V, kRows, Op> {
+  using G = Gemm<V, kRows, Op>;
   using typename G::T;
   using G::kBlock, G::kVector;
 
@@ -24,10 +24,11 @@ struct MlpGrnCommon : Gemm<V, kRows> {
   struct Packed {
     const float *w1, *b1, *w2, *b2;  // b2 + w2 beta: GRN's beta is a constant of every row
   };
-  static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * s.c_in * kBlock; }
-  static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * s.hidden * kBlock; }
+  static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * T::words(s.c_in) * kBlock; }
+  static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * T::words(s.hidden) * kBlock; }
   static int64_t packed_floats(const MlpGrnShape& s) {
-    return w1_floats(s) + w2_floats(s) + (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock;
+    constexpr int64_t kMark = (Op::kNumbers - 1) * kVector;  // so that no two kinds are of one size
+    return w1_floats(s) + w2_floats(s) + (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock + kMark;
   }
   static Packed unpack(const MlpGrnShape& s, const float* packed) {
     const float* w2 = packed + w1_floats(s);
@@ -44,7 +45,7 @@ struct MlpGrnCommon : Gemm<V, kRows> {
     G::pack_vector(w.b2, s.c_out, b2);
     G::pack_vector(w.beta, s.hidden, beta);
     parallel(0, T::blocks(s.c_out), G::grain(s.hidden * kBlock), [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o) add_product(beta, to.w2 + o * s.hidden * kBlock, s.hidden, b2 + o * kBlock);
+      for (int64_t o = begin; o < end; ++o) add_product(beta, to.w2 + o * T::words(s.hidden) * kBlock, s.hidden, b2 + o * kBlock);
     });
   }
 
@@ -54,9 +55,8 @@ struct MlpGrnCommon : Gemm<V, kRows> {
     V all0 = V::load(out), all1 = V::load(out + kVector);
     for (int64_t first = 0; first < count; first += kTerms) {
       V sum0 = V::zero(), sum1 = V::zero();
-      for (int64_t k = first; k < count && k < first + kTerms; ++k) {
-        sum0 = V::fma(V::set(v[k]), V::load(panel + k * kBlock), sum0);
-        sum1 = V::fma(V::set(v[k]), V::load(panel + k * kBlock + kVector), sum1);
+      for (int64_t k = first; k < count && k < first + kTerms; k += Op::kNumbers) {
+        Op::add_scaled(panel + k / Op::kNumbers * kBlock, v + k, sum0, sum1);
       }
       all0 = V::add(all0, sum0);
       all1 = V::add(all1, sum1);

@@ -1,4 +1,4 @@
-// The forward of mlp_grn, a template over the vector type V and the rows of a register tile.
+// The forward of mlp_grn, a template over the vector type V, the rows of a register tile, and the products' operands.
 //
 // Chunk by chunk (plan.h): GELU(u w1' + b1) into a blocked buffer that stays in the cache, with the sums of squares of
 // each row block; GRN's scale from them; the second product. The scale goes to w2 on its way into the cache where a
@@ -10,11 +10,11 @@
 namespace cnv2 {
 namespace {
 
-template <class V, int kRows>
-class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
-  using Common = MlpGrnCommon<V, kRows>;
+template <class V, int kRows, class Op = PlainFloats<V>>
+class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
+  using Common = MlpGrnCommon<V, kRows, Op>;
   using typename Common::T;
-  using Common::kBlock, Common::kVector, Common::kDepth;
+  using Common::kBlock, Common::kVector, Common::kWords, Common::kDepth;
 
  public:
   MlpGrnForwardRun(const MlpGrnForward& p, const Parallel& parallel)
@@ -25,7 +25,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
         cb_(T::blocks(s_.c_in)),
         ob_(T::blocks(s_.c_out)),
         packed_(Common::unpack(s_, p.packed)),
-        plan_(s_.groups, kb_ * kBlock * sizeof(float), s_.held_bytes, kRows) {}
+        plan_(s_.groups, kb_ * kWords * sizeof(float), s_.held_bytes, kRows) {}
 
   void run() {
     const RowGroups& groups = s_.groups;
@@ -63,10 +63,10 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
     rows_ = chunk.rows();
     const int64_t most = plan_.max_blocks(chunk);
     const int64_t map = (most * sizeof(RowBlock) + 63) / 64 * 16;
-    float* memory = thread_scratch(ScratchSlot::kChunk, map + kb_ * kBlock * (rows_ + most));
+    float* memory = thread_scratch(ScratchSlot::kChunk, map + kb_ * (kWords * rows_ + kBlock * most));
     blocks_ = reinterpret_cast<RowBlock*>(memory);
     hidden_ = memory + map;
-    block_sums_ = hidden_ + kb_ * kBlock * rows_;
+    block_sums_ = hidden_ + kb_ * kWords * rows_;
     count_ = plan_.cut(chunk, blocks_);
     by_rows_ = Common::by_rows(blocks_, count_, rows_, parallel_.threads);
   }
@@ -79,29 +79,41 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
   // Hidden panels [j0, j1) of row blocks [b0, b1).
   void activate(int64_t b0, int64_t b1, int64_t j0, int64_t j1) {
     Common::each_run(blocks_, b0, b1, [&](int64_t begin, int64_t end, int64_t first, int64_t rows) {
-      float* u = thread_scratch(ScratchSlot::kOperand, cb_ * kBlock * rows);
+      const int64_t depth = T::words(s_.c_in), unpacked = cb_ * kWords * rows;
+      // Floats become their GELU in place. Else the product is wider than what is kept of it: one panel's, or, where
+      // the reduction takes several slices, a few panels'.
+      constexpr bool kInPlace = Op::kNumbers == 1;
+      const bool few = !kInPlace && depth > kDepth;
+      const int64_t stride = kInPlace ? rows_ * kBlock : few ? rows * kBlock : 0;
+      const int64_t most = few ? kPanels : j1 - j0, buffer = kInPlace ? 0 : (few ? kPanels : 1) * rows * kBlock;
+      float* u = thread_scratch(ScratchSlot::kOperand, unpacked + buffer);
       Common::pack_rows(p_.u, chunk_.begin + first, rows, s_.c_in, u, rows);
-      const float* w1 = packed_.w1 + j0 * s_.c_in * kBlock;
-      float* h = hidden_ + (j0 * rows_ + first) * kBlock;
-      Common::multiply(
-          {u, rows * kBlock, w1, s_.c_in, h, rows_ * kBlock, packed_.b1 + j0 * kBlock, rows, j1 - j0},
-          [](int64_t, int64_t) {},
-          [&](int64_t j, int64_t k, int64_t) { return w1 + (j * s_.c_in + k) * kBlock; },
-          [&](int64_t j) {
-            for (int64_t b = begin; b < end; ++b) gelu(blocks_[b], b, j0 + j);
-          });
+      for (int64_t at = j0; at < j1; at += most) {
+        const float* w1 = packed_.w1 + at * depth * kBlock;
+        float* h = kInPlace ? hidden_ + (at * rows_ + first) * kBlock : u + unpacked;
+        Common::multiply(
+            {u, rows * kWords, w1, depth, h, stride, packed_.b1 + at * kBlock, rows, j1 - at < most ? j1 - at : most},
+            [](int64_t, int64_t) {}, [&](int64_t j, int64_t k, int64_t) { return w1 + (j * depth + k) * kBlock; },
+            [&](int64_t j) {
+              for (int64_t b = begin; b < end; ++b)
+                gelu(h + j * stride + (blocks_[b].begin - first) * kBlock, b, at + j);
+            });
+      }
     });
   }
 
-  void gelu(const RowBlock& block, int64_t b, int64_t j) {
-    float *h = hidden_ + (j * rows_ + block.begin) * kBlock, *squares = block_sums_ + (b * kb_ + j) * kBlock;
+  static constexpr int64_t kPanels = 4;
+
+  // A row block's part of hidden panel j, and its sums of squares.
+  void gelu(const float* h, int64_t b, int64_t j) {
+    const RowBlock& block = blocks_[b];
+    float *to = hidden_ + (j * rows_ + block.begin) * kWords, *squares = block_sums_ + (b * kb_ + j) * kBlock;
     V sum0 = V::zero(), sum1 = V::zero();
-    for (int64_t r = block.begin; r < block.end; ++r, h += kBlock) {
+    for (int64_t r = block.begin; r < block.end; ++r, h += kBlock, to += kWords) {
       const V g0 = Gelu<V>::value(V::load(h)), g1 = Gelu<V>::value(V::load(h + kVector));
       sum0 = V::fma(g0, g0, sum0);
       sum1 = V::fma(g1, g1, sum1);
-      g0.store(h);
-      g1.store(h + kVector);
+      Op::store(g0, g1, to);
     }
     sum0.store(squares);
     sum1.store(squares + kVector);
@@ -146,10 +158,11 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
     for (int64_t j = j0; j < j1; ++j) {
       const float* scale = scale_ + (block.group * kb_ + j) * kBlock;
       const V s0 = V::load(scale), s1 = V::load(scale + kVector);
-      float* h = hidden_ + (j * rows_ + block.begin) * kBlock;
-      for (int64_t r = block.begin; r < block.end; ++r, h += kBlock) {
-        V::mul(V::load(h), s0).store(h);
-        V::mul(V::load(h + kVector), s1).store(h + kVector);
+      float* h = hidden_ + (j * rows_ + block.begin) * kWords;
+      for (int64_t r = block.begin; r < block.end; ++r, h += kWords) {
+        V g0, g1;
+        Op::load(h, g0, g1);
+        Op::store(V::mul(g0, s0), V::mul(g1, s1), h);
       }
     }
   }
@@ -159,17 +172,18 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
     Common::each_run(blocks_, b0, b1, [&](int64_t begin, int64_t end, int64_t first, int64_t rows) {
       float* folded = thread_scratch(ScratchSlot::kOperand, ((o1 - o0) * rows + kDepth) * kBlock);
       float* y = folded + kDepth * kBlock;
-      const float* w2 = packed_.w2 + o0 * s_.hidden * kBlock;
+      const int64_t hidden = T::words(s_.hidden);
+      const float* w2 = packed_.w2 + o0 * hidden * kBlock;
       Common::multiply(
-          {hidden_ + first * kBlock, rows_ * kBlock, w2, s_.hidden, y, rows * kBlock, packed_.b2 + o0 * kBlock, rows,
+          {hidden_ + first * kWords, rows_ * kWords, w2, hidden, y, rows * kBlock, packed_.b2 + o0 * kBlock, rows,
            o1 - o0},
           [&](int64_t k, int64_t depth) {
             if (!by_rows_ || fold_) return;
-            for (int64_t b = begin; b < end; ++b) scale_hidden(blocks_[b], k / kBlock, T::blocks(k + depth));
+            for (int64_t b = begin; b < end; ++b) scale_hidden(blocks_[b], k / kWords, (k + depth + kWords - 1) / kWords);
           },
           [&](int64_t o, int64_t k, int64_t depth) {
-            const float* slice = w2 + (o * s_.hidden + k) * kBlock;
-            return fold_ ? fold(slice, scale_ + k, depth, folded) : slice;
+            const float* slice = w2 + (o * hidden + k) * kBlock;
+            return fold_ ? fold(slice, scale_ + k * Op::kNumbers, depth, folded) : slice;
           },
           [](int64_t) {});
       Common::as(p_.y_dtype, p_.y, [&](auto* out) { write(out, y, chunk_.begin + first, rows, o0, o1); });
@@ -177,11 +191,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows> {
   }
 
   static const float* fold(const float* w2, const float* scale, int64_t depth, float* out) {
-    for (int64_t i = 0; i < depth; ++i, w2 += kBlock) {
-      const V s = V::set(scale[i]);
-      V::mul(V::load(w2), s).store(out + i * kBlock);
-      V::mul(V::load(w2 + kVector), s).store(out + i * kBlock + kVector);
-    }
+    for (int64_t i = 0; i < depth; ++i) Op::scale(w2 + i * kBlock, scale + i * Op::kNumbers, out + i * kBlock);
     return out;
   }
 

@@ -18,6 +18,7 @@ struct MlpGrnShape {
   // A group whose hidden activations take more than this is computed in slices, twice: its norms are known only after
   // all of it.
   int64_t held_bytes;
+  DType activations;  // u's dtype, for which weights are packed
 };
 
 struct MlpGrnWeights {
@@ -28,9 +29,9 @@ struct MlpGrnWeights {
 
 struct MlpGrnForward {
   MlpGrnShape shape;
-  ConstArray u;         // [T, c_in]
-  const float* packed;  // of pack()
-  ConstArray gamma;     // [hidden]
+  ConstArray u;            // [T, c_in]
+  const float* packed;     // of pack()
+  ConstArray gamma;        // [hidden]
   const void* residual;    // [T, c_out] in y's dtype, or null
   const float* row_scale;  // [T / scale_rows], or null
   int64_t scale_rows;
@@ -51,7 +52,7 @@ struct MlpGrnBackward {
 
 struct MlpGrnCpu {
   int64_t (*packed_floats)(const MlpGrnShape&);
-  // Weights in the order the forward reads them; valid for this instruction set.
+  // Weights in the order the forward reads them; valid for this instruction set, and for activations of this dtype.
   void (*pack)(const MlpGrnShape&, const MlpGrnWeights&, float* packed, const Parallel&);
   void (*forward)(const MlpGrnForward&, const Parallel&);
   void (*backward)(const MlpGrnBackward&, const Parallel&);
@@ -64,9 +65,16 @@ extern const MlpGrnCpu kMlpGrnAvx2;
 #ifdef CNV2_HAVE_AVX512
 extern const MlpGrnCpu kMlpGrnAvx512;
 #endif
+#ifdef CNV2_HAVE_AVX512_BF16
+extern const MlpGrnCpu kMlpGrnAvx512Bf16;
+#endif
 
 inline const MlpGrnCpu& mlp_grn_cpu(CpuIsa isa) {
   switch (isa) {
+#ifdef CNV2_HAVE_AVX512_BF16
+    case CpuIsa::kAvx512Bf16:
+      return kMlpGrnAvx512Bf16;
+#endif
 #ifdef CNV2_HAVE_AVX512
     case CpuIsa::kAvx512:
       return kMlpGrnAvx512;

@@ -10,7 +10,7 @@
 namespace cnv2 {
 
 // Ordered: every later one implies the earlier ones.
-enum class CpuIsa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+enum class CpuIsa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
 namespace {
 
@@ -29,8 +29,9 @@ inline CpuIsa detect_cpu_isa() {
   if (!(ebx & (1u << 5))) return CpuIsa::kScalar;  // AVX2
   constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
   constexpr unsigned kAvx512 = kF | kDq | kBw | kVl;
-  if ((ebx & kAvx512) == kAvx512 && (xcr0 & 0xe6u) == 0xe6u) return CpuIsa::kAvx512;  // masks, zmm
-  return CpuIsa::kAvx2;
+  if ((ebx & kAvx512) != kAvx512 || (xcr0 & 0xe6u) != 0xe6u) return CpuIsa::kAvx2;  // masks, zmm
+  if (eax < 1 || !__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return CpuIsa::kAvx512;
+  return eax & (1u << 5) ? CpuIsa::kAvx512Bf16 : CpuIsa::kAvx512;
 #else
   return CpuIsa::kScalar;
 #endif

@@ -1,0 +1,8 @@
+#include "bf16.h"
+
+namespace cnv2 {
+
+using Kernel = MlpGrnBf16Kernel<Vec16, 14, kMlpGrnAvx512>;
+extern const MlpGrnCpu kMlpGrnAvx512Bf16 = {Kernel::packed_floats, Kernel::pack, Kernel::forward, Kernel::backward};
+
+}  // namespace cnv2
