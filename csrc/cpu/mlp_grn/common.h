@@ -22,18 +22,21 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
   // ---- packed weights ---------------------------------------------------------------------------------------------
 
   struct Packed {
-    const float *w1, *b1, *w2, *b2;  // b2 + w2 beta: GRN's beta is a constant of every row
+    const float *w1, *b1, *w2, *b2, *beta;
+    const float* b2_beta;  // b2 + w2 beta: for an operand without GRN's beta
   };
   static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * T::words(s.c_in) * kBlock; }
   static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * T::words(s.hidden) * kBlock; }
   static int64_t packed_floats(const MlpGrnShape& s) {
     constexpr int64_t kMark = (Op::kNumbers - 1) * kVector;  // so that no two kinds are of one size
-    return w1_floats(s) + w2_floats(s) + (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock + kMark;
+    return w1_floats(s) + w2_floats(s) + 2 * (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock + kMark;
   }
   static Packed unpack(const MlpGrnShape& s, const float* packed) {
     const float* w2 = packed + w1_floats(s);
     const float* b1 = w2 + w2_floats(s);
-    return {packed, b1, w2, b1 + T::blocks(s.hidden) * kBlock};
+    const float* beta = b1 + T::blocks(s.hidden) * kBlock;
+    const float* b2 = beta + T::blocks(s.hidden) * kBlock;
+    return {packed, b1, w2, b2, beta, b2 + T::blocks(s.c_out) * kBlock};
   }
 
   static void pack(const MlpGrnShape& s, const MlpGrnWeights& w, float* packed, const Parallel& parallel) {
@@ -41,11 +44,13 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     G::pack_transposed(w.w1, s.hidden, s.c_in, const_cast<float*>(to.w1), parallel);
     G::pack_transposed(w.w2, s.c_out, s.hidden, const_cast<float*>(to.w2), parallel);
     G::pack_vector(w.b1, s.hidden, const_cast<float*>(to.b1));
-    float *b2 = const_cast<float*>(to.b2), *beta = thread_scratch(ScratchSlot::kVectors, T::blocks(s.hidden) * kBlock);
-    G::pack_vector(w.b2, s.c_out, b2);
-    G::pack_vector(w.beta, s.hidden, beta);
+    G::pack_vector(w.beta, s.hidden, const_cast<float*>(to.beta));
+    G::pack_vector(w.b2, s.c_out, const_cast<float*>(to.b2));
+    float* sums = const_cast<float*>(to.b2_beta);
+    G::pack_vector(w.b2, s.c_out, sums);
     parallel(0, T::blocks(s.c_out), G::grain(s.hidden * kBlock), [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o) add_product(beta, to.w2 + o * T::words(s.hidden) * kBlock, s.hidden, b2 + o * kBlock);
+      for (int64_t o = begin; o < end; ++o)
+        add_product(to.beta, to.w2 + o * T::words(s.hidden) * kBlock, s.hidden, sums + o * kBlock);
     });
   }
 

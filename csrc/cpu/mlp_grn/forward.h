@@ -158,11 +158,12 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
     for (int64_t j = j0; j < j1; ++j) {
       const float* scale = scale_ + (block.group * kb_ + j) * kBlock;
       const V s0 = V::load(scale), s1 = V::load(scale + kVector);
+      const V b0 = V::load(packed_.beta + j * kBlock), b1 = V::load(packed_.beta + j * kBlock + kVector);
       float* h = hidden_ + (j * rows_ + block.begin) * kWords;
       for (int64_t r = block.begin; r < block.end; ++r, h += kWords) {
         V g0, g1;
         Op::load(h, g0, g1);
-        Op::store(V::mul(g0, s0), V::mul(g1, s1), h);
+        Op::store(V::fma(g0, s0, b0), V::fma(g1, s1, b1), h);
       }
     }
   }
@@ -175,8 +176,8 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
       const int64_t hidden = T::words(s_.hidden);
       const float* w2 = packed_.w2 + o0 * hidden * kBlock;
       Common::multiply(
-          {hidden_ + first * kWords, rows_ * kWords, w2, hidden, y, rows * kBlock, packed_.b2 + o0 * kBlock, rows,
-           o1 - o0},
+          {hidden_ + first * kWords, rows_ * kWords, w2, hidden, y, rows * kBlock,
+           (fold_ ? packed_.b2_beta : packed_.b2) + o0 * kBlock, rows, o1 - o0},
           [&](int64_t k, int64_t depth) {
             if (!by_rows_ || fold_) return;
             for (int64_t b = begin; b < end; ++b) scale_hidden(blocks_[b], k / kWords, (k + depth + kWords - 1) / kWords);
