@@ -164,8 +164,8 @@ def test_only_one_backend(cli, pretend, monkeypatch):
 
 
 def test_judge_keeps_the_worst_result():
-    line, zero = Line("ok", "op", "cpu"), torch.zeros(2, dtype=torch.float64)
-    one = torch.ones(2, dtype=torch.float64)
+    line, zero = Line("ok", "op", "cpu"), torch.zeros(20, dtype=torch.float64)
+    one = torch.ones(20, dtype=torch.float64)
     exact, plain = {"a": one, "b": one, "c": one}, {"a": one, "b": one * 1.1, "c": one}
     judge(line, {"a": one + 1e-7, "b": one * 1.1, "c": one + 2e-7}, plain, exact, torch.float32)
     assert line.status == "ok" and line.note == "b" and line.error == pytest.approx(0.1)

@@ -39,7 +39,10 @@ def run(source: str, vector: str, sanitizer: str, folder: Path) -> bool:
         done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     passed = done.returncode == 0
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-    print(f"{'ok  ' if passed else 'FAIL'} {source} {vector} {sanitizer}: {last} ({time.monotonic() - began:.0f} s)", flush=True)
+    print(
+        f"{'ok  ' if passed else 'FAIL'} {source} {vector} {sanitizer}: {last} ({time.monotonic() - began:.0f} s)",
+        flush=True,
+    )
     if not passed:
         print((done.stdout + done.stderr)[-4000:])
     return passed

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ... import dispatch, library
 from .. import _cpu, _kept
+from ..dwconv_layer_norm import native as dwconv_layer_norm
+from ..mlp_grn import cpu as mlp_grn
 
 _PARAMETERS = (
     "Tensor w1, Tensor kernel, Tensor bias, Tensor ln_weight, Tensor ln_bias, Tensor b1, Tensor gamma, Tensor beta, "
@@ -44,6 +46,8 @@ def applies(x: Tensor) -> bool:
         or x.device.type != "cpu"
         or x.dtype not in _cpu.DTYPES
         or not dispatch.free_for("cpu", "dwconv_layer_norm", "mlp_grn")
+        or mlp_grn.CPU not in dispatch.implementations("mlp_grn")  # another was registered in its place
+        or dwconv_layer_norm.CPU not in dispatch.implementations("dwconv_layer_norm")
         or torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
     )

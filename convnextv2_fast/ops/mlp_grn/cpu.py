@@ -61,7 +61,8 @@ def _backward_fake(
 
 
 library.define(
-    "mlp_grn_cpu_pack(Tensor w1, Tensor b1, Tensor beta, Tensor w2, Tensor b2, bool bfloat16=False) -> Tensor", _pack_fake
+    "mlp_grn_cpu_pack(Tensor w1, Tensor b1, Tensor beta, Tensor w2, Tensor b2, bool bfloat16=False) -> Tensor",
+    _pack_fake,
 )
 library.define(f"mlp_grn_cpu_fwd{_FORWARD}, Tensor? packed) -> (Tensor y, Tensor norm)", _forward_fake)
 library.define(
