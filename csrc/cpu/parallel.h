@@ -16,8 +16,7 @@ struct Parallel {
   void operator()(int64_t begin, int64_t end, int64_t grain, const F& body) const {
     if (begin >= end) return;
     run(
-        begin, end, grain,
-        [](void* context, int64_t from, int64_t to) { (*static_cast<const F*>(context))(from, to); },
+        begin, end, grain, [](void* context, int64_t from, int64_t to) { (*static_cast<const F*>(context))(from, to); },
         const_cast<F*>(&body));
   }
 };

@@ -44,8 +44,8 @@ inline void pack_depthwise(CpuIsa isa, const Tensor& kernel, const Tensor& bias,
   dwconv_cpu(isa).pack(p, packed, 0, dwconv_cpu(isa).tiling(p, 1).blocks);
 }
 
-inline void run_depthwise(CpuIsa isa, const void* x, DType dtype, int64_t n, int64_t h, int64_t w, int64_t c,
-                          float eps, const float* packed, void* y) {
+inline void run_depthwise(CpuIsa isa, const void* x, DType dtype, int64_t n, int64_t h, int64_t w, int64_t c, float eps,
+                          const float* packed, void* y) {
   DwconvForward p = depthwise(n, h, w, c, packed, packed);  // the kernel reads the packed ones alone
   p.x = x, p.y = y, p.eps = eps, p.dtype = dtype;
   const DwconvCpu& cpu = dwconv_cpu(isa);

@@ -19,8 +19,8 @@ std::tuple<Tensor, Tensor> grn_fwd(const Tensor& x, const Tensor& gamma, const T
   vector_dtype(op, "gamma", x, x.size(1), gamma);
   vector_dtype(op, "beta", x, x.size(1), beta);
   Tensor y = new_contiguous(x), norm = floats(x, {count, x.size(1)});
-  const GrnForward p{groups,          x.size(1),          static_cast<float>(eps), array_of(x),
-                     array_of(gamma), array_of(beta),     y.mutable_data_ptr(),    float_data(norm)};
+  const GrnForward p{groups,          x.size(1),      static_cast<float>(eps), array_of(x),
+                     array_of(gamma), array_of(beta), y.mutable_data_ptr(),    float_data(norm)};
   grn_cpu(current_cpu_isa()).forward(p, torch_parallel());
   return {std::move(y), std::move(norm)};
 }

@@ -22,8 +22,8 @@ Tensor layer_norm_fwd(const Tensor& x, const Tensor& weight, const Tensor& bias,
   vector_dtype(op, "weight", x, x.size(1), weight);
   vector_dtype(op, "bias", x, x.size(1), bias);
   Tensor y = new_contiguous(x);
-  const LayerNormForward p{array_of(x), array_of(weight), array_of(bias), y.mutable_data_ptr(), x.size(0), x.size(1),
-                           static_cast<float>(eps)};
+  const LayerNormForward p{array_of(x), array_of(weight), array_of(bias),         y.mutable_data_ptr(),
+                           x.size(0),   x.size(1),        static_cast<float>(eps)};
   layer_norm_cpu(current_cpu_isa()).forward(p, torch_parallel());
   return y;
 }
@@ -34,8 +34,8 @@ std::tuple<Tensor, Tensor> layer_norm_bwd(const Tensor& dy, const Tensor& x, con
   check_like(op, "dy", x, dy);
   vector_dtype(op, "weight", x, x.size(1), weight);
   Tensor dx = new_contiguous(x), dparams = floats(x, {2, x.size(1)});
-  const LayerNormBackward p{array_of(dy), array_of(x), array_of(weight),       dx.mutable_data_ptr(), float_data(dparams),
-                            x.size(0),    x.size(1),   static_cast<float>(eps)};
+  const LayerNormBackward p{array_of(dy),        array_of(x), array_of(weight), dx.mutable_data_ptr(),
+                            float_data(dparams), x.size(0),   x.size(1),        static_cast<float>(eps)};
   layer_norm_cpu(current_cpu_isa()).backward(p, torch_parallel());
   return {std::move(dx), std::move(dparams)};
 }

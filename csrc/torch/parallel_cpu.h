@@ -13,8 +13,7 @@ namespace cnv2 {
 inline Parallel torch_parallel() {
   return {static_cast<int64_t>(torch::stable::get_num_threads()),
           [](int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context) {
-            torch::stable::parallel_for(begin, end, grain,
-                                        [=](int64_t from, int64_t to) { body(context, from, to); });
+            torch::stable::parallel_for(begin, end, grain, [=](int64_t from, int64_t to) { body(context, from, to); });
           }};
 }
 

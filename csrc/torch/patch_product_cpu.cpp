@@ -119,8 +119,9 @@ Tensor patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::opti
     p.table_columns = table->dim() == 1 ? 1 : k * k;
   }
   if (rows > 0 && !(table.has_value() && table->dim() == 2))
-    need(cells > 0 && pixels % (height * width) == 0 && (table.has_value() || pixels / (height * width) * cells == rows),
-         "rows must be those of the plane [N, H // k, W // k]");
+    need(
+        cells > 0 && pixels % (height * width) == 0 && (table.has_value() || pixels / (height * width) * cells == rows),
+        "rows must be those of the plane [N, H // k, W // k]");
   const Parallel parallel = torch_parallel();
   p.packed = kept_or_new(op, cpu, w, weight, bias, packed, parallel);
   p.before = norm_of(op, x, c_in, before_weight, before_bias);
@@ -154,8 +155,9 @@ PatchProduct rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_
   }
   const int64_t cells = height / k * (width / k);
   if (rows > 0 && p.table_columns <= 1)
-    need(cells > 0 && pixels % (height * width) == 0 && (table.has_value() || pixels / (height * width) * cells == rows),
-         "rows must be those of the plane [N, H // k, W // k]");
+    need(
+        cells > 0 && pixels % (height * width) == 0 && (table.has_value() || pixels / (height * width) * cells == rows),
+        "rows must be those of the plane [N, H // k, W // k]");
   p.x.dtype = *dtype_of(x);
   return p;
 }

@@ -101,6 +101,8 @@ inline bool report(const char* problem, std::initializer_list<std::pair<const ch
   return bad;
 }
 
-inline double rounding(DType dtype) { return dtype == DType::kFloat32 ? 2e-6 : dtype == DType::kBFloat16 ? 8e-3 : 1e-3; }
+inline double rounding(DType dtype) {
+  return dtype == DType::kFloat32 ? 2e-6 : dtype == DType::kBFloat16 ? 8e-3 : 1e-3;
+}
 
 }  // namespace cnv2

@@ -66,9 +66,9 @@ bool grn_failed(const std::vector<int>& offsets, int64_t c, DType dtype, DType p
   const float eps = static_cast<float>(kEps);
   using Kernel = GrnKernel<CNV2_VECTOR>;
   Kernel::forward({of_rows, c, eps, x.view(), gamma.view(), beta.view(), y.data(), norm.data()}, parallel);
-  Kernel::backward({of_rows, c, eps, dy.view(), x.view(), gamma.view(), norm.data(), dx.data(), dgamma.data(),
-                    dbeta.data()},
-                   parallel);
+  Kernel::backward(
+      {of_rows, c, eps, dy.view(), x.view(), gamma.view(), norm.data(), dx.data(), dgamma.data(), dbeta.data()},
+      parallel);
   const Doubles X = x.values(), D = dy.values(), G = gamma.values(), B = beta.values();
   Doubles Y(rows * c), DX(rows * c), DG(c), DB(c);
   for (int64_t q = 0; q < groups; ++q) {
@@ -106,7 +106,8 @@ bool patch_failed(const Image& s, DType dtype, DType params, int count) {
   const int64_t down = s.h / s.k, across = s.w / s.k, rows = s.n * down * across, depth = s.k * s.k * s.c;
   const int64_t pixels = s.n * s.h * s.w;
   Array x = random_array(g, dtype, pixels * s.c, 1), w = random_array(g, params, s.out * depth, 1 / std::sqrt(depth));
-  Array bias = random_array(g, params, s.out, 1), nw = random_array(g, params, s.c, 1), nb = random_array(g, params, s.c, 1);
+  Array bias = random_array(g, params, s.out, 1), nw = random_array(g, params, s.c, 1),
+        nb = random_array(g, params, s.c, 1);
   Array aw = random_array(g, params, s.out, 1), ab = random_array(g, params, s.out, 1), y(dtype, rows * s.out);
   const Parallel parallel = threads(1 + count % 3);
   using Kernel = PatchProductKernel<CNV2_VECTOR, CNV2_ROWS>;
@@ -157,7 +158,8 @@ bool patch_failed(const Image& s, DType dtype, DType params, int count) {
     }
     for (int64_t o = 0; o < s.out; ++o) Y[r * s.out + o] = row[o];
   }
-  const std::string what = "patch_conv k " + std::to_string(s.k) + " C " + std::to_string(s.c) + " C' " + std::to_string(s.out);
+  const std::string what =
+      "patch_conv k " + std::to_string(s.k) + " C " + std::to_string(s.c) + " C' " + std::to_string(s.out);
   const double limit = 4 * rounding(dtype);
   return report(what.c_str(), {{"y", difference(y.values(), Y) / limit},
                                {"gather", difference(blocks.values(), blocks_want) / limit},
@@ -174,7 +176,8 @@ int main() {
     for (int64_t c : {1, 3, 8, 17, 40, 96, 131}) {
       const DType params = problems % 2 ? dtype : DType::kFloat32;
       for (int64_t rows : {0, 1, 5, 70, 300}) failures += layer_norm_failed(rows, c, dtype, params, problems++);
-      for (const std::vector<int>& offsets : std::vector<std::vector<int>>{{0}, {0, 0}, {0, 1}, {0, 7, 7, 90}, {0, 300}})
+      for (const std::vector<int>& offsets :
+           std::vector<std::vector<int>>{{0}, {0, 0}, {0, 1}, {0, 7, 7, 90}, {0, 300}})
         failures += grn_failed(offsets, c, dtype, params, problems++);
     }
     for (const Image& image : std::vector<Image>{{2, 8, 12, 3, 4, 40, true, false, true},

@@ -298,6 +298,26 @@ def test_bad_packed_weights_are_refused():
         torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(u[:, :4].contiguous(), *args[1:], None)
 
 
+@pytest.mark.skipif("avx512_bf16" not in ISAS, reason="this CPU or this build has no AVX512_BF16")
+def test_weights_packed_for_another_dtype(block):
+    """Pairs of bfloat16 and floats: one is not taken for the other, and the kept copy follows the activations."""
+    sizes, x = [], torch.randn(1, 24, 5, 5)
+    with torch.no_grad():
+        want = block(x)
+        for dtype in (BF16, F32, BF16):
+            y = block.to(dtype)(x.to(dtype))
+            torch.testing.assert_close(y.float(), want, rtol=0.03, atol=0.03)
+            sizes.append(_kept.kept_bytes())
+    assert sizes[0] == sizes[2] < sizes[1]
+    for n in (1, 20):
+        w1, w2, v, b2 = torch.randn(n, n), torch.randn(n, n), torch.randn(n), torch.randn(n)
+        for dtype in (F32, BF16):
+            args = (torch.randn(4, n).to(dtype), w1, v, v, v, w2, b2, None, None, 1e-6, 1 << 20, 4, 1, None, None)
+            packed = torch.ops.convnextv2_fast.mlp_grn_cpu_pack.default(w1, v, v, w2, b2, dtype is F32)
+            with pytest.raises(ValueError, match="on this instruction set, for this dtype"):
+                torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, packed)
+
+
 @needs_library
 def test_gelu_over_its_whole_range(isa):
     """Through the op: one input channel, weight 1, GRN off; error at most that of float32 erf composed by torch."""

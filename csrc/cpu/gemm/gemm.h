@@ -38,8 +38,7 @@ struct Gemm {
     as(v.dtype, v.data, [&](auto* data) { Pack<V>::vector(data, n, out); });
   }
   // Rows [first, first + rows) of x to the blocked rows from `out` on; `height` rows from one column block to the next.
-  static void pack_rows(const ConstArray& x, int64_t first, int64_t rows, int64_t columns, float* out,
-                        int64_t height) {
+  static void pack_rows(const ConstArray& x, int64_t first, int64_t rows, int64_t columns, float* out, int64_t height) {
     as(x.dtype, x.data,
        [&](auto* data) { Pack<V, Op>::rows(data + first * columns, rows, columns, out, height * kWords); });
   }

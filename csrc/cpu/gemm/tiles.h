@@ -2,8 +2,8 @@
 //
 // Matrices of activations are "blocked": [column block][row][kBlock], kBlock = 2 vectors. A tile's rows then lie a
 // constant distance apart, so that one pointer addresses them all, and what one product writes the next can read as
-// either operand. Weights are packed in panels: [column block][reduction index][kBlock]. "Words" are those of operands.h:
-// where they are pairs, a row of a block has half as many, and so has a reduction.
+// either operand. Weights are packed in panels: [column block][reduction index][kBlock]. "Words" are those of
+// operands.h: where they are pairs, a row of a block has half as many, and so has a reduction.
 #pragma once
 
 #include <cstdint>
@@ -73,7 +73,8 @@ struct Tiles {
     });
     const float *a = p.a, *b = p.b;
     const int64_t blocks = (p.k + kWords - 1) / kWords;
-    const int64_t next_lines = kCount * kBlock / kLine / blocks + 1, ahead_lines = (p.ahead_lines + blocks - 1) / blocks;
+    const int64_t next_lines = kCount * kBlock / kLine / blocks + 1,
+                  ahead_lines = (p.ahead_lines + blocks - 1) / blocks;
     const float *next = p.next, *ahead = p.ahead;
     for (int64_t k = 0; k < p.k; k += kWords, a += p.a_stride) {
       for (int64_t i = 0; i < next_lines; ++i, next += kLine) __builtin_prefetch(next, 1, 3);

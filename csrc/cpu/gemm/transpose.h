@@ -9,9 +9,8 @@ namespace {
 // rows[i] lane j becomes rows[j] lane i.
 CNV2_INLINE void transpose(Vec4 (&rows)[4]) {
   typedef int32_t Ints __attribute__((vector_size(16)));
-  const auto shuffle = [](Vec4::Lanes a, Vec4::Lanes b, Ints order) CNV2_LAMBDA {
-    return __builtin_shuffle(a, b, order);
-  };
+  const auto shuffle = [](Vec4::Lanes a, Vec4::Lanes b, Ints order)
+                           CNV2_LAMBDA { return __builtin_shuffle(a, b, order); };
   const Ints low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
   const auto a = shuffle(rows[0].v, rows[1].v, low), b = shuffle(rows[0].v, rows[1].v, high);
   const auto c = shuffle(rows[2].v, rows[3].v, low), d = shuffle(rows[2].v, rows[3].v, high);
@@ -64,17 +63,17 @@ CNV2_INLINE void transpose(Vec16 (&rows)[16]) {
   });
   unroll<0, 4>([&](auto j) CNV2_LAMBDA {
     constexpr int at = j.value;
-    halves[at] = _mm512_shuffle_f32x4(quads[at], quads[at + 4], 0x88);            // groups 0 2 of both
-    halves[at + 4] = _mm512_shuffle_f32x4(quads[at], quads[at + 4], 0xdd);        // groups 1 3
+    halves[at] = _mm512_shuffle_f32x4(quads[at], quads[at + 4], 0x88);      // groups 0 2 of both
+    halves[at + 4] = _mm512_shuffle_f32x4(quads[at], quads[at + 4], 0xdd);  // groups 1 3
     halves[at + 8] = _mm512_shuffle_f32x4(quads[at + 8], quads[at + 12], 0x88);
     halves[at + 12] = _mm512_shuffle_f32x4(quads[at + 8], quads[at + 12], 0xdd);
   });
   unroll<0, 4>([&](auto j) CNV2_LAMBDA {
     constexpr int at = j.value;
-    rows[at].v = _mm512_shuffle_f32x4(halves[at], halves[at + 8], 0x88);             // columns 0 .. 3
-    rows[at + 8].v = _mm512_shuffle_f32x4(halves[at], halves[at + 8], 0xdd);         // 8 .. 11
-    rows[at + 4].v = _mm512_shuffle_f32x4(halves[at + 4], halves[at + 12], 0x88);    // 4 .. 7
-    rows[at + 12].v = _mm512_shuffle_f32x4(halves[at + 4], halves[at + 12], 0xdd);   // 12 .. 15
+    rows[at].v = _mm512_shuffle_f32x4(halves[at], halves[at + 8], 0x88);            // columns 0 .. 3
+    rows[at + 8].v = _mm512_shuffle_f32x4(halves[at], halves[at + 8], 0xdd);        // 8 .. 11
+    rows[at + 4].v = _mm512_shuffle_f32x4(halves[at + 4], halves[at + 12], 0x88);   // 4 .. 7
+    rows[at + 12].v = _mm512_shuffle_f32x4(halves[at + 4], halves[at + 12], 0xdd);  // 12 .. 15
   });
 }
 

@@ -17,8 +17,8 @@ namespace {
 template <class V, int kRows>
 class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   using Common = MlpGrnCommon<V, kRows>;
-  using typename Common::T;
   using Common::kBlock, Common::kVector, Common::kDepth;
+  using typename Common::T;
 
  public:
   MlpGrnBackwardRun(const MlpGrnBackward& p, const Parallel& parallel)
@@ -99,8 +99,8 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     const int64_t most = plan_.max_blocks(chunk);
     const int64_t map = (most * sizeof(RowBlock) + 63) / 64 * 16;
     const int64_t block_sums = 2 * width() + ob_ * kBlock;
-    float* memory = thread_scratch(ScratchSlot::kChunk,
-                                   map + (2 * kb_ + cb_ + ob_) * kBlock * rows_ + most * block_sums);
+    float* memory =
+        thread_scratch(ScratchSlot::kChunk, map + (2 * kb_ + cb_ + ob_) * kBlock * rows_ + most * block_sums);
     blocks_ = reinterpret_cast<RowBlock*>(memory);
     h_ = memory + map, dv_ = h_ + width() * rows_, u_ = dv_ + width() * rows_, dz_ = u_ + cb_ * kBlock * rows_;
     block_sums_ = dz_ + ob_ * kBlock * rows_;
@@ -136,10 +136,9 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   void hidden_and_gradient() {
     Common::split(parallel_, by_rows_, count_, kb_, rows_ * (s_.c_in + s_.c_out) * kBlock,
                   [&](int64_t b0, int64_t b1, int64_t j0, int64_t j1) {
-                    Common::each_run(blocks_, b0, b1,
-                                     [&](int64_t begin, int64_t end, int64_t first, int64_t rows) {
-                                       hidden_and_gradient(begin, end, first, rows, j0, j1);
-                                     });
+                    Common::each_run(blocks_, b0, b1, [&](int64_t begin, int64_t end, int64_t first, int64_t rows) {
+                      hidden_and_gradient(begin, end, first, rows, j0, j1);
+                    });
                   });
   }
 
@@ -147,13 +146,15 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     const int64_t stride = rows_ * kBlock, at = j0 * stride + first * kBlock;
     const auto nothing = [](auto...) {};
     const float *w1 = w1_ + j0 * s_.c_in * kBlock, *w2 = w2_ + j0 * s_.c_out * kBlock;
-    Common::multiply({u_ + first * kBlock, stride, w1, s_.c_in, h_ + at, stride, b1_ + j0 * kBlock, rows, j1 - j0},
-                     nothing, [&](int64_t j, int64_t k, int64_t) { return w1 + (j * s_.c_in + k) * kBlock; }, nothing);
-    Common::multiply({dz_ + first * kBlock, stride, w2, s_.c_out, dv_ + at, stride, nullptr, rows, j1 - j0}, nothing,
-                     [&](int64_t j, int64_t k, int64_t) { return w2 + (j * s_.c_out + k) * kBlock; },
-                     [&](int64_t j) {
-                       for (int64_t b = begin; b < end; ++b) group_sums(b, j0 + j);
-                     });
+    Common::multiply(
+        {u_ + first * kBlock, stride, w1, s_.c_in, h_ + at, stride, b1_ + j0 * kBlock, rows, j1 - j0}, nothing,
+        [&](int64_t j, int64_t k, int64_t) { return w1 + (j * s_.c_in + k) * kBlock; }, nothing);
+    Common::multiply(
+        {dz_ + first * kBlock, stride, w2, s_.c_out, dv_ + at, stride, nullptr, rows, j1 - j0}, nothing,
+        [&](int64_t j, int64_t k, int64_t) { return w2 + (j * s_.c_out + k) * kBlock; },
+        [&](int64_t j) {
+          for (int64_t b = begin; b < end; ++b) group_sums(b, j0 + j);
+        });
   }
 
   // A row block's sums of dv g and dv, hidden panel j.
@@ -295,7 +296,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     });
   }
 
-  static constexpr int64_t kSlice = 128;            // rows at a time: a block of them is 16 KB
+  static constexpr int64_t kSlice = 128;             // rows at a time: a block of them is 16 KB
   static constexpr int64_t kGroupFloats = 96 << 10;  // of the gradient that stays in the cache from slice to slice
   static constexpr int kParts = (kBlock + kRows - 1) / kRows;
   static constexpr int kPart = (kBlock + kParts - 1) / kParts;  // columns of a block that one tile takes
@@ -318,9 +319,9 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
                     int64_t c_stride, bool add) {
     const int64_t columns = a_columns < kBlock ? a_columns : kBlock;
     for (int64_t i = 0; i < columns; i += kPart) {
-      T::outer({a + i, b, rows, c + i * c_stride, c_stride, static_cast<int>(b_columns < kBlock ? b_columns : kBlock),
-                add},
-               static_cast<int>(columns - i < kPart ? columns - i : kPart));
+      T::outer(
+          {a + i, b, rows, c + i * c_stride, c_stride, static_cast<int>(b_columns < kBlock ? b_columns : kBlock), add},
+          static_cast<int>(columns - i < kPart ? columns - i : kPart));
     }
   }
 
@@ -334,7 +335,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   RowBlock* blocks_ = nullptr;
   bool by_rows_ = false, added_ = false;
   float *w1_, *w2_, *w1_back_, *b1_, *gamma_, *beta_;  // w1 transposed, the others as they are, in panels
-  float *h_, *dv_, *u_, *dz_;                           // blocked
+  float *h_, *dv_, *u_, *dz_;                          // blocked
   float *block_sums_, *block_db2_, *sums_;
 };
 

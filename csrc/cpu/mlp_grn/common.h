@@ -16,8 +16,8 @@ namespace {
 template <class V, int kRows, class Op = PlainFloats<V>>
 struct MlpGrnCommon : Gemm<V, kRows, Op> {
   using G = Gemm<V, kRows, Op>;
-  using typename G::T;
   using G::kBlock, G::kVector;
+  using typename G::T;
 
   // ---- packed weights ---------------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ namespace {
 template <class V, int kRows, class Op = PlainFloats<V>>
 class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   using Common = MlpGrnCommon<V, kRows, Op>;
-  using typename Common::T;
   using Common::kBlock, Common::kVector, Common::kWords, Common::kDepth;
+  using typename Common::T;
 
  public:
   MlpGrnForwardRun(const MlpGrnForward& p, const Parallel& parallel)
@@ -180,7 +180,8 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
            (fold_ ? packed_.b2_beta : packed_.b2) + o0 * kBlock, rows, o1 - o0},
           [&](int64_t k, int64_t depth) {
             if (!by_rows_ || fold_) return;
-            for (int64_t b = begin; b < end; ++b) scale_hidden(blocks_[b], k / kWords, (k + depth + kWords - 1) / kWords);
+            for (int64_t b = begin; b < end; ++b)
+              scale_hidden(blocks_[b], k / kWords, (k + depth + kWords - 1) / kWords);
           },
           [&](int64_t o, int64_t k, int64_t depth) {
             const float* slice = w2 + (o * hidden + k) * kBlock;
@@ -205,9 +206,8 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
         const float* from = y + (((c / kBlock) - o0) * rows + r) * kBlock + c % kBlock;
         const int64_t at = row * s_.c_out + c, left = s_.c_out - c;
         O* to = out + at;
-        const V start = p_.residual == nullptr
-                            ? V::zero()
-                            : Pack<V>::load(static_cast<const O*>(p_.residual) + at, left);
+        const V start =
+            p_.residual == nullptr ? V::zero() : Pack<V>::load(static_cast<const O*>(p_.residual) + at, left);
         const V value = V::fma(V::load(from), factor, start);
         left >= kVector ? value.store(to) : value.store(to, static_cast<int>(left));
       }

@@ -1,6 +1,6 @@
-// How the rows of a call are cut up. Chunks: whole groups whose hidden activations fit the cache together, or a slice of
-// one group that alone does not. Blocks: up to kTilesPerBlock register tiles of one group; sums over rows are taken per
-// block and added in order, so results do not depend on the number of threads.
+// How the rows of a call are cut up. Chunks: whole groups whose hidden activations fit the cache together, or a slice
+// of one group that alone does not. Blocks: up to kTilesPerBlock register tiles of one group; sums over rows are taken
+// per block and added in order, so results do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>

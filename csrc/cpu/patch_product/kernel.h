@@ -15,8 +15,8 @@ namespace {
 template <class V, int kRows>
 struct PatchProductKernel : Gemm<V, kRows> {
   using G = Gemm<V, kRows>;
-  using typename G::T;
   using G::kBlock, G::kVector;
+  using typename G::T;
   static constexpr int64_t kRun = 8 * kRows;  // rows that a thread gathers and multiplies at once
 
   static int64_t packed_floats(const PatchWeight& w) { return T::blocks(w.c_out) * (w.depth() + 1) * kBlock; }
@@ -40,7 +40,8 @@ struct PatchProductKernel : Gemm<V, kRows> {
   static void run(const PatchProduct& p, const Parallel& parallel) {
     const int64_t cb = T::blocks(p.c_in), ob = T::blocks(p.c_out);
     float* norms = thread_scratch(ScratchSlot::kVectors, 2 * (cb + ob) * kBlock);
-    const Norms before = norm_of(p.before, p.c_in, norms, cb), after = norm_of(p.after, p.c_out, norms + 2 * cb * kBlock, ob);
+    const Norms before = norm_of(p.before, p.c_in, norms, cb),
+                after = norm_of(p.after, p.c_out, norms + 2 * cb * kBlock, ob);
     const int64_t runs = (p.rows + kRun - 1) / kRun, depth = p.k * p.k * p.c_in;
     if (runs >= parallel.threads || ob == 1 || after.weight != nullptr) {
       // Runs of few rows, so that all threads have some.
@@ -153,10 +154,11 @@ struct PatchProductKernel : Gemm<V, kRows> {
       }
     });
     const float* w = p.packed + o0 * depth * kBlock;
-    G::multiply({a, rows * kBlock, w, depth, y, rows * kBlock,
-                 p.packed + T::blocks(p.c_out) * depth * kBlock + o0 * kBlock, rows, o1 - o0},
-                [](int64_t, int64_t) {},
-                [&](int64_t o, int64_t k, int64_t) { return w + (o * depth + k) * kBlock; }, [](int64_t) {});
+    G::multiply(
+        {a, rows * kBlock, w, depth, y, rows * kBlock, p.packed + T::blocks(p.c_out) * depth * kBlock + o0 * kBlock,
+         rows, o1 - o0},
+        [](int64_t, int64_t) {}, [&](int64_t o, int64_t k, int64_t) { return w + (o * depth + k) * kBlock; },
+        [](int64_t) {});
     G::as(p.x.dtype, p.y, [&](auto* out) {
       for (int64_t r = 0; r < rows; ++r) {
         auto* to = out + (first + r) * p.c_out + o0 * kBlock;
@@ -185,8 +187,8 @@ struct PatchProductKernel : Gemm<V, kRows> {
     }
     const int64_t position = p.table != nullptr ? p.table[row] : row;
     const int64_t across = p.width / p.k, down = p.height / p.k;
-    const S* block = x + position / (across * down) * p.sample_stride +
-                     position / across % down * p.k * p.row_stride + position % across * p.k * p.pixel_stride;
+    const S* block = x + position / (across * down) * p.sample_stride + position / across % down * p.k * p.row_stride +
+                     position % across * p.k * p.pixel_stride;
     if (p.k == 4 && p.c_in == 3 && norm.weight == nullptr) {
       image_block<4, 3>(p, block, out);
       return;
@@ -226,7 +228,8 @@ struct PatchProductKernel : Gemm<V, kRows> {
   template <class O>
   static void write(float* y, int64_t stride, int64_t count, const Norms& norm, float eps, O* out) {
     Moments m{};
-    if (norm.weight != nullptr) moments<1>([&](int, int64_t c) CNV2_LAMBDA { return y + c / kBlock * stride + c % kBlock; }, count, eps, &m);
+    if (norm.weight != nullptr)
+      moments<1>([&](int, int64_t c) CNV2_LAMBDA { return y + c / kBlock * stride + c % kBlock; }, count, eps, &m);
     for (int64_t c = 0; c < count; c += kVector) {
       V value = V::load(y + c / kBlock * stride + c % kBlock);
       if (norm.weight != nullptr) value = normalise(value, m, norm, c);

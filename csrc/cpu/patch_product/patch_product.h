@@ -23,7 +23,7 @@ struct PatchWeight {
 };
 
 struct PatchProduct {
-  ConstArray x;  // source pixels
+  ConstArray x;                                                     // source pixels
   int64_t pixel_stride, row_stride, sample_stride, channel_stride;  // of x, in elements
   int64_t height, width;                                            // of its planes
   // Which pixels a result row takes: null, those of the plane [N, height / k, width / k] in order; with one column,

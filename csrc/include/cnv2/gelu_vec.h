@@ -14,10 +14,10 @@ struct Gelu {
   // Phi(x) - 1/2. NaN stays NaN: min and max return their second operand then.
   static CNV2_INLINE V centred_phi(V x) {
     constexpr float kEnd = 5.3f * 5.3f;
-    constexpr float kCoefficients[] = {
-        0.133392558f,    -0.0665185526f, 0.0492644049f,   -0.0395874418f, 0.032074891f,
-        -0.0253118072f,  0.0189583339f,  -0.0131337009f,  0.00872179214f, -0.00594495516f,
-        0.00331082987f,  -0.00101232866f, 0.000589668576f, -0.000792539911f, 0.000328462425f};
+    constexpr float kCoefficients[] = {0.133392558f,    -0.0665185526f,   0.0492644049f,  -0.0395874418f,
+                                       0.032074891f,    -0.0253118072f,   0.0189583339f,  -0.0131337009f,
+                                       0.00872179214f,  -0.00594495516f,  0.00331082987f, -0.00101232866f,
+                                       0.000589668576f, -0.000792539911f, 0.000328462425f};
     constexpr int kDegree = 14;
     const V t = V::min(V::set(kEnd), V::mul(x, x));
     const V s = V::fma(t, V::set(2.f / kEnd), V::set(-1.f));
@@ -41,8 +41,8 @@ struct Gelu {
   // exp(-x^2 / 2) / sqrt(2 pi) as 2^n 2^r, |r| <= 1/2.
   static CNV2_INLINE V density(V x) {
     constexpr float kLog2e = 1.44269504f, kInverseRoot = 0.398942280f;
-    constexpr float kPowers[] = {1.f, 0.693147182f, 0.240226507f, 0.0555032715f, 0.00961805694f, 0.0013400428f,
-                                 0.000154614449f};
+    constexpr float kPowers[] = {1.f,           0.693147182f,   0.240226507f, 0.0555032715f, 0.00961805694f,
+                                 0.0013400428f, 0.000154614449f};
     const V z = V::max(V::set(-125.f), V::mul(V::mul(x, x), V::set(-0.5f * kLog2e)));
     const V n = V::round(z);
     const V r = V::sub(z, n);
