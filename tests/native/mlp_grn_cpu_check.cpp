@@ -1,17 +1,11 @@
 // mlp_grn's CPU kernels, forward and backward, against double precision, at odd sizes, on exactly sized memory.
 // CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile; with CNV2_PAIRS the kernels that multiply
 // bfloat16 pairs. Prints "N problems, M failed".
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <memory>
-#include <random>
 #include <string>
-#include <thread>
-#include <vector>
 
 #include "cpu/mlp_grn/kernel.h"
 #include "cpu/scratch.cpp"
+#include "kernel_problem.h"
 #ifdef CNV2_PAIRS
 #include "cpu/mlp_grn/bf16.h"
 #endif
@@ -28,44 +22,11 @@ using Kernel = MlpGrnBf16Kernel<CNV2_VECTOR, CNV2_ROWS, kFloats32>;
 constexpr bool kPairs = false;
 using Kernel = Floats32;
 #endif
-using Floats = std::vector<float>;
-using Doubles = std::vector<double>;
-
-// Memory of exactly this size in a storage type, NaN to begin with.
-struct Array {
-  DType dtype;
-  std::unique_ptr<char[]> bytes;
-  int64_t count;
-
-  Array(DType type, int64_t n) : dtype(type), bytes(new char[n * size()]), count(n) {
-    std::memset(bytes.get(), 0xff, n * size());
-  }
-  int64_t size() const { return dtype == DType::kFloat32 ? 4 : 2; }
-  template <class F>
-  void each(const F& body) {
-    MlpGrnCommon<CNV2_VECTOR, CNV2_ROWS>::as(dtype, static_cast<void*>(bytes.get()), [&](auto* data) {
-      for (int64_t i = 0; i < count; ++i) body(i, data[i]);
-    });
-  }
-  Doubles values() {
-    Doubles out(count);
-    each([&](int64_t i, auto& v) { out[i] = to_float(v); });
-    return out;
-  }
-  ConstArray view() const { return {bytes.get(), dtype}; }
-};
 
 float rounded(double value) {
   BFloat16 out;
   from_float(static_cast<float>(value), &out);
   return to_float(out);
-}
-
-Array random_array(std::mt19937& g, DType dtype, int64_t n, double scale) {
-  std::normal_distribution<double> normal(0, scale);
-  Array out(dtype, n);
-  out.each([&](int64_t, auto& v) { from_float(static_cast<float>(normal(g)), &v); });
-  return out;
 }
 
 Array in_bfloat16(Array from, DType dtype) {
@@ -87,33 +48,6 @@ struct Problem {
 double gelu(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
 double slope(double x) {
   return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
-}
-
-double difference(const Doubles& got, const Doubles& want) {
-  double most = 0, scale = 1e-6;
-  for (size_t i = 0; i < want.size(); ++i) {
-    const double d = std::abs(got[i] - want[i]);
-    most = d <= most ? most : d;  // NaN stays
-    scale = std::max(scale, std::abs(want[i]));
-  }
-  return most / scale;
-}
-
-Doubles of(const Floats& v) { return {v.begin(), v.end()}; }
-
-// Runs bodies on real threads, so that a race is one.
-Parallel threads(int count) {
-  static int most;
-  most = count;
-  return {count, [](int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context) {
-            const int64_t parts = std::min<int64_t>(most, (end - begin + grain - 1) / grain);
-            const int64_t share = (end - begin + parts - 1) / parts;
-            std::vector<std::thread> running;
-            for (int64_t at = begin + share; at < end; at += share)
-              running.emplace_back([=] { body(context, at, std::min(end, at + share)); });
-            body(context, begin, std::min(end, begin + share));
-            for (std::thread& t : running) t.join();
-          }};
 }
 
 // What plain PyTorch's modules give in bfloat16: every operator rounds its result.

@@ -187,7 +187,7 @@ int main() {
                                                  {1, 7, 5, 17, 2, 31, false, true, false},
                                                  {1, 6, 6, 8, 3, 5, true, true, true},
                                                  {1, 2, 2, 130, 1, 70, false, true, true}})
-      failures += patch_failed(image, dtype, problems % 2 ? dtype : DType::kFloat32, problems++);
+      failures += patch_failed(image, dtype, problems % 2 ? dtype : DType::kFloat32, problems), ++problems;
   }
   std::printf("%d problems, %d failed\n", problems, failures);
   return failures != 0;

@@ -8,16 +8,11 @@ namespace {
 
 // rows[i] lane j becomes rows[j] lane i.
 CNV2_INLINE void transpose(Vec4 (&rows)[4]) {
-  typedef int32_t Ints __attribute__((vector_size(16)));
-  const auto shuffle = [](Vec4::Lanes a, Vec4::Lanes b, Ints order)
-                           CNV2_LAMBDA { return __builtin_shuffle(a, b, order); };
-  const Ints low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
-  const auto a = shuffle(rows[0].v, rows[1].v, low), b = shuffle(rows[0].v, rows[1].v, high);
-  const auto c = shuffle(rows[2].v, rows[3].v, low), d = shuffle(rows[2].v, rows[3].v, high);
-  rows[0].v = shuffle(a, c, first);
-  rows[1].v = shuffle(a, c, second);
-  rows[2].v = shuffle(b, d, first);
-  rows[3].v = shuffle(b, d, second);
+  Vec4 columns[4];
+  for (int i = 0; i < 4; ++i) {
+    for (int j = 0; j < 4; ++j) columns[i].v[j] = rows[j].v[i];
+  }
+  for (int i = 0; i < 4; ++i) rows[i] = columns[i];
 }
 
 #if defined(__AVX2__)

@@ -57,15 +57,18 @@ struct Vec4 {
   static CNV2_INLINE Vec4 sub(Vec4 a, Vec4 b) { return {a.v - b.v}; }
   static CNV2_INLINE Vec4 mul(Vec4 a, Vec4 b) { return {a.v * b.v}; }
   static CNV2_INLINE Vec4 fma(Vec4 a, Vec4 b, Vec4 c) { return {a.v * b.v + c.v}; }
-  static CNV2_INLINE Vec4 min(Vec4 a, Vec4 b) { return {a.v < b.v ? a.v : b.v}; }
-  static CNV2_INLINE Vec4 max(Vec4 a, Vec4 b) { return {a.v > b.v ? a.v : b.v}; }
+  typedef int32_t Ints __attribute__((vector_size(16)));
+  static CNV2_INLINE Vec4 choose(Ints mask, Vec4 a, Vec4 b) {  // a where the mask is set
+    return {(Lanes)(((Ints)a.v & mask) | ((Ints)b.v & ~mask))};
+  }
+  static CNV2_INLINE Vec4 min(Vec4 a, Vec4 b) { return choose(a.v < b.v, a, b); }
+  static CNV2_INLINE Vec4 max(Vec4 a, Vec4 b) { return choose(a.v > b.v, a, b); }
   static CNV2_INLINE Vec4 round(Vec4 a) {  // for |a| < 2^22: the sum has no bits below the units
     constexpr float kShift = 12582912.f;
-    volatile Lanes shifted = a.v + kShift;
+    const Lanes shifted = a.v + kShift;
     return {shifted - kShift};
   }
   static CNV2_INLINE Vec4 pow2(Vec4 n) {
-    typedef int32_t Ints __attribute__((vector_size(16)));
     const Ints bits = (__builtin_convertvector(n.v, Ints) + 127) << 23;
     Vec4 out;
     std::memcpy(&out.v, &bits, sizeof(out.v));
