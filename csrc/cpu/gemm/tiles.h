@@ -97,14 +97,21 @@ struct Tiles {
     });
     const float *a = p.a, *b = p.b;
     for (int64_t t = 0; t < p.t; ++t, a += kBlock, b += kBlock) multiply_add<kCount, 1>(a, b, sum);
+    // A whole block without a branch in it.
+    const auto whole = [&](const auto& value) CNV2_LAMBDA {
+      each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
+        float* c = p.c + i.value * p.c_stride + j.value * kVector;
+        value(c, sum[i.value][j.value]).store(c);
+      });
+    };
+    if (p.columns == kBlock && p.add) return whole([](float* c, V v) CNV2_LAMBDA { return V::add(V::load(c), v); });
+    if (p.columns == kBlock) return whole([](float*, V v) CNV2_LAMBDA { return v; });
     each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
+      const int left = p.columns - j.value * kVector, lanes = left < kVector ? left : kVector;
+      if (lanes <= 0) return;
       float* c = p.c + i.value * p.c_stride + j.value * kVector;
-      const int left = p.columns - j.value * kVector;
-      if (left >= kVector) {
-        (p.add ? V::add(V::load(c), sum[i.value][j.value]) : sum[i.value][j.value]).store(c);
-      } else if (left > 0) {
-        (p.add ? V::add(V::load(c, left), sum[i.value][j.value]) : sum[i.value][j.value]).store(c, left);
-      }
+      const V v = sum[i.value][j.value];
+      (p.add ? V::add(V::load(c, lanes), v) : v).store(c, lanes);
     });
   }
 
