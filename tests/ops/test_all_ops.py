@@ -43,6 +43,8 @@ def assert_as_good_as_torch(got, plain, exact, dtype, what):
         scale = want.abs().max().clamp_min(1e-3)
         ours = ((got[name].double() - want).abs().max() / scale).item()
         theirs = ((plain[name].double() - want).abs().max() / scale).item()
+        if dtype == torch.float32:  # an error of torch's below a few roundings is luck, and another CPU's is not
+            theirs = max(theirs, 4 * torch.finfo(dtype).eps)
         assert ours <= 2 * theirs + 4 * torch.finfo(dtype).eps, (
             f"{what}, {name}: {ours:.2e} against torch's {theirs:.2e}"
         )
