@@ -33,7 +33,7 @@ from .peers import installed
 # seconds: the most that each section may take, and what is kept free for it while earlier ones run
 SLICES = {
     "build": (100, 0),
-    "tests": (110, 10),
+    "tests": (150, 10),
     "sanitizer": (75, 10),
     "ceilings": (20, 15),
     "peers": (150, 90),
@@ -42,6 +42,8 @@ SLICES = {
 }
 TOOLS = ("memcheck", "racecheck", "initcheck")
 RESTARTS = 4
+DEVICE_LOST = 86  # pytest's exit code then, of tests/conftest.py
+OUTCOME = re.compile(r"^.*::.* (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
 ROWS = (sys.executable, "-m", "benchmarks.gpu_rows")
 
 
@@ -50,6 +52,11 @@ class Budget:
 
     def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._end = clock, clock() + total
+        self._reserved: dict[str, float] = {section: reserved for section, (_, reserved) in SLICES.items()}
+
+    def leave_out(self, sections: set[str]) -> None:
+        """Keeps no time free for these."""
+        self._reserved |= dict.fromkeys(sections, 0)
 
     def left(self) -> float:
         """Seconds left in all."""
@@ -58,7 +65,7 @@ class Budget:
     def slice(self, section: str) -> float:
         """Seconds that a section may take now, leaving what is reserved for those after it."""
         names = list(SLICES)
-        reserved = sum(SLICES[name][1] for name in names[names.index(section) + 1 :])
+        reserved = sum(self._reserved[name] for name in names[names.index(section) + 1 :])
         return max(0.0, min(SLICES[section][0], self.left() - reserved))
 
 
@@ -126,17 +133,27 @@ def tests(report: Report, seconds: float, dry: bool) -> bool:
         report.add(**row, status="skipped", reason="pytest is not installed")
         return True
     what = ["tests/benchmarks", "--collect-only"] if dry else ["tests"]
-    command = [sys.executable, "-m", "pytest", *what, "-m", "cuda", "-v", "-rf", "--tb=short", "-p", "no:cacheprovider"]
-    shards = 1 if dry else min(6, max(1, (os.cpu_count() or 1) // 2))
-    logs = [report.directory / ("tests.log" if shards == 1 else f"tests-{i}.log") for i in range(shards)]
+    command = [sys.executable, "-m", "pytest", *what, "-m", "cuda", "-v", "-rN", "--tb=short", "-p", "no:cacheprovider"]
+    shards = 1 if dry else min(12, max(1, (os.cpu_count() or 1) * 3 // 4))
+    ends = time.monotonic() + seconds
 
-    def part(i: int) -> int | None:
-        return run([*command, "--shard", f"{i}/{shards}"], logs[i], seconds)
+    def part(i: int) -> tuple[int | None, str]:
+        """A process that crashes, or loses the device, loses the test it was at; another one goes on behind it."""
+        text = ""
+        for attempt in range(RESTARTS + 1):
+            log, after = report.directory / f"tests-{i}-{attempt}.log", len(OUTCOME.findall(text))
+            code = run([*command, "--shard", f"{i}/{shards}", "--after", str(after)], log, ends - time.monotonic())
+            text += log.read_text(errors="replace")
+            if code in (0, 1, 5, None):
+                break
+            if code != DEVICE_LOST:
+                text += f"\n::the test behind those of {log.name} ERROR\n"  # which takes its place in the count
+        return code, text
 
     with ThreadPoolExecutor(shards) as pool:
-        codes = list(pool.map(part, range(shards)))
-    text = "\n".join(log.read_text(errors="replace") for log in logs)
-    counts = {word: len(re.findall(rf"::.* {word}\b", text)) for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
+        codes, texts = zip(*pool.map(part, range(shards)), strict=True)
+    words = OUTCOME.findall("\n".join(texts))
+    counts = {word: words.count(word) for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
     said = ", ".join(f"{count} {word.lower()}" for word, count in counts.items() if count) or "none ran"
     good = all(code in (0, 5) or code is None for code in codes) and not counts["FAILED"] and not counts["ERROR"]
     if not good:
@@ -241,6 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--dry-run", choices=("cpu",), help="the same code on a CPU, tiny shapes: tests the report itself"
     )
     parser.add_argument("--commit", help="commit to name where there is no git")
+    parser.add_argument("--only", nargs="+", choices=SLICES, default=list(SLICES), help="these sections alone")
     options = parser.parse_args(arguments)
     dry = options.dry_run is not None
     budget = Budget(options.budget)
@@ -256,12 +274,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     device = "cpu" if dry else "cuda"
     good = True
-    if not dry:
+    budget.leave_out(set(SLICES) - set(options.only))
+    if not dry and "build" in options.only:
         build(report, budget.slice("build"))
-    good = tests(report, budget.slice("tests"), dry) and good
-    good = sanitizer(report, budget, device) and good
+    if "tests" in options.only:
+        good = tests(report, budget.slice("tests"), dry) and good
+    if "sanitizer" in options.only:
+        good = sanitizer(report, budget, device) and good
     for section in SECTIONS:
-        if dry and section == "max-autotune":
+        if section not in options.only or (dry and section == "max-autotune"):
             continue  # a dry run compiles nothing
         measured(report, section, device, budget.slice(section))
     good = good and not any(row.get("wrong") for row in report.rows)

@@ -1,4 +1,6 @@
-"""For every test: a fixed seed, and poison in uninitialised memory, so that an element nobody wrote shows."""
+"""For every test: a fixed seed, and poison in uninitialised memory, so that an element nobody wrote shows.
+
+`--shard` runs a part of the suite, for the GPU report."""
 
 from collections.abc import Iterator
 
@@ -23,13 +25,41 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+DEVICE_LOST = 86
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--shard", metavar="I/N", help="only the tests whose number is I modulo N")
+    parser.addoption("--shard", metavar="I/N", help="only the tests whose number is I modulo N; failures shown at once")
+    parser.addoption("--after", metavar="K", type=int, default=0, help="of those, not the first K")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     shard = config.getoption("--shard")
     if shard:
         first, step = map(int, shard.split("/"))
-        config.hook.pytest_deselected(items=[item for i, item in enumerate(items) if i % step != first])
-        items[:] = items[first::step]
+        first += step * config.getoption("--after")
+        kept = items[first::step]
+        config.hook.pytest_deselected(items=list(set(items) - set(kept)))
+        items[:] = kept
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--shard"):
+        config.pluginmanager.register(OfAShard())
+
+
+class OfAShard:
+    """A shard may be stopped, and a broken CUDA context fails every test behind the one that broke it."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            print(f"\n{report.longreprtext}\n", flush=True)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logfinish(self) -> None:
+        if torch.cuda.is_initialized():
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as error:
+                pytest.exit(f"the device is lost: {error}", returncode=DEVICE_LOST)

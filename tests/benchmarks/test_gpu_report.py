@@ -140,26 +140,33 @@ def test_the_plan_for_a_gpu_can_be_made_without_one():
 
 
 @pytest.mark.parametrize(
-    ("codes", "status", "good"),
-    [([0, 0], "ok", True), ([0, 1], "failed", False), ([0, None], "skipped", True), ([5, 5], "skipped", True)],
+    ("codes", "status", "reason"),
+    [
+        ([[0], [0], [0]], "ok", "3 passed"),
+        ([[0], [1], [0]], "failed", "3 passed, 1 failed"),
+        ([[0], [None], [0]], "skipped", "3 passed until then"),
+        ([[5], [5], [5]], "skipped", "no test is marked cuda"),
+        ([[0], [gpu_report.DEVICE_LOST, 0], [0]], "failed", "4 passed, 1 failed"),
+        ([[0], [-11, 0], [0]], "failed", "4 passed, 1 error"),
+    ],
 )
-def test_device_tests_run_in_shards(tmp_path, monkeypatch, codes, status, good):
+def test_device_tests_run_in_shards(tmp_path, monkeypatch, codes, status, reason):
+    """And behind a crash they go on with the test after the one that crashed."""
     monkeypatch.setattr(gpu_report.os, "cpu_count", lambda: 4)
-    shards = []
+    commands, left = [], [list(of_shard) for of_shard in codes]
 
     def run(command, log, seconds):
         i = int(command[command.index("--shard") + 1].split("/")[0])
-        shards.append(command[-1])
-        log.write_text(
-            "tests/test_a.py::test_a PASSED\n" + ("tests/test_a.py::test_b FAILED\n" if codes[i] == 1 else "")
-        )
-        return codes[i]
+        commands.append(" ".join(command[-4:]))
+        code = left[i].pop(0)
+        failed = "tests/test_a.py::test_b FAILED\n" if code in (1, gpu_report.DEVICE_LOST) else ""
+        log.write_text("" if code == 5 else "tests/test_a.py::test_a PASSED\n" + failed)
+        return code
 
     monkeypatch.setattr(gpu_report, "run", run)
     report = Report(tmp_path, {}, False)
-    assert gpu_report.tests(report, 1.0, dry=False) is good
-    assert sorted(shards) == ["0/2", "1/2"]
+    assert gpu_report.tests(report, 1.0, dry=False) is (status != "failed")
+    restart = ["--shard 1/3 --after 2"] * (len(codes[1]) - 1)
+    assert sorted(commands) == sorted([f"--shard {i}/3 --after 0" for i in range(3)] + restart)
     (row,) = rows(tmp_path, "tests")
-    assert row["status"] == status
-    if status == "failed":
-        assert row["reason"].startswith("2 passed, 1 failed")
+    assert row["status"] == status and reason in row["reason"]
