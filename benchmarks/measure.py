@@ -100,6 +100,11 @@ def figures(case: Case, seconds: float, device_peak: int | None) -> dict[str, fl
     return found
 
 
+def compiled(name: str) -> bool:
+    """Whether a provider is torch.compile's."""
+    return "compile" in name or "autotune" in name
+
+
 def measure(case: Case, wanted: Iterable[str], effort: Effort) -> dict[str, Outcome]:
     """Builds and checks every wanted provider, then times those that passed, interleaved."""
     outcomes: dict[str, Outcome] = {}
@@ -113,8 +118,9 @@ def measure(case: Case, wanted: Iterable[str], effort: Effort) -> dict[str, Outc
             errors[name] = _checked(name, candidate, case)
             errors[name]["prepare_s"] = round(time.monotonic() - began, 2)  # build, compile, check
             runs[name] = candidate.run
-            if effort.graph and device == "cuda" and not case.backward and "compile" not in name:
+            if effort.graph and device == "cuda" and not case.backward and not compiled(name):
                 runs[name] = graphed(candidate.run, case.sets)
+                errors[name]["replayed"] = True
         except (Unavailable, UnsupportedInputError) as reason:
             outcomes[name] = Outcome("skipped", str(reason))
         except CheckFailed as wrong:
@@ -136,6 +142,6 @@ def measure(case: Case, wanted: Iterable[str], effort: Effort) -> dict[str, Outc
             continue
         rates = figures(case, timing.median, peak_memory(runs[name], device))
         outcomes[name] = Outcome("ok", timing=timing, info=errors[name] | rates)
-    if any("compile" in name or "autotune" in name for name in runs):
+    if any(map(compiled, runs)):
         torch.compiler.reset()
     return outcomes

@@ -24,14 +24,17 @@ USUAL = [Shape(1, 1, 1, 8), Shape(2, 7, 7, 40), Shape(3, 13, 5, 48), Shape(1, 9,
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
-    device = parser.parse_args().device
-    ran = 0
-    for op in dispatch.registered_ops():
-        for implementation in dispatch.implementations(op):
-            if implementation.backend == "torch":
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16"))
+    options = parser.parse_args()
+    device, ran = options.device, 0
+    for backend in ("cuda", "cpu", "triton"):  # Triton last: it compiles
+        for op in dispatch.registered_ops():
+            implementation = next((i for i in dispatch.implementations(op) if i.backend == backend), None)
+            if implementation is None:
                 continue
-            tensor_cores = implementation.backend == "cuda" and op in ("dwconv_layer_norm", "sparse_dwconv")
-            for precision in ("float32", "bfloat16", *(["bfloat16 mma"] if tensor_cores else [])):
+            tensor_cores = backend == "cuda" and op in ("dwconv_layer_norm", "sparse_dwconv")
+            mma = ["bfloat16 mma"] if tensor_cores and "bfloat16" in options.precisions else []
+            for precision in (*options.precisions, *mma):
                 precision, _cuda.DWCONV = precision.split()[0], "mma" if precision.endswith("mma") else "fma"
                 for shape in SHAPES.get(op, USUAL):
                     setting = Setting(device, precision, smoke=True)
@@ -44,6 +47,7 @@ def main() -> int:
                     found = _check.difference(ours.outputs(), case.expected)
                     _check.require(found, setting.dtype, False, f"{case.name}, {implementation.backend}")
                     ran += 1
+            print(f"{backend} {op}: {ran} kernel runs so far", flush=True)
     if device == "cuda":
         torch.cuda.synchronize()
     print(f"{ran} kernel runs" if ran else f"no native kernel can run on {device}: nothing to watch")

@@ -10,6 +10,8 @@ import torch
 # On a machine that others use, ATen's depthwise convolutions are up to 100 times slower with two threads than with one.
 # What depends on the number of threads sets its own.
 torch.set_num_threads(1)
+# On a GPU torch's convolutions round float32 to TF32 unless told otherwise.
+torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.fixture(autouse=True)

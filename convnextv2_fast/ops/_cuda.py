@@ -10,8 +10,6 @@ import torch
 from .. import library
 from ..dispatch import Implementation, Spec
 
-# True once the kernels have passed the device tests on a GPU; until then they run only when asked for.
-AUTOMATIC = False
 WIDEST, NORMALISED = 8192, ("layer_norm", "dwconv_layer_norm", "patch_conv")  # LayerNorm's parameters fit shared memory
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Where the operators' implementations are registered. The tests' emulation registers them for "cpu" and sets this.
@@ -61,4 +59,4 @@ def reasons(spec: Spec) -> list[str]:
 
 def implementation(run: object, notes: Callable[[Spec], list[str]] | None = None) -> Implementation:
     """The CUDA entry of an op's list; `run` has the signature of the op's reference and is differentiable."""
-    return Implementation("cuda", run, reasons, AUTOMATIC, notes)
+    return Implementation("cuda", run, reasons, notes=notes)

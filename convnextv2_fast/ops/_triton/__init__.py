@@ -13,8 +13,8 @@ from torch import Tensor
 from ... import library
 from ...dispatch import Implementation, Spec
 
-# True once the kernels have passed the device tests on a GPU; until then they run only when asked for.
-AUTOMATIC = False
+# The kernels have passed the device tests on an NVIDIA GPU. On AMD's, and in the interpreter, they run when asked for.
+AUTOMATIC = torch.version.hip is None and not library.TRITON_INTERPRETED
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
