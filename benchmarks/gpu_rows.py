@@ -179,9 +179,9 @@ def ours(scale: Scale) -> list[Task]:
     stages = [Shape(64, 56 >> i, 56 >> i, dim) for i, dim in enumerate(SIZES["tiny"][1])]
     whole = scale.effort(MODELS)
     compiled = tuple(f"compile-fast-{name}" for name in ("cuda", "triton"))
-    tasks = [group(model(scale, "tiny", "bfloat16", False), (*wanted, *compiled[:1]), whole, 30)]
-    tasks.append(group(model(scale, "tiny", "amp", True), (*wanted, *compiled[:1]), whole, 40))
-    tasks.append(group(pretraining(scale, "tiny"), (*together, "masked-dense", *compiled[:1]), whole, 40))
+    tasks = [group(model(scale, "tiny", "bfloat16", False), wanted, whole, 20)]
+    tasks.append(group(model(scale, "tiny", "amp", True), wanted, whole, 20))
+    tasks.append(group(pretraining(scale, "tiny"), (*together, "masked-dense"), whole, 20))
     tasks += [task for shape in (stages[0], stages[2]) for task in op("dwconv_layer_norm", shape)]
     tasks += [task for shape in (stages[0], stages[2]) for task in op("mlp_grn", shape, 8)]
     tasks += [task for task in op("sparse_dwconv", stages[0])]
@@ -193,7 +193,10 @@ def ours(scale: Scale) -> list[Task]:
     tasks += [task for task in op("sparse_dwconv", stages[2])]
     tasks += [group(BlockCase(stages[0], setting, backward), wanted, effort, 6) for backward in (False, True)]
     tasks.append(group(model(scale, "tiny", "amp", False), wanted, whole, 10))
-    tasks.append(group(model(scale, "tiny", "bfloat16", False), compiled[1:], whole, 30))
+    for name in compiled:
+        tasks.append(group(model(scale, "tiny", "bfloat16", False), (name,), whole, 30))
+        tasks.append(group(model(scale, "tiny", "amp", True), (name,), whole, 40))
+        tasks.append(group(pretraining(scale, "tiny"), (name,), whole, 40))
     tasks += [
         group(model(scale, "base", precision, back), wanted, whole, 15)
         for precision, back in (("bfloat16", False), ("amp", True))

@@ -167,6 +167,49 @@ def test_memory_returns_to_its_start_after_50_steps(on_backend):
     assert torch.cuda.memory_allocated() == before
 
 
+def tiny(dtype):
+    """A model of tiny's widths, one block a stage."""
+    return cf.ConvNeXtV2(depths=[1, 1, 1, 1], dims=[96, 192, 384, 768]).cuda().to(dtype).eval()
+
+
+def test_a_captured_model_replays(on_backend):
+    """Over graphs whose inputs differ, after memory was freed and taken again."""
+    model, bf16 = tiny(torch.bfloat16), torch.bfloat16
+    inputs = [torch.randn(8, 3, 96, 64, device="cuda", dtype=bf16) for _ in range(2)]
+    graphs, outputs = [], []
+    with torch.no_grad():
+        want = [model(x) for x in inputs]
+        for x in inputs:
+            graphs.append(torch.cuda.CUDAGraph())
+            with torch.cuda.graph(graphs[-1]):
+                outputs.append(model(x))
+        torch.cuda.empty_cache()
+        poison = torch.full((64 << 20,), float("nan"), device="cuda")
+        for graph, y, right in zip(graphs, outputs, want, strict=True):
+            y.zero_()
+            graph.replay()
+            assert torch.equal(y, right)
+        del poison
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_compiled_model(backend):
+    """Inductor's code around our operators, in inference and in training."""
+    if dispatch.backends()[backend]:
+        pytest.skip("; ".join(dispatch.backends()[backend]))
+    model, x = tiny(torch.bfloat16), torch.randn(8, 3, 96, 64, device="cuda", dtype=torch.bfloat16)
+    with cf.use_backend(backend):
+        compiled = torch.compile(model, dynamic=False, fullgraph=True)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), model(x), rtol=5e-2, atol=5e-2)
+        want, got = [
+            torch.autograd.grad(f(x).float().square().sum(), list(model.parameters())) for f in (model, compiled)
+        ]
+    for ours, right in zip(got, want, strict=True):
+        assert (ours - right).float().norm() <= 5e-2 * right.float().norm() + 1e-6
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_captured_block_replays(backend):
     """A whole block in a CUDA graph: no allocation outside the pool, no wait, the same values."""
