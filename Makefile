@@ -16,7 +16,7 @@ REQUIREMENTS = requirements-dev.txt requirements-peers.txt
 NATIVE = find csrc cmake CMakeLists.txt setup.py pyproject.toml -type f
 
 help:
-	@echo "make test              environment, build, the whole test suite      (ARGS='-k grn' for a part)"
+	@echo "make test              environment, build, the whole test suite      (ARGS='-k grn' for a part, ARGS='-n 0' in one process)"
 	@echo "make bench             parity and speed on four photographs          (ARGS=--save writes results)"
 	@echo "make benchmarks-smoke  every benchmark once, tiny"
 	@echo "make cpu-report        the CPU kernels beside other runtimes     OUT=directory ARGS='--quick --only inference'"
@@ -88,7 +88,7 @@ build: venv
 	echo "$$want" > "$(VENV)/.build"
 
 test: build
-	@"$(PY)" -m pytest tests $(ARGS)
+	@"$(PY)" -m pytest tests -n logical --dist loadfile --durations 25 $(ARGS)
 
 bench: build
 	@"$(PY)" -m benchmarks.photos $(ARGS)

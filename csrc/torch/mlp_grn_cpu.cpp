@@ -77,13 +77,11 @@ const float* kept_or_new(const char* op, const MlpGrnCpu& cpu, const MlpGrnShape
   return memory + sampled;
 }
 
-std::tuple<Tensor, Tensor> mlp_grn_cpu_fwd(const Tensor& u, const Tensor& w1, const Tensor& b1, const Tensor& gamma,
-                                           const Tensor& beta, const Tensor& w2, const Tensor& b2,
-                                           const std::optional<Tensor>& residual,
-                                           const std::optional<Tensor>& row_scale, double eps, int64_t held_bytes,
-                                           int64_t rows_per_group, int64_t count,
-                                           const std::optional<Tensor>& row_group, const std::optional<Tensor>& offsets,
-                                           const std::optional<Tensor>& packed) {
+std::tuple<Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
+    const Tensor& u, const Tensor& w1, const Tensor& b1, const Tensor& gamma, const Tensor& beta, const Tensor& w2,
+    const Tensor& b2, const std::optional<Tensor>& residual, const std::optional<Tensor>& row_scale, double eps,
+    int64_t held_bytes, int64_t rows_per_group, int64_t count, const std::optional<Tensor>& row_group,
+    const std::optional<Tensor>& offsets, const std::optional<Tensor>& packed, bool keep) {
   const char* op = "mlp_grn_cpu_fwd";
   const RowGroups groups = groups_of(op, u, rows_per_group, count, row_group, offsets);
   const MlpGrnWeights weights = weights_of(op, u, w1, b1, beta, w2, &b2);
@@ -102,6 +100,7 @@ std::tuple<Tensor, Tensor> mlp_grn_cpu_fwd(const Tensor& u, const Tensor& w1, co
     refuse(op, "row_scale must be contiguous float32 [R] with R dividing T", describe("u", u),
            describe("row_scale", row_scale));
   Tensor y = torch::stable::new_empty(u, {rows, c_out}, type), norm = floats(u, {count, hidden});
+  Tensor kept = floats(u, {keep ? rows : 0, kept_columns(hidden)});
   const Parallel parallel = torch_parallel();
   MlpGrnForward p{};
   p.shape = shape;
@@ -114,14 +113,15 @@ std::tuple<Tensor, Tensor> mlp_grn_cpu_fwd(const Tensor& u, const Tensor& w1, co
   p.y = y.mutable_data_ptr();
   p.y_dtype = *dtype_of(y);
   p.norm = float_data(norm);
+  p.kept = keep ? float_data(kept) : nullptr;
   cpu.forward(p, parallel);
-  return {std::move(y), std::move(norm)};
+  return {std::move(y), std::move(norm), std::move(kept)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_bwd(
     const Tensor& dy, const Tensor& u, const Tensor& w1, const Tensor& b1, const Tensor& gamma, const Tensor& beta,
     const Tensor& w2, const Tensor& norm, double eps, int64_t held_bytes, int64_t rows_per_group, int64_t count,
-    const std::optional<Tensor>& row_group, const std::optional<Tensor>& offsets) {
+    const std::optional<Tensor>& row_group, const std::optional<Tensor>& offsets, const std::optional<Tensor>& kept) {
   const char* op = "mlp_grn_cpu_bwd";
   const RowGroups groups = groups_of(op, u, rows_per_group, count, row_group, offsets);
   const int64_t c_in = u.size(1), hidden = gamma.numel(), c_out = w2.dim() == 2 ? w2.size(0) : 0;
@@ -133,6 +133,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_b
   p.u = array_of(u);
   p.gamma = vector_of(op, "gamma", u, hidden, gamma);
   p.norm = of_groups(op, "norm", u, groups, hidden, norm);
+  if (kept.has_value()) {
+    p.kept = static_cast<const float*>(matrix_of(op, "kept", norm, u.size(0), kept_columns(hidden), *kept).data);
+  }
   Tensor du = new_contiguous(u), dw1 = floats(u, {hidden, c_in}), db1 = floats(u, {hidden});
   Tensor dgamma = floats(u, {hidden}), dbeta = floats(u, {hidden});
   Tensor dw2 = floats(u, {c_out, hidden}), db2 = floats(u, {c_out});

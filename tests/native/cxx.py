@@ -36,6 +36,22 @@ needs_avx2 = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not cpu_has("avx2", "fma", "f16c"), reason="no AVX2 here"
 )
 
+# A check of a template over vector and rows of a register tile, as every instruction set instantiates it.
+each_width = pytest.mark.parametrize(
+    ("vector", "rows", "flags"),
+    [
+        pytest.param("Vec4", 6, ("-O1",), id="scalar"),
+        pytest.param("Vec8", 6, ("-O1", *AVX2), id="avx2", marks=needs_avx2),
+        pytest.param(
+            "Vec16",
+            14,
+            (*AVX2, "-O0", "-include", str(HERE / "avx512_emulation.h")),
+            id="avx512-emulated",
+            marks=needs_avx2,
+        ),
+    ],
+)
+
 
 def run_check(source: str, folder: Path, *flags: str) -> str:
     """Compiles `source` of this folder, runs it, and returns what it printed; fails the test if it does."""

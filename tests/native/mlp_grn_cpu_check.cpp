@@ -123,10 +123,13 @@ bool failed(const Problem& p, int seed) {
   f.residual = p.residual ? residual.bytes.get() : nullptr;
   f.row_scale = p.scaled ? reinterpret_cast<const float*>(row_scale.bytes.get()) : nullptr;
   f.scale_rows = 1, f.y = y.bytes.get(), f.y_dtype = p.dtype, f.norm = norm.data();
+  Floats kept(rows * kept_columns(k), NAN);
+  f.kept = seed % 2 == 0 ? kept.data() : nullptr;
   Kernel::forward(f, parallel);
   Floats dw1(k * c, NAN), db1(k, NAN), dgamma(k, NAN), dbeta(k, NAN), dw2(o * k, NAN), db2(o, NAN);
   MlpGrnBackward b{};
   b.shape = shape, b.weights = weights, b.dy = dy.view(), b.u = u.view(), b.gamma = gamma.view(), b.norm = norm.data();
+  b.kept = f.kept;
   b.du = du.bytes.get(), b.dw1 = dw1.data(), b.db1 = db1.data(), b.dgamma = dgamma.data(), b.dbeta = dbeta.data();
   b.dw2 = dw2.data(), b.db2 = db2.data();
   Kernel::backward(b, parallel);

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from convnextv2_fast import dispatch, library
+from convnextv2_fast import dispatch
 from convnextv2_fast.dispatch import Spec
 from convnextv2_fast.layouts import DenseLayout, PatchLayout, SiteLayout
 from convnextv2_fast.ops._sites import Sites
@@ -17,17 +17,13 @@ from convnextv2_fast.ops.dwconv_layer_norm import native
 from convnextv2_fast.ops.sparse_dwconv import native as sparse_dwconv
 from convnextv2_fast.ops.sparse_dwconv import reference
 from convnextv2_fast.testing import Problem, make, relative_error, tolerance
+from tests.native.isas import ISAS, needs_library, on_isa
 from tests.ops.test_all_ops import assert_as_good_as_torch, run
 
-pytestmark = [
-    pytest.mark.cpu_kernel,
-    pytest.mark.skipif(library.why_not("cpu") is not None, reason=str(library.why_not("cpu"))),
-]
+pytestmark = [pytest.mark.cpu_kernel, needs_library]
 
 EPS = 1e-6
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
-BEST = library.cpu_isa() or "scalar"
-ISAS = library.CPU_ISAS[: library.CPU_ISAS.index(BEST) + 1]
 # Every H and W of 1, 3, 7, 13, 14, 56, every C of 1, 8, 40, 48, 96, 352, every N of 0, 1, 3.
 SHAPES = [
     (1, 1, 1, 1),
@@ -46,13 +42,6 @@ SHAPES = [
     (1, 56, 56, 40),
     (0, 7, 7, 40),
 ]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    library.set_cpu_isa(request.param)
-    yield request.param
-    library.set_cpu_isa(BEST)
 
 
 def problem(shape, dtype=F32, param_dtype=None, bias=True):
@@ -221,11 +210,8 @@ def test_any_shape(plane, c, density, isa, dtype):
     """`density`: of active sites; None: a dense plane."""
     torch.manual_seed(0)
     layout = DenseLayout(*plane) if density is None else SiteLayout.from_mask(torch.rand(plane) < density)
-    library.set_cpu_isa(isa)
-    try:
+    with on_isa(isa):
         check_gradients(layout, c, dtype)
-    finally:
-        library.set_cpu_isa(BEST)
 
 
 def bits_by_threads(function):

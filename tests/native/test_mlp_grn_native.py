@@ -10,42 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convnextv2_fast as cf
-from convnextv2_fast import library, ops
+from convnextv2_fast import ops
 from convnextv2_fast.models.convnextv2 import Block
 from convnextv2_fast.ops import _kept
 from convnextv2_fast.ops.mlp_grn import cpu
 from convnextv2_fast.testing import make
-from tests.native.cxx import AVX2, HERE, SANITIZED, needs_avx2, needs_compiler, run_check
+from tests.native.cxx import AVX2, HERE, SANITIZED, each_width, needs_avx2, needs_compiler, run_check
+from tests.native.isas import ISAS, needs_library, on_isa
 
 pytestmark = pytest.mark.cpu_kernel
-needs_library = pytest.mark.skipif(library.why_not("cpu") is not None, reason=str(library.why_not("cpu")))
-BEST = library.cpu_isa() or "scalar"
-ISAS = library.CPU_ISAS[: library.CPU_ISAS.index(BEST) + 1]
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
 
-@pytest.fixture(params=ISAS)
-def isa(request):
-    library.set_cpu_isa(request.param)
-    yield request.param
-    library.set_cpu_isa(BEST)
-
-
 @needs_compiler
-@pytest.mark.parametrize(
-    ("vector", "rows", "flags"),
-    [
-        pytest.param("Vec4", 6, ("-O1",), id="scalar"),
-        pytest.param("Vec8", 6, ("-O1", *AVX2), id="avx2", marks=needs_avx2),
-        pytest.param(
-            "Vec16",
-            14,
-            (*AVX2, "-O0", "-include", str(HERE / "avx512_emulation.h")),
-            id="avx512-emulated",
-            marks=needs_avx2,
-        ),
-    ],
-)
+@each_width
 def test_kernel_of_each_width(tmp_path, vector, rows, flags):
     """Odd sizes, all dtypes, ragged and empty groups, held and in slices, on one to three threads."""
     flags = (f"-DCNV2_VECTOR={vector}", f"-DCNV2_ROWS={rows}", "-pthread", *flags)
@@ -86,7 +64,7 @@ def test_strategies(isa, kind, strategy):
 
 
 @needs_library
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.integers(1, 3),
     st.integers(1, 16),
@@ -97,8 +75,7 @@ def test_strategies(isa, kind, strategy):
     st.sampled_from(ISAS),
 )
 def test_any_shape(n, h, w, c, kind, dtype, name):
-    library.set_cpu_isa(name)
-    try:
+    with on_isa(name):
         problem = make("mlp_grn", n, h, w, c, kind, seed=h * w)
         rounded = problem.to(dtype).to(torch.float64)
         with torch.no_grad():
@@ -106,8 +83,6 @@ def test_any_shape(n, h, w, c, kind, dtype, name):
         if y.numel():
             error = (y.double() - want).abs().max() / want.abs().max()
             assert error <= 4 * torch.finfo(dtype).eps * math.sqrt(c)
-    finally:
-        library.set_cpu_isa(BEST)
 
 
 @needs_library
@@ -277,15 +252,41 @@ def test_compiled_inference_uses_kept_weights():
 
 
 @needs_library
+@pytest.mark.parametrize("held", [1 << 40, 100 * 100 * 4], ids=["held", "sliced"])
+@pytest.mark.parametrize("kind", ["dense", "ragged", "site"])
+def test_hidden_activations_kept_or_computed_again(isa, kind, held, monkeypatch):
+    """The same gradients, twice from one graph; kept where a float32 stage is wide, not in 16 bits, not if told so."""
+    monkeypatch.setitem(cpu.HELD_BYTES, None, held)
+    problem = make("mlp_grn", 3, 9, 13, 25, kind).to(F32)
+    found = []
+    for keep_from in (1, 26):
+        monkeypatch.setattr(cpu, "KEEP_FROM", keep_from)
+        y = problem.public(backend="cpu")
+        node = y.grad_fn if "MlpGrn" in y.grad_fn.name() else y.grad_fn.next_functions[0][0]
+        assert (len(node.saved_tensors) > 11) is (keep_from == 1)
+        for _ in range(2):
+            found.append(torch.autograd.grad(y, list(problem.tensors.values()), y.detach(), retain_graph=True))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    x = torch.empty(1, 25)
+    monkeypatch.setattr(cpu, "KEEP_FROM", 25)
+    assert cpu.keeps(x, None) and cpu.keeps(x.to(BF16), "materialize")
+    assert not (cpu.keeps(x.to(BF16), None) or cpu.keeps(x, "chunked") or cpu.keeps(x, "recompute"))
+
+
+@needs_library
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 def test_opcheck(dtype):
     u, w1, w2 = torch.randn(12, 8).to(dtype), torch.randn(20, 8), torch.randn(8, 20)
     b1, gamma, beta, b2 = torch.randn(20), torch.randn(20), torch.randn(20), torch.randn(8)
     args = (u, w1, b1, gamma, beta, w2, b2, None, None, 1e-6, 1 << 20, 4, 3, None, None)
-    torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default, (*args, None))
+    for keep in (False, True):
+        torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default, (*args, None, keep))
     norm = torch.rand(3, 20)
     back = (u, u, w1, b1, gamma, beta, w2, norm, 1e-6, 1 << 20, 4, 3, None, None)
-    torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default, back)
+    for kept in (None, torch.randn(12, 32)):
+        torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default, (*back, kept))
 
 
 @needs_library
@@ -293,9 +294,14 @@ def test_bad_packed_weights_are_refused():
     u, w1, w2, v = torch.randn(4, 8), torch.randn(20, 8), torch.randn(8, 20), torch.randn(20)
     args = (u, w1, v, v, v, w2, torch.randn(8), None, None, 1e-6, 1 << 20, 4, 1, None, None)
     with pytest.raises(ValueError, match="packed must come from this operator's pack"):
-        torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, torch.randn(7))
+        torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, torch.randn(7), False)
     with pytest.raises(ValueError, match="w1 must have u's columns"):
-        torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(u[:, :4].contiguous(), *args[1:], None)
+        torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(u[:, :4].contiguous(), *args[1:], None, False)
+    norm = torch.rand(1, 20)
+    with pytest.raises(ValueError, match="kept does not fit"):
+        torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default(
+            u, u, w1, v, v, v, w2, norm, 1e-6, 1 << 20, 4, 1, None, None, torch.randn(4, 20)
+        )
 
 
 @pytest.mark.skipif("avx512_bf16" not in ISAS, reason="this CPU or this build has no AVX512_BF16")
@@ -315,7 +321,7 @@ def test_weights_packed_for_another_dtype(block):
             args = (torch.randn(4, n).to(dtype), w1, v, v, v, w2, b2, None, None, 1e-6, 1 << 20, 4, 1, None, None)
             packed = torch.ops.convnextv2_fast.mlp_grn_cpu_pack.default(w1, v, v, w2, b2, dtype is F32)
             with pytest.raises(ValueError, match="on this instruction set, for this dtype"):
-                torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, packed)
+                torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, packed, False)
 
 
 @needs_library

@@ -8,42 +8,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convnextv2_fast import library, ops
+from convnextv2_fast import ops
 from convnextv2_fast.layouts import DenseLayout
 from convnextv2_fast.ops import _kept
 from convnextv2_fast.testing import kinds, make
-from tests.native.cxx import AVX2, HERE, needs_avx2, needs_compiler, run_check
+from tests.native.cxx import each_width, needs_compiler, run_check
+from tests.native.isas import ISAS, needs_library, on_isa
 
 pytestmark = pytest.mark.cpu_kernel
-needs_library = pytest.mark.skipif(library.why_not("cpu") is not None, reason=str(library.why_not("cpu")))
-BEST = library.cpu_isa() or "scalar"
-ISAS = ("scalar", "avx2", "avx512")[: ("scalar", "avx2", "avx512").index(BEST[:6] if BEST != "scalar" else BEST) + 1]
 OPS = ("layer_norm", "grn", "patch_conv")
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
 
-@pytest.fixture(params=ISAS)
-def isa(request):
-    library.set_cpu_isa(request.param)
-    yield request.param
-    library.set_cpu_isa(BEST)
-
-
 @needs_compiler
-@pytest.mark.parametrize(
-    ("vector", "rows", "flags"),
-    [
-        pytest.param("Vec4", 6, ("-O1",), id="scalar"),
-        pytest.param("Vec8", 6, ("-O1", *AVX2), id="avx2", marks=needs_avx2),
-        pytest.param(
-            "Vec16",
-            14,
-            (*AVX2, "-O0", "-include", str(HERE / "avx512_emulation.h")),
-            id="avx512-emulated",
-            marks=needs_avx2,
-        ),
-    ],
-)
+@each_width
 def test_kernel_of_each_width(tmp_path, vector, rows, flags):
     said = run_check(
         "rows_cpu_check.cpp", tmp_path, f"-DCNV2_VECTOR={vector}", f"-DCNV2_ROWS={rows}", "-pthread", *flags
@@ -58,7 +36,7 @@ def results(problem, backend):
 
 
 @needs_library
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     st.sampled_from(OPS),
     st.integers(1, 3),
@@ -72,8 +50,7 @@ def results(problem, backend):
 def test_any_shape(op, n, h, w, c, kind, dtype, name):
     """Forward and every gradient against float64 on the same rounded numbers."""
     kind = kind if kind in kinds(op) else "dense"
-    library.set_cpu_isa(name)
-    try:
+    with on_isa(name):
         problem = make(op, n, h, w, c, kind, seed=n * h * w)
         got, want = results(problem.to(dtype), "cpu"), results(problem.to(dtype).to(torch.float64), "torch")
         for what, exact in want.items():
@@ -81,8 +58,6 @@ def test_any_shape(op, n, h, w, c, kind, dtype, name):
                 scale = exact.abs().max().clamp_min(1e-2)
                 error = ((got[what].double() - exact).abs().max() / scale).item()
                 assert error <= 16 * torch.finfo(dtype).eps * math.sqrt(4 * c), f"{op} {what}: {error:.1e}"
-    finally:
-        library.set_cpu_isa(BEST)
 
 
 @needs_library

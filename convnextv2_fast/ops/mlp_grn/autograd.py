@@ -13,11 +13,12 @@ from .._groups import Groups
 
 
 class MlpGrn(torch.autograd.Function):
-    """Saves u, the parameters and the groups' norms; the hidden activations are computed again.
+    """Saves u, the parameters, the groups' norms and what else the forward returns: usually nothing, since the hidden
+    activations are computed again.
 
-    `kernels.forward(u, w1, b1, gamma, beta, w2, b2, residual, row_scale, *options, *groups)` returns the result and the
-    norms; `kernels.backward(dy, u, w1, b1, gamma, beta, w2, norm, *options, *groups)` the gradients of u, w1, b1,
-    gamma, beta, w2 and b2."""
+    `kernels.forward(u, w1, b1, gamma, beta, w2, b2, residual, row_scale, *options, *groups)` returns the result, the
+    norms and tensors `*kept`; `kernels.backward(dy, u, w1, b1, gamma, beta, w2, norm, *options, *groups, *kept)` the
+    gradients of u, w1, b1, gamma, beta, w2 and b2."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -35,9 +36,9 @@ class MlpGrn(torch.autograd.Function):
         options: tuple[Any, ...],
         of: Groups,
     ) -> Tensor:
-        out, norm = kernels.forward(u, w1, b1, gamma, beta, w2, b2, residual, row_scale, *options, *of)
+        out, norm, *kept = kernels.forward(u, w1, b1, gamma, beta, w2, b2, residual, row_scale, *options, *of)
         # b2 and the output enter no gradient but row_scale's.
-        ctx.save_for_backward(u, w1, b1, gamma, beta, w2, b2, row_scale, norm, of.row_group, of.offsets)
+        ctx.save_for_backward(u, w1, b1, gamma, beta, w2, b2, row_scale, norm, of.row_group, of.offsets, *kept)
         ctx.kernels, ctx.options, ctx.sizes = kernels, options, of[:2]
         ctx.residual_dtype = None if residual is None else residual.dtype
         return out
@@ -50,8 +51,8 @@ class MlpGrn(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
-    u, w1, b1, gamma, beta, w2, b2, row_scale, norm, *maps = ctx.saved_tensors
-    of, params = (*ctx.sizes, *maps), (w1, b1, gamma, beta, w2)
+    u, w1, b1, gamma, beta, w2, b2, row_scale, norm, row_group, offsets, *kept = ctx.saved_tensors
+    of, params = (*ctx.sizes, row_group, offsets), (w1, b1, gamma, beta, w2)
     dresidual = None if ctx.residual_dtype is None else dout.to(ctx.residual_dtype)
     drow_scale = torch.zeros_like(row_scale) if ctx.needs_input_grad[9] else None
     dy = dout
@@ -62,7 +63,7 @@ def _gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
             y = ctx.kernels.forward(u, *params, b2, None, None, *ctx.options, *of)[0]
             # The terms of a whole sample cancel.
             drow_scale = (runs.double() * y.view(runs.shape).double()).sum(1).to(row_scale.dtype)
-    grads = ctx.kernels.backward(dy.to(u.dtype).contiguous(), u, *params, norm, *ctx.options, *of)
+    grads = ctx.kernels.backward(dy.to(u.dtype).contiguous(), u, *params, norm, *ctx.options, *of, *kept)
     cast = (g.to(p.dtype) for g, p in zip(grads, (u, *params, b2), strict=True))
     return None, *cast, dresidual, drow_scale, None, None
 

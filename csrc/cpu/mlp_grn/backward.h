@@ -5,8 +5,9 @@
 //   dbeta = sum dv;  p = sum dv g per group;  dgamma = sum_groups p n / m
 //   dn_k = gamma_k p_k / m - sum_c(gamma_c p_c n_c) / (m^2 K);  dg = dv s + g dn / n  (0 where n is)
 //   dh = dg GELU'(h);  du = dh w1;  dw1 = dh' u;  dw2 = dz' (g s + beta)
-// Chunk by chunk (plan.h), so that h and dv stay in the cache: h, dv and the sums; then dh and v = g s + beta in their
-// place, and du; then both weights' gradients, whose tiles the threads divide.
+// Chunk by chunk (plan.h), so that h and dv stay in the cache: h (computed again, unless the forward kept it), dv and
+// the sums; then dh and v = g s + beta in their place, and du; then both weights' gradients, whose tiles the threads
+// divide.
 #pragma once
 
 #include "common.h"
@@ -67,7 +68,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     float* memory = thread_scratch(ScratchSlot::kWeights, w1 + w2 + w1_back + 3 * kb_ * kBlock);
     w1_ = memory, w2_ = w1_ + w1, w1_back_ = w2_ + w2, b1_ = w1_back_ + w1_back;
     gamma_ = b1_ + kb_ * kBlock, beta_ = gamma_ + kb_ * kBlock;
-    Common::pack_transposed(p_.weights.w1, s_.hidden, s_.c_in, w1_, parallel_);
+    if (p_.kept == nullptr) Common::pack_transposed(p_.weights.w1, s_.hidden, s_.c_in, w1_, parallel_);
     Common::pack_panels(p_.weights.w2, s_.c_out, s_.hidden, w2_, parallel_);
     Common::pack_panels(p_.weights.w1, s_.hidden, s_.c_in, w1_back_, parallel_);
     Common::pack_vector(p_.weights.b1, s_.hidden, b1_);
@@ -146,9 +147,11 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     const int64_t stride = rows_ * kBlock, at = j0 * stride + first * kBlock;
     const auto nothing = [](auto...) {};
     const float *w1 = w1_ + j0 * s_.c_in * kBlock, *w2 = w2_ + j0 * s_.c_out * kBlock;
-    Common::multiply(
-        {u_ + first * kBlock, stride, w1, s_.c_in, h_ + at, stride, b1_ + j0 * kBlock, rows, j1 - j0}, nothing,
-        [&](int64_t j, int64_t k, int64_t) { return w1 + (j * s_.c_in + k) * kBlock; }, nothing);
+    if (p_.kept == nullptr) {
+      Common::multiply(
+          {u_ + first * kBlock, stride, w1, s_.c_in, h_ + at, stride, b1_ + j0 * kBlock, rows, j1 - j0}, nothing,
+          [&](int64_t j, int64_t k, int64_t) { return w1 + (j * s_.c_in + k) * kBlock; }, nothing);
+    }
     Common::multiply(
         {dz_ + first * kBlock, stride, w2, s_.c_out, dv_ + at, stride, nullptr, rows, j1 - j0}, nothing,
         [&](int64_t j, int64_t k, int64_t) { return w2 + (j * s_.c_out + k) * kBlock; },
@@ -160,7 +163,12 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   // A row block's sums of dv g and dv, hidden panel j.
   void group_sums(int64_t b, int64_t j) {
     const int64_t first = blocks_[b].begin, rows = blocks_[b].end - first;
-    const float *h = h_ + (j * rows_ + first) * kBlock, *dv = dv_ + (j * rows_ + first) * kBlock;
+    float* h = h_ + (j * rows_ + first) * kBlock;
+    if (p_.kept != nullptr) {
+      const float* kept = p_.kept + Common::kept_at(plan_, chunk_, blocks_[b], kb_, j);
+      std::memcpy(h, kept, rows * kBlock * sizeof(float));
+    }
+    const float* dv = dv_ + (j * rows_ + first) * kBlock;
     V p0 = V::zero(), p1 = V::zero(), sum0 = V::zero(), sum1 = V::zero();
     for (int64_t r = 0; r < rows; ++r, h += kBlock, dv += kBlock) {
       const V d0 = V::load(dv), d1 = V::load(dv + kVector);

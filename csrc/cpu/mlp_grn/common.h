@@ -54,6 +54,14 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     });
   }
 
+  // Where the hidden activations before GELU are kept, of a row block and hidden panel j: group by group, blocked
+  // within it, whatever the chunks of forward and backward are.
+  static int64_t kept_at(const RowPlan& plan, const RowChunk& chunk, const RowBlock& block, int64_t panels, int64_t j) {
+    const int64_t group = chunk.group_begin + block.group, first = plan.first_row(group);
+    const int64_t rows = plan.first_row(group + 1) - first;
+    return (first * panels + j * rows + chunk.begin + block.begin - first) * kBlock;
+  }
+
   // out [kBlock] += sum_k v[k] panel[k]. Sums of few terms, then their sum: an error here is every row's alike.
   static void add_product(const float* v, const float* panel, int64_t count, float* out) {
     constexpr int64_t kTerms = 32;

@@ -108,6 +108,10 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   void gelu(const float* h, int64_t b, int64_t j) {
     const RowBlock& block = blocks_[b];
     float *to = hidden_ + (j * rows_ + block.begin) * kWords, *squares = block_sums_ + (b * kb_ + j) * kBlock;
+    if (p_.kept != nullptr) {
+      std::memcpy(p_.kept + Common::kept_at(plan_, chunk_, block, kb_, j), h,
+                  (block.end - block.begin) * kBlock * sizeof(float));
+    }
     V sum0 = V::zero(), sum1 = V::zero();
     for (int64_t r = block.begin; r < block.end; ++r, h += kBlock, to += kWords) {
       const V g0 = Gelu<V>::value(V::load(h)), g1 = Gelu<V>::value(V::load(h + kVector));

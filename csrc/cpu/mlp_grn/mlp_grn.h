@@ -38,6 +38,7 @@ struct MlpGrnForward {
   void* y;  // [T, c_out]
   DType y_dtype;
   float* norm;  // [groups, hidden]: ||g|| over a group's rows, or null
+  float* kept;  // [T, kept_columns]: u w1' + b1 for a backward on the same instruction set, or null
 };
 
 struct MlpGrnBackward {
@@ -46,9 +47,13 @@ struct MlpGrnBackward {
   ConstArray dy, u;  // [T, c_out], [T, c_in]
   ConstArray gamma;
   const float* norm;  // [groups, hidden]
+  const float* kept;  // of the forward; null: computed again
   void* du;           // [T, c_in] in u's dtype
   float *dw1, *db1, *dgamma, *dbeta, *dw2, *db2;
 };
+
+// Columns of what a forward may keep, for each row: whole blocks of any instruction set.
+inline int64_t kept_columns(int64_t hidden) { return (hidden + 31) / 32 * 32; }
 
 struct MlpGrnCpu {
   int64_t (*packed_floats)(const MlpGrnShape&);
