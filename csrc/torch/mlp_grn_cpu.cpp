@@ -33,7 +33,8 @@ MlpGrnShape shape_of(const RowGroups& groups, int64_t c_in, int64_t hidden, int6
   return {groups, c_in, hidden, c_out, static_cast<float>(eps), held_bytes, activations};
 }
 
-const MlpGrnCpu& kernels() { return mlp_grn_cpu(current_cpu_isa(CpuIsa::kAvx512Bf16)); }
+CpuIsa isa() { return current_cpu_isa(CpuIsa::kAvx512Bf16); }
+const MlpGrnCpu& kernels() { return mlp_grn_cpu(isa()); }
 
 // Weights that fit each other and activations in x's dtype; b2 may be absent.
 MlpGrnWeights weights_of(const char* op, const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& beta,
@@ -100,7 +101,7 @@ std::tuple<Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
     refuse(op, "row_scale must be contiguous float32 [R] with R dividing T", describe("u", u),
            describe("row_scale", row_scale));
   Tensor y = torch::stable::new_empty(u, {rows, c_out}, type), norm = floats(u, {count, hidden});
-  Tensor kept = floats(u, {keep ? rows : 0, kept_columns(hidden)});
+  Tensor kept = floats(u, {keep ? rows + 1 : 0, kept_columns(hidden)});
   const Parallel parallel = torch_parallel();
   MlpGrnForward p{};
   p.shape = shape;
@@ -115,6 +116,7 @@ std::tuple<Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
   p.norm = float_data(norm);
   p.kept = keep ? float_data(kept) : nullptr;
   cpu.forward(p, parallel);
+  if (keep) p.kept[rows * kept_columns(hidden)] = static_cast<float>(isa());
   return {std::move(y), std::move(norm), std::move(kept)};
 }
 
@@ -134,7 +136,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_b
   p.gamma = vector_of(op, "gamma", u, hidden, gamma);
   p.norm = of_groups(op, "norm", u, groups, hidden, norm);
   if (kept.has_value()) {
-    p.kept = static_cast<const float*>(matrix_of(op, "kept", norm, u.size(0), kept_columns(hidden), *kept).data);
+    const int64_t columns = kept_columns(hidden);
+    p.kept = static_cast<const float*>(matrix_of(op, "kept", norm, u.size(0) + 1, columns, *kept).data);
+    if (p.kept[u.size(0) * columns] != static_cast<float>(isa()))
+      refuse(op, "kept is of a forward on another instruction set", describe("u", u), describe("kept", *kept));
   }
   Tensor du = new_contiguous(u), dw1 = floats(u, {hidden, c_in}), db1 = floats(u, {hidden});
   Tensor dgamma = floats(u, {hidden}), dbeta = floats(u, {hidden});

@@ -123,7 +123,7 @@ bool failed(const Problem& p, int seed) {
   f.residual = p.residual ? residual.bytes.get() : nullptr;
   f.row_scale = p.scaled ? reinterpret_cast<const float*>(row_scale.bytes.get()) : nullptr;
   f.scale_rows = 1, f.y = y.bytes.get(), f.y_dtype = p.dtype, f.norm = norm.data();
-  Floats kept(rows * kept_columns(k), NAN);
+  Floats kept((rows + 1) * kept_columns(k), NAN);
   f.kept = seed % 2 == 0 ? kept.data() : nullptr;
   Kernel::forward(f, parallel);
   Floats dw1(k * c, NAN), db1(k, NAN), dgamma(k, NAN), dbeta(k, NAN), dw2(o * k, NAN), db2(o, NAN);

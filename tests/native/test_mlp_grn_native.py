@@ -285,8 +285,9 @@ def test_opcheck(dtype):
         torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default, (*args, None, keep))
     norm = torch.rand(3, 20)
     back = (u, u, w1, b1, gamma, beta, w2, norm, 1e-6, 1 << 20, 4, 3, None, None)
-    for kept in (None, torch.randn(12, 32)):
-        torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default, (*back, kept))
+    kept = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, None, True)[2]
+    for again in (None, kept):
+        torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default, (*back, again))
 
 
 @needs_library
@@ -301,6 +302,12 @@ def test_bad_packed_weights_are_refused():
     with pytest.raises(ValueError, match="kept does not fit"):
         torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default(
             u, u, w1, v, v, v, w2, norm, 1e-6, 1 << 20, 4, 1, None, None, torch.randn(4, 20)
+        )
+    kept = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, None, True)[2]
+    kept[-1, 0] = -1
+    with pytest.raises(ValueError, match="on another instruction set"):
+        torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default(
+            u, u, w1, v, v, v, w2, norm, 1e-6, 1 << 20, 4, 1, None, None, kept
         )
 
 

@@ -49,7 +49,7 @@ def _forward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     y = u.new_empty((u.shape[0], w2.shape[0]), dtype=(u if residual is None else residual).dtype)
     keep = rest[-1] is True
-    kept = u.new_empty((u.shape[0] if keep else 0, (w1.shape[0] + 31) // 32 * 32), dtype=torch.float32)
+    kept = u.new_empty((u.shape[0] + 1 if keep else 0, (w1.shape[0] + 31) // 32 * 32), dtype=torch.float32)
     return y, u.new_empty((count, w1.shape[0]), dtype=torch.float32), kept
 
 
@@ -86,7 +86,7 @@ library.define(
 # Contiguous u [T, C], w1 [K, C], w2 [C', K], vectors flat; parameters in u's dtype or float32; residual [T, C'] gives
 # y's dtype; row_scale float32; norm float32 [G, K]; parameters' gradients float32. No autograd. packed: of
 # mlp_grn_cpu_pack, bfloat16 where u is, instead of packing anew (mlp_grn_cpu_kept: of _kept.py). keep: `kept` is u w1'
-# + b1, float32, blocked as the instruction set has it, for the backward; else it has no rows.
+# + b1, float32, in the order of the instruction set, which the last of its T + 1 rows names; else it has no rows.
 _pack = torch.ops.convnextv2_fast.mlp_grn_cpu_pack.default
 _forward = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default
 _backward = torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default

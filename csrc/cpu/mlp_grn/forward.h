@@ -29,6 +29,10 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
 
   void run() {
     const RowGroups& groups = s_.groups;
+    if (p_.kept != nullptr) {
+      const int64_t used = groups.rows * kb_ * kBlock, all = (groups.rows + 1) * kept_columns(s_.hidden);
+      std::memset(p_.kept + used, 0, (all - used) * sizeof(float));
+    }
     for (int64_t g = 0; g < groups.count;) {
       const int64_t end = plan_.chunk_end(g);
       const bool held = plan_.held(g, end);

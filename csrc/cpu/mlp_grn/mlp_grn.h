@@ -38,7 +38,8 @@ struct MlpGrnForward {
   void* y;  // [T, c_out]
   DType y_dtype;
   float* norm;  // [groups, hidden]: ||g|| over a group's rows, or null
-  float* kept;  // [T, kept_columns]: u w1' + b1 for a backward on the same instruction set, or null
+  // [T + 1, kept_columns]: u w1' + b1, for a backward on the same instruction set, then zeros; or null.
+  float* kept;
 };
 
 struct MlpGrnBackward {
