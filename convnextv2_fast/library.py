@@ -131,6 +131,14 @@ def parse_archs(archs: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((*divmod(int(re.sub(r"\D", "", number)), 10), kind) for number, _, kind in parts)
 
 
+def capability() -> tuple[int, int]:
+    """Of the current NVIDIA GPU, such as (9, 0).
+
+    By its properties, which torch.compile folds; torch.cuda.get_device_capability would be an operation of the graph."""
+    properties = torch.cuda.get_device_properties()
+    return properties.major, properties.minor
+
+
 def cuda_code_for(capability: tuple[int, int], archs: tuple[tuple[int, int, str], ...] | None = None) -> bool:
     """Whether ``_C_cuda.so`` holds code for a GPU of this compute capability: its own, or PTX of an older one.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from . import library
+
 if TYPE_CHECKING:
     from .dispatch import Implementation, Spec
 
@@ -58,7 +60,7 @@ def family() -> str:
     """Of the current GPU: "sm_90"; ANY where there is none that the table could know."""
     if torch.version.cuda is None or not torch.cuda.is_available():
         return ANY
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = library.capability()
     return f"sm_{major}{minor}"
 
 

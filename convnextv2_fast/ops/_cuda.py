@@ -53,7 +53,7 @@ def reasons(spec: Spec) -> list[str]:
         return found
     if not torch.cuda.is_available():
         return ["torch sees no CUDA device"]
-    if not library.cuda_code_for(torch.cuda.get_device_capability()):
+    if not library.cuda_code_for(library.capability()):
         archs = library.build_info().get("cuda_archs")
         return [f"_C_cuda.so has code for {archs}, not for this GPU; rebuild with TORCH_CUDA_ARCH_LIST set for it"]
     return []
