@@ -9,7 +9,14 @@ from typing import Any
 Results = dict[str, Any]
 Row = dict[str, Any]
 OURS = "fast-cpu"
-LABELS = {OURS: "convnextv2_fast", "compile": "torch.compile", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+LABELS = {
+    OURS: "convnextv2_fast",
+    "compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "masked-dense": "masked dense",
+    "masked-dense-compile": "masked dense, torch.compile",
+}
 
 
 def groups(rows: list[Row]) -> dict[str, dict[str, Row]]:
@@ -84,7 +91,12 @@ def markdown(results: Results) -> str:
             f"{limit['gemm_gflop_per_s']:.0f} GFLOP/s (the roofline of the last column)."
         )
     lines.append("")
-    for name, title in (("inference", "Inference"), ("training", "Training step"), ("sizes", "All sizes, batch 1")):
+    for name, title in (
+        ("inference", "Inference"),
+        ("training", "Training step"),
+        ("pretraining", "FCMAE step"),
+        ("sizes", "All sizes, batch 1"),
+    ):
         if name in results:
             lines += [f"## {title}", "", *_speed(results[name])]
             skipped = {(r["provider"], r["reason"]) for r in results[name] if "reason" in r}

@@ -1,7 +1,8 @@
 """What the CPU kernels are worth, in one run: `make cpu-report`.
 
-Inference and training beside every CPU runtime at hand, all eight sizes beside eager, the depthwise weight gradient,
-the memory of a training step, and how time grows with batch, image and threads. Leaves a JSON, a Markdown and a PNG.
+Inference, training and pre-training beside every CPU runtime at hand, all eight sizes beside eager, the depthwise
+weight gradient, the memory of a training step, and how time grows with batch, image and threads. Leaves a JSON, a
+Markdown and a PNG.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from ._timing import CpuWatch, interleaved
 from .cases import Setting
 from .cpu_pages import markdown, plot
 from .measure import Effort, measure
-from .module_cases import ModelCase
+from .module_cases import FcmaeCase, ModelCase
 
 OURS = "fast-cpu"
 INFERENCE = (("atto", 1), ("tiny", 8), ("base", 1))
 TRAINING = (("atto", 8), ("tiny", 4))
+PRETRAINING = (("atto", 8), ("tiny", 4))
+DENSE = (OURS, "masked-dense", "masked-dense-compile")
 SIZES = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
 RUNTIMES = (OURS, "eager", "channels_last", "compile", "onnxruntime", "openvino")
 PLANES = ((96, 56), (192, 28), (384, 14), (768, 7))  # of tiny's stages
@@ -39,7 +42,7 @@ BATCHES, RESOLUTIONS = (1, 2, 4, 8, 16, 32), (128, 192, 224, 256, 320, 384, 448,
 Row = dict[str, Any]
 
 
-def rows_of(case: ModelCase, names: tuple[str, ...], rounds: int, seconds: float) -> list[Row]:
+def rows_of(case: ModelCase | FcmaeCase, names: tuple[str, ...], rounds: int, seconds: float) -> list[Row]:
     """One interleaved group as rows."""
     found = []
     for name, outcome in measure(case, names, Effort(rounds=rounds, max_seconds=seconds)).items():
@@ -66,6 +69,12 @@ def training(quick: bool) -> list[Row]:
     """Forward, cross entropy, backward."""
     cases = [ModelCase(s, b, Setting("cpu", "float32"), backward=True) for s, b in TRAINING]
     return [row for case in cases for row in rows_of(case, RUNTIMES[:4], 5 if quick else 11, 20.0 if quick else 60.0)]
+
+
+def pretraining(quick: bool) -> list[Row]:
+    """An FCMAE step, 60 % of the patches removed, beside dense convolutions times the mask."""
+    cases = [FcmaeCase(s, b, Setting("cpu", "float32")) for s, b in PRETRAINING]
+    return [row for case in cases for row in rows_of(case, DENSE, 5 if quick else 11, 20.0 if quick else 60.0)]
 
 
 def sizes(quick: bool) -> list[Row]:
@@ -171,6 +180,7 @@ def growth(quick: bool) -> dict[str, Any]:
 PARTS: dict[str, Callable[[bool], Any]] = {
     "inference": inference,
     "training": training,
+    "pretraining": pretraining,
     "weight_gradient": lambda quick: weight_gradient(),
     "growth": growth,
     "memory": lambda quick: step_memory(),
