@@ -160,8 +160,8 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
         if origin == "argument":
             raise UnsupportedInputError(_refusal(spec, name, [f"{spec.op} has no {name} implementation yet"]))
     for candidate in preferences.order(spec, candidates):
-        asked_for = not candidate.automatic or (torch.compiler.is_compiling() and not candidate.compiled)
-        reasons = ["it runs only when asked for"] if asked_for else candidate.reasons(spec)
+        free = candidate.automatic and (candidate.compiled or not torch.compiler.is_compiling())
+        reasons = candidate.reasons(spec) if free else ["it runs only when asked for"]
         if not reasons:
             return candidate
         if not torch.compiler.is_compiling():
