@@ -134,7 +134,7 @@ def parse_archs(archs: str) -> tuple[tuple[int, int, str], ...]:
 def capability() -> tuple[int, int]:
     """Of the current NVIDIA GPU, such as (9, 0).
 
-    By its properties, which torch.compile folds; torch.cuda.get_device_capability would be an operation of the graph."""
+    By its properties, which torch.compile folds; get_device_capability would be an operation of its graph."""
     properties = torch.cuda.get_device_properties()
     return properties.major, properties.minor
 
