@@ -39,10 +39,10 @@ def run(problem: Problem, dtype: torch.dtype, backend: str, device: str = "cpu",
 def assert_as_good_as_torch(got, plain, exact, dtype, what):
     """The rule of the library: at most twice the error of plain PyTorch in the same dtype, plus a rounding floor."""
     for name, want in exact.items():
-        # With one channel LayerNorm is constant and gradients cancel: they have no scale of their own. What is left of
-        # x's is rounding times the reciprocal of the deviation, 1 / sqrt(eps).
-        constant = name == "x" and plain[name].shape[-1] == 1 and want.abs().max() < 1e-9
-        scale = want.abs().max().clamp_min(1e3 if constant else 1e-3)
+        # With one channel LayerNorm is constant and gradients cancel: they have no scale of their own. What is left is
+        # rounding times the reciprocal of the deviation, 1 / sqrt(eps); in float64 too.
+        cancels = 0 < want.abs().max() < 1e-9
+        scale = want.abs().max().clamp_min(1e3 if cancels else 1e-3)
         ours = ((got[name].double() - want).abs().max() / scale).item()
         theirs = ((plain[name].double() - want).abs().max() / scale).item()
         if dtype == torch.float32:  # an error of torch's below a few roundings is luck, and another CPU's is not
