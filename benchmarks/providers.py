@@ -237,12 +237,6 @@ def _fast_compile(backend: str, case: Case) -> Candidate:
         raise Unavailable(f"{backend}: {'; '.join(missing)}")
     module = case.ours()  # type: ignore[attr-defined]
     module.load_state_dict(case.state)  # type: ignore[attr-defined]
-    compiled = torch.compile(module, dynamic=False)
-
-    def call(*inputs: Tensor) -> Any:
-        with cf.use_backend(backend):
-            return compiled(*inputs)
-
     if isinstance(case, FcmaeCase):
         module = module.to(device=case.setting.device, dtype=case.setting.dtype)
 
@@ -253,15 +247,17 @@ def _fast_compile(backend: str, case: Case) -> Candidate:
         fast = torch.compile(pretrain, dynamic=False)
         return case.candidate(module, fast, sparse_names=True, plain=pretrain)
     assert isinstance(case, ModuleCase)
+    compiled = torch.compile(module, dynamic=False)
+
+    def call(x: Tensor) -> Tensor:
+        with cf.use_backend(backend):
+            return compiled(x)
+
     return case.candidate(module, call=call, compiled=True)
 
 
-def _compiled_backend(backend: str) -> None:
-    provider(f"compile-fast-{backend}", "model", "fcmae", on_request=True)(functools.partial(_fast_compile, backend))
-
-
-for _name in ("cuda", "triton"):
-    _compiled_backend(_name)
+for _backend in ("cuda", "triton"):
+    provider(f"compile-fast-{_backend}", "model", "fcmae", on_request=True)(functools.partial(_fast_compile, _backend))
 
 
 @provider("eager", "block", "model")
