@@ -60,6 +60,10 @@ class Task:
     keys: tuple[str, ...]
     needs: float
     run: Callable[[], list[Row]]
+    warm: Callable[[], object] | None = None  # one call of what Triton has to compile for it
+
+
+TRITON = ("fast-triton", "fast-preferred")
 
 
 def group(case: Case, wanted: tuple[str, ...], effort: Effort, needs: float) -> Task:
@@ -78,7 +82,9 @@ def group(case: Case, wanted: tuple[str, ...], effort: Effort, needs: float) -> 
             rows.append(row | (outcome.timing.milliseconds() if outcome.timing else {}) | outcome.info)
         return rows
 
-    return Task(tuple(key({"name": case.name, "provider": name}) for name in wanted), needs, run)
+    slow = [name for name in wanted if name in TRITON]
+    warm = (lambda: measure(case, slow, DRY)) if slow else None
+    return Task(tuple(key({"name": case.name, "provider": name}) for name in wanted), needs, run, warm)
 
 
 def measured_ceilings(scale: Scale) -> list[Task]:
@@ -264,6 +270,16 @@ def execute(
     return 0
 
 
+def warm(tasks: list[Task], deadline: float) -> int:
+    """One call of what Triton has to compile for the tasks, into its cache on disk."""
+    for task in tasks:
+        if task.warm is not None and time.time() < deadline:
+            task.warm()
+            gc.collect()
+            torch.cuda.empty_cache()
+    return 0
+
+
 def split(name: str) -> Row:
     """A row's name and provider from its key."""
     first, _, second = name.partition(" / ")
@@ -275,9 +291,15 @@ def main() -> int:
     parser.add_argument("--section", choices=SECTIONS, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     parser.add_argument("--deadline", type=float, required=True, help="seconds since the epoch")
-    parser.add_argument("--log", type=Path, required=True)
-    parser.add_argument("--done", type=Path, required=True, help="JSON list of row keys that need not run")
+    parser.add_argument("--warm", help="i/n: only compile for every n-th task, from the i-th")
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--done", type=Path, help="JSON list of row keys that need not run")
     options = parser.parse_args()
+    if options.warm:
+        i, n = map(int, options.warm.split("/"))
+        return warm(SECTIONS[options.section](Scale(options.device, options.device == "cpu"))[i::n], options.deadline)
+    if options.log is None or options.done is None:
+        parser.error("--log and --done are needed")
     done = set(json.loads(options.done.read_text()))
     with options.log.open("a") as log:
 
