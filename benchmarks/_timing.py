@@ -173,7 +173,12 @@ def graphed(run: Run, sets: int) -> Run:
         with torch.cuda.graph(graph):
             run(i)
         graphs.append(graph)
-    return lambda i: graphs[i % sets].replay()
+
+    def replay(i: int) -> None:
+        graphs[i % sets].replay()
+
+    replay.captured = run  # type: ignore[attr-defined]  # a graph owns its outputs, not the weights and inputs it reads
+    return replay
 
 
 def peak_memory(run: Run, device: str) -> int | None:

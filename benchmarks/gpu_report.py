@@ -200,12 +200,12 @@ def sanitizer(report: Report, budget: Budget, device: str) -> bool:
     return clean
 
 
-def warm(report: Report, seconds: float) -> None:
+def warm(report: Report, seconds: float, program: Sequence[str] = ROWS) -> None:
     """Compiles what Triton needs for the rows of `ours`, several processes at a time, so that none of them waits."""
     processes, ends = min(8, max(1, (os.cpu_count() or 1) // 2)), time.monotonic() + seconds
 
     def part(i: int) -> int | None:
-        command = [*ROWS, "--section", "ours", "--device", "cuda", "--deadline", str(time.time() + seconds)]
+        command = [*program, "--section", "ours", "--device", "cuda", "--deadline", str(time.time() + seconds)]
         log = report.directory / f"warm-{i}.log"
         return run([*command, "--warm", f"{i}/{processes}"], log, ends - time.monotonic())
 
@@ -289,6 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--dry-run", choices=("cpu",), help="the same code on a CPU, tiny shapes: tests the report itself"
     )
     parser.add_argument("--commit", help="commit to name where there is no git")
+    parser.add_argument("--rows", default="", help="regular expression found in `name / provider` of the rows to measure")
     parser.add_argument("--only", nargs="+", choices=SLICES, default=list(SLICES), help="these sections alone")
     options = parser.parse_args(arguments)
     dry = options.dry_run is not None
@@ -313,11 +314,11 @@ def main(arguments: list[str] | None = None) -> int:
     if "sanitizer" in options.only:
         good = sanitizer(report, budget, device) and good
     if not dry and "warm" in options.only:
-        warm(report, budget.slice("warm"))
+        warm(report, budget.slice("warm"), [*ROWS, "--rows", options.rows])
     for section in SECTIONS:
         if section not in options.only or (dry and section == "max-autotune"):
             continue  # a dry run compiles nothing
-        measured(report, section, device, budget.slice(section))
+        measured(report, section, device, budget.slice(section), [*ROWS, "--rows", options.rows])
     good = good and not any(row.get("wrong") for row in report.rows)
     count = {state: sum(row["status"] == state for row in report.rows) for state in ("ok", "skipped", "failed")}
     print(report.markdown())

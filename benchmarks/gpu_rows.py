@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ class Task:
 
     keys: tuple[str, ...]
     needs: float
-    run: Callable[[], list[Row]]
-    warm: Callable[[], object] | None = None  # one call of what Triton has to compile for it
+    run: Callable[[Sequence[str]], list[Row]]  # of those of its keys that are wanted
+    warm: Callable[[Sequence[str]], None] = lambda _: None  # one call of what Triton has to compile for them
 
 
 TRITON = ("fast-triton", "fast-preferred")
@@ -71,9 +72,11 @@ def group(case: Case, wanted: tuple[str, ...], effort: Effort, needs: float) -> 
     if case.setting.smoke:
         needs = 0.0
 
-    def run() -> list[Row]:
+    keys = {key({"name": case.name, "provider": name}): name for name in wanted}
+
+    def run(missing: Sequence[str]) -> list[Row]:
         rows = []
-        for name, outcome in measure(case, wanted, effort).items():
+        for name, outcome in measure(case, [keys[each] for each in missing], effort).items():
             row: Row = {"name": case.name, "provider": name, "status": outcome.status}
             if outcome.reason:
                 row["reason"] = outcome.reason
@@ -82,9 +85,10 @@ def group(case: Case, wanted: tuple[str, ...], effort: Effort, needs: float) -> 
             rows.append(row | (outcome.timing.milliseconds() if outcome.timing else {}) | outcome.info)
         return rows
 
-    slow = [name for name in wanted if name in TRITON]
-    warm = (lambda: measure(case, slow, DRY)) if slow else None
-    return Task(tuple(key({"name": case.name, "provider": name}) for name in wanted), needs, run, warm)
+    def compile_all(missing: Sequence[str]) -> None:
+        measure(case, [keys[each] for each in missing if keys[each] in TRITON], DRY)
+
+    return Task(tuple(keys), needs, run, compile_all)
 
 
 def measured_ceilings(scale: Scale) -> list[Task]:
@@ -93,7 +97,7 @@ def measured_ceilings(scale: Scale) -> list[Task]:
     def task(precision: str) -> Task:
         name = f"ceilings-{precision}-{scale.device}"
 
-        def run() -> list[Row]:
+        def run(_: Sequence[str]) -> list[Row]:
             found = ceilings(scale.device, getattr(torch, precision))
             rates = {"gb_per_s": round(found.copy / 1e9, 1), "gflop_per_s": round(found.gemm / 1e9, 1)}
             return [{"name": name, "status": "ok", **rates}]
@@ -109,7 +113,7 @@ def depthwise(scale: Scale, size: str, precision: str) -> Task:
     stages = [(4, 8)] if scale.dry else [(56 >> i, dim) for i, dim in enumerate(dims)]
     batch = 1 if scale.dry else 128
     keys, run = depthwise_rows(stages, batch, precision, scale.device, scale.effort(DEPTHWISE))
-    return Task(tuple(keys), 0.0 if scale.dry else 25.0, run)
+    return Task(tuple(keys), 0.0 if scale.dry else 25.0, lambda _: run())
 
 
 def model(scale: Scale, size: str, precision: str, backward: bool, batch: int | None = None) -> ModelCase:
@@ -184,7 +188,8 @@ def ours(scale: Scale) -> list[Task]:
         return [*tasks, group(pretraining(scale, "tiny"), mine, effort, 0)]
     stages = [Shape(64, 56 >> i, 56 >> i, dim) for i, dim in enumerate(SIZES["tiny"][1])]
     whole = scale.effort(MODELS)
-    compiled = tuple(f"compile-fast-{name}" for name in ("cuda", "triton"))
+    timm = peers.installed("timm") and peers.installed("torchvision")
+    compiled = (*(f"compile-fast-{name}" for name in ("cuda", "triton")), "timm-compile" if timm else "compile")
     tasks = [group(model(scale, "tiny", "bfloat16", False), wanted, whole, 20)]
     tasks.append(group(model(scale, "tiny", "amp", True), wanted, whole, 20))
     tasks.append(group(pretraining(scale, "tiny"), (*together, "masked-dense"), whole, 20))
@@ -199,10 +204,9 @@ def ours(scale: Scale) -> list[Task]:
     tasks += [task for task in op("sparse_dwconv", stages[2])]
     tasks += [group(BlockCase(stages[0], setting, backward), wanted, effort, 6) for backward in (False, True)]
     tasks.append(group(model(scale, "tiny", "amp", False), wanted, whole, 10))
-    for name in compiled:
-        tasks.append(group(model(scale, "tiny", "bfloat16", False), (name,), whole, 30))
-        tasks.append(group(model(scale, "tiny", "amp", True), (name,), whole, 40))
-        tasks.append(group(pretraining(scale, "tiny"), (name,), whole, 40))
+    tasks.append(group(model(scale, "tiny", "bfloat16", False), compiled, whole, 40))
+    tasks.append(group(model(scale, "tiny", "amp", True), compiled, whole, 60))
+    tasks.append(group(pretraining(scale, "tiny"), (*compiled[:2], "masked-dense-compile"), whole, 60))
     tasks += [
         group(model(scale, "base", precision, back), wanted, whole, 15)
         for precision, back in (("bfloat16", False), ("amp", True))
@@ -257,7 +261,7 @@ def execute(
         emit({"begin": missing})
         began = time.time()
         try:
-            rows = task.run()
+            rows = task.run(missing)
         except Exception as error:
             rows = [split(name) | {"status": "failed", "reason": one_line(error)} for name in missing]
         for row in rows:
@@ -270,11 +274,17 @@ def execute(
     return 0
 
 
+def matching(tasks: list[Task], pattern: str) -> list[Task]:
+    """The tasks with those of their rows alone in which the pattern is found."""
+    kept = [replace(task, keys=tuple(k for k in task.keys if re.search(pattern, k))) for task in tasks]
+    return [task for task in kept if task.keys]
+
+
 def warm(tasks: list[Task], deadline: float) -> int:
     """One call of what Triton has to compile for the tasks, into its cache on disk."""
     for task in tasks:
-        if task.warm is not None and time.time() < deadline:
-            task.warm()
+        if time.time() < deadline:
+            task.warm(task.keys)
             gc.collect()
             torch.cuda.empty_cache()
     return 0
@@ -291,13 +301,15 @@ def main() -> int:
     parser.add_argument("--section", choices=SECTIONS, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     parser.add_argument("--deadline", type=float, required=True, help="seconds since the epoch")
+    parser.add_argument("--rows", default="", help="regular expression: only rows whose name / provider it finds")
     parser.add_argument("--warm", help="i/n: only compile for every n-th task, from the i-th")
     parser.add_argument("--log", type=Path)
     parser.add_argument("--done", type=Path, help="JSON list of row keys that need not run")
     options = parser.parse_args()
     if options.warm:
         i, n = map(int, options.warm.split("/"))
-        return warm(SECTIONS[options.section](Scale(options.device, options.device == "cpu"))[i::n], options.deadline)
+        tasks = matching(SECTIONS[options.section](Scale(options.device, options.device == "cpu")), options.rows)
+        return warm(tasks[i::n], options.deadline)
     if options.log is None or options.done is None:
         parser.error("--log and --done are needed")
     done = set(json.loads(options.done.read_text()))
@@ -310,7 +322,7 @@ def main() -> int:
         if options.device == "cpu":
             torch.set_num_threads(1)  # a dry run: on a busy machine threads wait for each other
         torch.backends.cudnn.benchmark = True  # cuDNN chooses by trial: the peers at their best
-        tasks = SECTIONS[options.section](Scale(options.device, options.device == "cpu"))
+        tasks = matching(SECTIONS[options.section](Scale(options.device, options.device == "cpu")), options.rows)
         return execute(tasks, done, options.deadline, options.device, emit)
 
 

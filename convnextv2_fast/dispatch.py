@@ -70,15 +70,13 @@ class Spec(NamedTuple):
 class Implementation:
     """One backend of one op. ``reasons(spec)`` lists, a sentence each, why it cannot run; empty: it can.
 
-    With ``automatic=False`` it runs only when asked for: a kernel that has not been measured faster, or proven, yet;
-    with ``compiled=False`` that holds under torch.compile."""
+    With ``automatic=False`` it runs only when asked for: a kernel that has not been measured faster, or proven, yet."""
 
     backend: str
     run: Any
     reasons: Callable[[Spec], list[str]]
     automatic: bool = True
     notes: Callable[[Spec], list[str]] | None = None  # lines for `explain` on how it would run
-    compiled: bool = True
 
 
 def always(spec: Spec) -> list[str]:
@@ -160,8 +158,7 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
         if origin == "argument":
             raise UnsupportedInputError(_refusal(spec, name, [f"{spec.op} has no {name} implementation yet"]))
     for candidate in preferences.order(spec, candidates):
-        free = candidate.automatic and (candidate.compiled or not torch.compiler.is_compiling())
-        reasons = candidate.reasons(spec) if free else ["it runs only when asked for"]
+        reasons = candidate.reasons(spec) if candidate.automatic else ["it runs only when asked for"]
         if not reasons:
             return candidate
         if not torch.compiler.is_compiling():

@@ -74,25 +74,6 @@ def test_an_unproven_kernel_runs_only_when_asked_for(toy):
         assert dispatch.choose(toy).run == "unproven"
 
 
-def test_a_kernel_unproven_under_torch_compile_runs_outside_it(monkeypatch):
-    reference = dispatch.implementations("grn")[-1]
-
-    def shifted(*args, **options):
-        return reference.run(*args, **options) + 1
-
-    monkeypatch.setitem(
-        dispatch._registry, "grn", (Implementation("cpu", shifted, dispatch.always, compiled=False), reference)
-    )
-    x, one = torch.randn(1, 4, 4, 8), torch.ones(8)
-    plain = cf.ops.grn(x, one, one, backend="torch")
-    f = torch.compile(lambda: cf.ops.grn(x, one, one), backend="eager", fullgraph=True)
-    torch.testing.assert_close(f(), plain)
-    torch.testing.assert_close(cf.ops.grn(x, one, one), plain + 1)
-    with cf.use_backend("cpu"):
-        torch.testing.assert_close(f(), plain + 1)
-    torch._dynamo.reset()
-
-
 def test_a_context_leaves_ops_without_that_backend_alone(toy):
     with cf.use_backend("triton"):
         assert dispatch.choose(toy).backend == "cpu"

@@ -54,7 +54,7 @@ def test_rows_that_do_not_fit_are_skipped_and_named():
 
     def task(name, needs):
         return Task(
-            (f"{name} / p",), needs, lambda: ran.append(name) or [{"name": name, "provider": "p", "status": "ok"}]
+            (f"{name} / p",), needs, lambda _: ran.append(name) or [{"name": name, "provider": "p", "status": "ok"}]
         )
 
     tasks = [task("done", 1), task("long", 1000), task("short", 1)]
@@ -65,10 +65,18 @@ def test_rows_that_do_not_fit_are_skipped_and_named():
     assert skipped["name"] == "long" and skipped["status"] == "skipped" and "needs about 1000 s" in skipped["reason"]
 
 
+def test_rows_may_be_chosen():
+    asked = []
+    task = Task(("model / ours", "model / theirs"), 0, lambda keys: asked.extend(keys) or [], lambda keys: None)
+    (kept,) = gpu_rows.matching([task, Task(("op / theirs",), 0, asked.extend)], "ours$")
+    execute([kept], set(), time.time() + 100, "cpu", lambda message: None)
+    assert asked == ["model / ours"]
+
+
 def test_a_task_that_raises_is_a_failed_row():
     log = []
 
-    def broken():
+    def broken(missing):
         raise RuntimeError("no luck\n\nat all\nmore")
 
     execute([Task(("a / p", "b / p"), 0, broken)], set(), time.time() + 100, "cpu", log.append)

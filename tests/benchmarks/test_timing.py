@@ -1,14 +1,17 @@
 """The clockwork of the benchmarks: quantiles, interleaving, replay, and no number for a wrong result."""
 
+import gc
 import itertools
 import math
+import weakref
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 import torch._inductor.config
 
 from benchmarks import _check, measure, providers
-from benchmarks._timing import CpuWatch, Timing, interleaved, quantile, rotated
+from benchmarks._timing import CpuWatch, Timing, graphed, interleaved, quantile, rotated
 from benchmarks.cases import Candidate, OpCase, Setting
 from benchmarks.conftest import ReplayClock
 from benchmarks.problems import Shape
@@ -158,3 +161,19 @@ def test_a_machine_that_cannot_compile_is_a_skip_that_says_so(monkeypatch):
     with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler"), "force_disable_caches": True}):
         outcome = measure.measure(case, ["compile"], measure.Effort.smoke())["compile"]
     assert outcome.status == "skipped" and "torch.compile fails here" in outcome.reason and "compiler" in outcome.reason
+
+
+def test_a_captured_run_keeps_what_its_graph_reads(monkeypatch):
+    """The weights and inputs: without them a replay reads memory that others have, or nobody."""
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    weights = torch.ones(1)
+    alive = weakref.ref(weights)
+    replay = graphed(lambda i, weights=weights: None, 2)
+    del weights
+    gc.collect()
+    assert alive() is not None
+    replay(3)
+    del replay
+    gc.collect()
+    assert alive() is None

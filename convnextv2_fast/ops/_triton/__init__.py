@@ -47,4 +47,4 @@ def tf32(x: Tensor) -> bool:
 
 def implementation(run: object, notes: Callable[[Spec], list[str]] | None = None) -> Implementation:
     """The Triton entry of an op's list; `run` has the signature of the op's reference and is differentiable."""
-    return Implementation("triton", run, reasons, AUTOMATIC, notes, compiled=False)  # as the CUDA ones
+    return Implementation("triton", run, reasons, AUTOMATIC, notes)
