@@ -289,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--dry-run", choices=("cpu",), help="the same code on a CPU, tiny shapes: tests the report itself"
     )
     parser.add_argument("--commit", help="commit to name where there is no git")
-    parser.add_argument("--rows", default="", help="regular expression found in `name / provider` of the rows to measure")
+    parser.add_argument("--rows", default="", help="regular expression found in `name / provider` of rows to measure")
     parser.add_argument("--only", nargs="+", choices=SLICES, default=list(SLICES), help="these sections alone")
     options = parser.parse_args(arguments)
     dry = options.dry_run is not None
