@@ -172,13 +172,8 @@ def graphed(run: Run, sets: int) -> Run:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             run(i)
-        graphs.append(graph)
-
-    def replay(i: int) -> None:
-        graphs[i % sets].replay()
-
-    replay.captured = run  # type: ignore[attr-defined]  # a graph owns its outputs, not the weights and inputs it reads
-    return replay
+        graphs.append((graph, run))  # `run` holds the weights and inputs: a graph owns its outputs alone
+    return lambda i: graphs[i % sets][0].replay()
 
 
 def peak_memory(run: Run, device: str) -> int | None:

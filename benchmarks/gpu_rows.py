@@ -130,10 +130,14 @@ def pretraining(scale: Scale, size: str, precision: str = "amp") -> FcmaeCase:
     return FcmaeCase(size, 64, scale.setting(precision))
 
 
+def has_timm() -> bool:
+    """Whether timm can stand for the peers."""
+    return peers.installed("timm") and peers.installed("torchvision")
+
+
 def rivals(scale: Scale) -> list[Task]:
     """The peers, most valuable first, compilations between and behind what is quick."""
-    timm = peers.installed("timm") and peers.installed("torchvision")
-    eager, compiled = (("timm",), ("timm-compile",)) if timm else (("eager", "channels_last"), ("compile",))
+    eager, compiled = (("timm",), ("timm-compile",)) if has_timm() else (("eager", "channels_last"), ("compile",))
     effort = scale.effort(MODELS)
     if scale.dry:
         cases = [group(model(scale, "tiny", "float32", backward), eager, effort, 0) for backward in (False, True)]
@@ -188,8 +192,7 @@ def ours(scale: Scale) -> list[Task]:
         return [*tasks, group(pretraining(scale, "tiny"), mine, effort, 0)]
     stages = [Shape(64, 56 >> i, 56 >> i, dim) for i, dim in enumerate(SIZES["tiny"][1])]
     whole = scale.effort(MODELS)
-    timm = peers.installed("timm") and peers.installed("torchvision")
-    compiled = (*(f"compile-fast-{name}" for name in ("cuda", "triton")), "timm-compile" if timm else "compile")
+    compiled = (*(f"compile-fast-{name}" for name in ("cuda", "triton")), "timm-compile" if has_timm() else "compile")
     tasks = [group(model(scale, "tiny", "bfloat16", False), wanted, whole, 20)]
     tasks.append(group(model(scale, "tiny", "amp", True), wanted, whole, 20))
     tasks.append(group(pretraining(scale, "tiny"), (*together, "masked-dense"), whole, 20))
@@ -218,8 +221,7 @@ def autotuned(scale: Scale) -> list[Task]:
     """torch.compile at its most patient."""
     if scale.dry:
         return []
-    timm = peers.installed("timm") and peers.installed("torchvision")
-    name = ("timm-max-autotune" if timm else "max-autotune",)
+    name = ("timm-max-autotune" if has_timm() else "max-autotune",)
     wanted = [("tiny", "bfloat16", False, 60), ("tiny", "amp", True, 90), ("base", "bfloat16", False, 90)]
     return [group(model(scale, *case), name, scale.effort(MODELS), needs) for *case, needs in wanted]
 
@@ -306,9 +308,9 @@ def main() -> int:
     parser.add_argument("--log", type=Path)
     parser.add_argument("--done", type=Path, help="JSON list of row keys that need not run")
     options = parser.parse_args()
+    tasks = matching(SECTIONS[options.section](Scale(options.device, options.device == "cpu")), options.rows)
     if options.warm:
         i, n = map(int, options.warm.split("/"))
-        tasks = matching(SECTIONS[options.section](Scale(options.device, options.device == "cpu")), options.rows)
         return warm(tasks[i::n], options.deadline)
     if options.log is None or options.done is None:
         parser.error("--log and --done are needed")
@@ -322,7 +324,6 @@ def main() -> int:
         if options.device == "cpu":
             torch.set_num_threads(1)  # a dry run: on a busy machine threads wait for each other
         torch.backends.cudnn.benchmark = True  # cuDNN chooses by trial: the peers at their best
-        tasks = matching(SECTIONS[options.section](Scale(options.device, options.device == "cpu")), options.rows)
         return execute(tasks, done, options.deadline, options.device, emit)
 
 
