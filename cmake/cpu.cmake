@@ -1,6 +1,6 @@
 # _C_cpu.so. Each kernel is compiled once per instruction set, from csrc/cpu/<op>/<op>_<isa>.cpp, with flags for that
 # file alone; which one runs is decided at run time. Nothing else is compiled for more than the baseline CPU. Not every
-# kernel has one for avx512_bf16: the others use theirs for avx512.
+# kernel has one for avx512_bf16 and amx: the others use theirs for avx512.
 include(CheckCXXCompilerFlag)
 
 set(CNV2_CPU_OPS dwconv grn layer_norm mlp_grn patch_product)
@@ -11,7 +11,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(isa_flags_avx2 -mavx2 -mfma -mf16c)
   set(isa_flags_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c)
   set(isa_flags_avx512_bf16 ${isa_flags_avx512} -mavx512bf16)
-  foreach(isa avx2 avx512 avx512_bf16)
+  set(isa_flags_amx ${isa_flags_avx512_bf16} -mamx-tile -mamx-bf16)
+  foreach(isa avx2 avx512 avx512_bf16 amx)
     string(REPLACE ";" " " flags "${isa_flags_${isa}}")
     check_cxx_compiler_flag("${flags}" CNV2_COMPILER_HAS_${isa})
     if(CNV2_COMPILER_HAS_${isa})
@@ -25,7 +26,7 @@ foreach(op ${CNV2_CPU_OPS})
   list(APPEND sources csrc/torch/${op}_cpu.cpp)
   foreach(isa ${BUILD_INFO_ISA})
     set(source csrc/cpu/${op}/${op}_${isa}.cpp)
-    if(isa STREQUAL avx512_bf16 AND NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
+    if(isa MATCHES "^(avx512_bf16|amx)$" AND NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
       continue()
     endif()
     list(APPEND sources ${source})

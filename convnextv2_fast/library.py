@@ -25,7 +25,7 @@ from ._version import __version__
 
 NAMESPACE = "convnextv2_fast"
 ISA_ENVIRONMENT = "CONVNEXTV2_FAST_CPU_ISA"
-CPU_ISAS = ("scalar", "avx2", "avx512", "avx512_bf16")  # each implies those before it
+CPU_ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "amx")  # each implies those before it
 OLDEST_TRITON = (3, 6)
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 REBUILD = "rebuild with: python -m pip install --no-build-isolation ."

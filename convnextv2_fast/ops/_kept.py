@@ -24,8 +24,8 @@ _copies: dict[int, tuple[Any, tuple[Any, ...], Tensor]] = {}
 
 
 def in_pairs(dtype: torch.dtype) -> bool:
-    """Whether activations of this dtype want matrices of bfloat16 pairs: those of one instruction set do."""
-    return dtype is torch.bfloat16 and library.cpu_isa() == "avx512_bf16"
+    """Whether activations of this dtype want matrices of bfloat16 pairs: those of two instruction sets do."""
+    return dtype is torch.bfloat16 and library.cpu_isa() in ("avx512_bf16", "amx")
 
 
 def copy_of(

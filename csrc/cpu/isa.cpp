@@ -6,7 +6,7 @@
 namespace cnv2 {
 namespace {
 
-constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
+constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "avx512_bf16", "amx"};
 constexpr int kCount = sizeof(kNames) / sizeof(kNames[0]);
 constexpr CpuIsa kLast = static_cast<CpuIsa>(kCount - 1);
 
@@ -32,6 +32,12 @@ bool built(CpuIsa isa) {
 #else
       return false;
 #endif
+    case CpuIsa::kAmx:
+#ifdef CNV2_HAVE_AMX
+      return true;
+#else
+      return false;
+#endif
   }
   return false;
 }
@@ -43,8 +49,13 @@ CpuIsa best() {
   return CpuIsa::kScalar;
 }
 
+CpuIsa usual() {
+  const CpuIsa isa = best_cpu_isa();
+  return isa == CpuIsa::kAvx512Bf16 && bfloat16_pairs_are_slow() ? CpuIsa::kAvx512 : isa;
+}
+
 std::atomic<CpuIsa>& current() {
-  static std::atomic<CpuIsa> isa{best_cpu_isa()};
+  static std::atomic<CpuIsa> isa{usual()};
   return isa;
 }
 

@@ -16,7 +16,7 @@ bool set_cpu_isa(CpuIsa isa);
 
 }  // namespace cnv2
 
-// For Python (ctypes). Names: "scalar", "avx2", "avx512", "avx512_bf16".
+// For Python (ctypes). Names: "scalar", "avx2", "avx512", "avx512_bf16", "amx".
 extern "C" {
 __attribute__((visibility("default"))) const char* cnv2_cpu_isa();
 __attribute__((visibility("default"))) const char* cnv2_best_cpu_isa();

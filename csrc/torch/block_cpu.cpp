@@ -23,7 +23,7 @@ struct Packed {
   int64_t all() const { return sampled + depthwise + matrices; }
 };
 
-const MlpGrnCpu& mlp_kernels() { return mlp_grn_cpu(current_cpu_isa(CpuIsa::kAvx512Bf16)); }
+const MlpGrnCpu& mlp_kernels() { return mlp_grn_cpu(current_cpu_isa(CpuIsa::kAmx)); }
 
 MlpGrnShape mlp_shape(const RowGroups& groups, const BlockWeights& w, double eps, DType activations) {
   return {groups, w.w1.size(1), w.w1.size(0), w.w2.size(0), static_cast<float>(eps), int64_t{1} << 62, activations};

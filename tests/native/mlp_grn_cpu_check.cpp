@@ -1,8 +1,9 @@
 // mlp_grn's CPU kernels, forward and backward, against double precision, at odd sizes, on exactly sized memory.
-// CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile; with CNV2_PAIRS the kernels that multiply
-// bfloat16 pairs. Prints "N problems, M failed".
+// CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile; with CNV2_PAIRS, BFloat16Pairs or
+// BFloat16Tiles, the kernels that multiply those. Prints "N problems, M failed".
 #include <string>
 
+#include "cnv2/cpu_features.h"
 #include "cpu/mlp_grn/kernel.h"
 #include "cpu/scratch.cpp"
 #include "kernel_problem.h"
@@ -13,11 +14,11 @@
 namespace cnv2 {
 namespace {
 
-using Floats32 = MlpGrnKernel<CNV2_VECTOR, CNV2_ROWS>;
+using Floats32 = MlpGrnKernel<CNV2_VECTOR, (CNV2_ROWS < 14 ? CNV2_ROWS : 14)>;
 #ifdef CNV2_PAIRS
 constexpr bool kPairs = true;
 constexpr MlpGrnCpu kFloats32 = {Floats32::packed_floats, Floats32::pack, Floats32::forward, Floats32::backward};
-using Kernel = MlpGrnBf16Kernel<CNV2_VECTOR, CNV2_ROWS, kFloats32>;
+using Kernel = MlpGrnBf16Kernel<CNV2_VECTOR, CNV2_ROWS, CNV2_PAIRS, kFloats32>;
 #else
 constexpr bool kPairs = false;
 using Kernel = Floats32;
@@ -209,6 +210,7 @@ bool failed(const Problem& p, int seed) {
 
 int main() {
   using namespace cnv2;
+  detect_cpu_isa();  // the operating system gives tile registers to those who ask
   const std::vector<std::vector<int>> groups = {{0, 1}, {0, 5, 5, 9}, {0, 49, 98, 147}, {0, 30, 31, 150}, {0}, {0, 0}};
   const int64_t widths[][3] = {{1, 4, 1}, {8, 32, 8}, {33, 65, 17}, {40, 160, 40}, {130, 300, 70}};
   int problems = 0, failures = 0;

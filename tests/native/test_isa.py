@@ -81,14 +81,19 @@ def test_instructions_stay_in_their_kernels():
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
 def test_bfloat16_instructions_stay_in_their_kernels():
     """Instructions on bfloat16 pairs only where the run-time choice allows them: in kernels for those operands."""
-    if "avx512_bf16" not in library.build_info()["cpu_isa"].split():
+    built = library.build_info()["cpu_isa"].split()
+    if "avx512_bf16" not in built:
         pytest.skip("not built for AVX512_BF16")
-    products = 0
+    products = tiles = 0
     for name, code in functions_of(Path(library.__file__).parent / "_C_cpu.so").items():
         found = re.findall(r"\tv(dpbf16ps|cvtne2?ps2bf16)", code)
-        assert not found or "BFloat16Pairs" in name, f"{name} needs AVX512_BF16"
+        assert not found or re.search("BFloat16(Pairs|Tiles)", name), f"{name} needs AVX512_BF16"
         products += found.count("dpbf16ps")
+        found = re.findall(r"\t(tdpbf16ps|tile\w+|[ls]dtilecfg|sttilecfg)", code)
+        assert not found or "BFloat16Tiles" in name, f"{name} needs AMX"
+        tiles += found.count("tdpbf16ps")
     assert products >= sum(2 * rows for rows in range(1, 15))  # a product of each height, two vectors wide
+    assert tiles >= 4 + 2 or "amx" not in built  # of two tiles' rows, and of one
 
 
 @needs_library

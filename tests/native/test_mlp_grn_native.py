@@ -34,10 +34,15 @@ def test_kernel_of_each_width(tmp_path, vector, rows, flags):
 @needs_compiler
 @needs_avx2
 @pytest.mark.parametrize("flags", [("-O0",), SANITIZED], ids=["plain", "sanitized"])
-def test_kernel_of_bfloat16_pairs(tmp_path, flags):
-    """What CPUs with AVX512_BF16 run, its instructions emulated: twice the error of plain bfloat16 modules at most."""
-    emulated = ("-include", str(HERE / "avx512_bf16_emulation.h"), "-DCNV2_VECTOR=Vec16", "-DCNV2_ROWS=14")
-    said = run_check("mlp_grn_cpu_check.cpp", tmp_path, "-DCNV2_PAIRS", "-pthread", *AVX2, *flags, *emulated)
+@pytest.mark.parametrize(
+    ("header", "operands", "rows"), [("avx512_bf16", "BFloat16Pairs", 14), ("amx", "BFloat16Tiles", 32)]
+)
+def test_kernel_of_bfloat16_pairs(tmp_path, header, operands, rows, flags):
+    """What CPUs with AVX512_BF16 or AMX run, the instructions emulated: twice the error of plain bfloat16 modules at
+    most."""
+    emulated = ("-include", str(HERE / f"{header}_emulation.h"), "-DCNV2_VECTOR=Vec16", f"-DCNV2_ROWS={rows}")
+    flags = (f"-DCNV2_PAIRS={operands}", "-pthread", *AVX2, *flags, *emulated)
+    said = run_check("mlp_grn_cpu_check.cpp", tmp_path, *flags)
     assert re.search(r"^112 problems, 0 failed", said), said
 
 

@@ -3,10 +3,10 @@
 
 #include <type_traits>
 
+#include "amx.h"
 #include "cpu/array.h"
 #include "cpu/parallel.h"
 #include "pack.h"
-#include "tiles.h"
 
 namespace cnv2 {
 
@@ -75,6 +75,7 @@ struct Gemm {
   template <class Prepare, class Slice, class Finish>
   static CNV2_INLINE void multiply(const Matrices& m, const Prepare& prepare, const Slice& slice,
                                    const Finish& finish) {
+    typename T::Registers registers;
     for (int64_t k = 0; k < m.k; k += kDepth) {
       const int64_t depth = m.k - k < kDepth ? m.k - k : kDepth;
       prepare(k, depth);
@@ -90,7 +91,7 @@ struct Gemm {
         p.ahead_lines = depth * kBlock / T::kLine / ((m.rows + kRows - 1) / kRows) + 1;
         for (int64_t r = 0; r < m.rows; r += kRows) {
           p.next = r + kRows < m.rows ? p.c + kRows * kBlock : m.c + (j + 1 < m.blocks ? j + 1 : 0) * m.c_stride;
-          T::product(p, static_cast<int>(m.rows - r < kRows ? m.rows - r : kRows));
+          registers.product(p, static_cast<int>(m.rows - r < kRows ? m.rows - r : kRows));
           p.a += kRows * kWords;
           p.c += kRows * kBlock;
           p.ahead += p.ahead_lines * T::kLine;

@@ -1,5 +1,6 @@
 // What the products of tiles.h multiply: words of 32 bits, each of kNumbers numbers that follow each other in the
-// reduction. Rows of activations hold the numbers of kBlock columns in order; a row of a panel holds kBlock words.
+// reduction. Rows of activations hold the numbers of kBlock columns in order; a row of a panel holds kBlock words, and
+// a panel whole multiples of kWordsTogether rows.
 #pragma once
 
 #include <cstring>
@@ -12,6 +13,7 @@ namespace {
 template <class V>
 struct PlainFloats {
   static constexpr int kNumbers = 1;
+  static constexpr int64_t kWordsTogether = 1;
   static constexpr int kVector = V::width;
 
   static CNV2_INLINE V fma(V a, V b, V sum) { return V::fma(a, b, sum); }
@@ -38,6 +40,7 @@ struct PlainFloats {
 // Two bfloat16, the first in the low half, in the place of a float.
 struct BFloat16Pairs {
   static constexpr int kNumbers = 2;
+  static constexpr int64_t kWordsTogether = 1;
   static constexpr int kVector = Vec16::width;
 
   static CNV2_INLINE Vec16 fma(Vec16 a, Vec16 b, Vec16 sum) {

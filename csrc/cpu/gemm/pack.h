@@ -11,9 +11,8 @@ namespace {
 
 template <class V, class Op = PlainFloats<V>>
 struct Pack {
-  static constexpr int kVector = V::width;
-  static constexpr int kBlock = 2 * kVector;
-  static constexpr int kWords = kBlock / Op::kNumbers;
+  using Layout = TileLayout<V, Op>;
+  static constexpr int kVector = Layout::kVector, kBlock = Layout::kBlock, kWords = Layout::kWords;
 
   // `lanes` floats from p, at most a vector's; none if that is negative.
   template <class T>
@@ -56,6 +55,7 @@ struct Pack {
   template <class T>
   static void panel_transposed(const T* w, int64_t n, int64_t k, int64_t j, float* out) {
     constexpr int kStep = kVector * Op::kNumbers;
+    const int64_t words = Layout::words(k);
     for (int64_t i = 0; i < k; i += kStep, out += kVector * kBlock) {
       const int64_t depth = k - i < kStep ? k - i : kStep;
       unroll<0, 2>([&](auto half) CNV2_LAMBDA {
@@ -66,7 +66,7 @@ struct Pack {
         });
         transpose(square);
         unroll<0, kVector>([&](auto r) CNV2_LAMBDA {
-          if (r.value * Op::kNumbers < depth) square[r.value].store(out + r.value * kBlock + half.value * kVector);
+          if (i / Op::kNumbers + r.value < words) square[r.value].store(out + r.value * kBlock + half.value * kVector);
         });
       });
     }
@@ -75,7 +75,7 @@ struct Pack {
   // A vector [n], completed to whole blocks.
   template <class T>
   static void vector(const T* v, int64_t n, float* out) {
-    for (int64_t i = 0; i < Tiles<V, 1>::blocks(n) * kBlock; i += kVector) load(v + i, n - i).store(out + i);
+    for (int64_t i = 0; i < Layout::blocks(n) * kBlock; i += kVector) load(v + i, n - i).store(out + i);
   }
 };
 

@@ -16,18 +16,20 @@
 namespace cnv2 {
 namespace {
 
-// Of kRows x 2 vectors in registers: 2 loads and kRows broadcasts for 2 * kRows multiply-adds.
-template <class V, int kRows, class Op = PlainFloats<V>>
-struct Tiles {
+template <class V, class Op>
+struct TileLayout {
   static constexpr int kVector = V::width;
   static constexpr int kBlock = 2 * kVector;
   static constexpr int kWords = kBlock / Op::kNumbers;  // of a row of a block
-  static constexpr int kMaxRows = kRows;
-  static constexpr int kLine = 16;  // floats of a cache line
+  static constexpr int kLine = 16;                      // floats of a cache line
 
   static constexpr int64_t blocks(int64_t columns) { return (columns + kBlock - 1) / kBlock; }
 
-  static constexpr int64_t words(int64_t numbers) { return (numbers + Op::kNumbers - 1) / Op::kNumbers; }
+  // Of a panel's reduction.
+  static constexpr int64_t words(int64_t numbers) {
+    constexpr int64_t kTogether = int64_t{Op::kNumbers} * Op::kWordsTogether;
+    return (numbers + kTogether - 1) / kTogether * Op::kWordsTogether;
+  }
 
   // c[i][j] = sum_k a[i][k] b[k][j], in float32, added to `start[j]` or, where that is null, to c[i][j].
   struct Product {
@@ -41,11 +43,23 @@ struct Tiles {
     const float *next, *ahead;
     int64_t ahead_lines;
   };
+};
 
-  static CNV2_INLINE void product(const Product& p, int rows) {
-    static constexpr Table<Product> kTable = products(std::make_integer_sequence<int, kRows>{});
-    kTable.run[rows - 1](p);
-  }
+// Of kRows x 2 vectors in registers: 2 loads and kRows broadcasts for 2 * kRows multiply-adds.
+template <class V, int kRows, class Op = PlainFloats<V>>
+struct Tiles : TileLayout<V, Op> {
+  using Layout = TileLayout<V, Op>;
+  using Layout::kBlock, Layout::kLine, Layout::kVector, Layout::kWords;
+  using typename Layout::Product;
+  static constexpr int kMaxRows = kRows;
+
+  // What a run of products holds: nothing here.
+  struct Registers {
+    CNV2_INLINE void product(const Product& p, int rows) const {
+      static constexpr Table<Product> kTable = products(std::make_integer_sequence<int, kRows>{});
+      kTable.run[rows - 1](p);
+    }
+  };
 
   // c[i][j] (+)= sum_t a[t][i] b[t][j]: the gradient of a weight, i < rows <= kMaxRows, j < columns.
   struct Outer {

@@ -7,9 +7,9 @@
 namespace cnv2 {
 namespace {
 
-template <class V, int kRows, const MlpGrnCpu& Others>
+template <class V, int kRows, class Op, const MlpGrnCpu& Others>
 struct MlpGrnBf16Kernel {
-  using Common = MlpGrnCommon<V, kRows, BFloat16Pairs>;
+  using Common = MlpGrnCommon<V, kRows, Op>;
 
   static bool pairs(const MlpGrnShape& s) { return s.activations == DType::kBFloat16; }
   static int64_t packed_floats(const MlpGrnShape& s) {
@@ -19,7 +19,7 @@ struct MlpGrnBf16Kernel {
     pairs(s) ? Common::pack(s, w, packed, parallel) : Others.pack(s, w, packed, parallel);
   }
   static void forward(const MlpGrnForward& p, const Parallel& parallel) {
-    pairs(p.shape) ? MlpGrnForwardRun<V, kRows, BFloat16Pairs>(p, parallel).run() : Others.forward(p, parallel);
+    pairs(p.shape) ? MlpGrnForwardRun<V, kRows, Op>(p, parallel).run() : Others.forward(p, parallel);
   }
   static void backward(const MlpGrnBackward& p, const Parallel& parallel) { Others.backward(p, parallel); }
 };

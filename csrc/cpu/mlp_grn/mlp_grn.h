@@ -74,9 +74,16 @@ extern const MlpGrnCpu kMlpGrnAvx512;
 #ifdef CNV2_HAVE_AVX512_BF16
 extern const MlpGrnCpu kMlpGrnAvx512Bf16;
 #endif
+#ifdef CNV2_HAVE_AMX
+extern const MlpGrnCpu kMlpGrnAmx;
+#endif
 
 inline const MlpGrnCpu& mlp_grn_cpu(CpuIsa isa) {
   switch (isa) {
+#ifdef CNV2_HAVE_AMX
+    case CpuIsa::kAmx:
+      return kMlpGrnAmx;
+#endif
 #ifdef CNV2_HAVE_AVX512_BF16
     case CpuIsa::kAvx512Bf16:
       return kMlpGrnAvx512Bf16;

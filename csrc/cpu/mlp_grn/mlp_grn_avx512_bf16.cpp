@@ -2,7 +2,7 @@
 
 namespace cnv2 {
 
-using Kernel = MlpGrnBf16Kernel<Vec16, 14, kMlpGrnAvx512>;
+using Kernel = MlpGrnBf16Kernel<Vec16, 14, BFloat16Pairs, kMlpGrnAvx512>;
 extern const MlpGrnCpu kMlpGrnAvx512Bf16 = {Kernel::packed_floats, Kernel::pack, Kernel::forward, Kernel::backward};
 
 }  // namespace cnv2

@@ -1,0 +1,99 @@
+// On top of avx512_bf16_emulation.h: the tile registers of AMX and their products of bfloat16, as Intel's manual
+// defines them. What the hardware refuses, or reads from tiles of another shape, ends the program.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "avx512_bf16_emulation.h"
+
+namespace emulated {
+
+struct Tile {
+  int rows = 0, row_bytes = 0;
+  float word[16][16] = {};
+};
+
+struct TileConfig {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+};
+
+inline thread_local Tile tiles[8];
+inline thread_local bool tiles_shaped = false;
+
+inline void demand(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "AMX: %s\n", what);
+  std::abort();
+}
+
+inline void tile_loadconfig(const void* memory) {
+  TileConfig config;
+  static_assert(sizeof(config) == 64, "as the instruction reads it");
+  std::memcpy(&config, memory, sizeof(config));
+  demand(config.palette == 1 && config.start_row == 0, "palette 1, no restart");
+  for (uint8_t byte : config.reserved) demand(byte == 0, "reserved bytes are zero");
+  for (int i = 0; i < 16; ++i) {
+    demand(i < 8 ? config.rows[i] <= 16 && config.row_bytes[i] <= 64 : config.rows[i] + config.row_bytes[i] == 0,
+           "eight tiles of at most 16 rows of 64 bytes");
+    if (i >= 8) continue;
+    tiles[i] = Tile{};
+    tiles[i].rows = config.rows[i], tiles[i].row_bytes = config.row_bytes[i];
+  }
+  tiles_shaped = true;
+}
+
+inline void tile_release() { tiles_shaped = false; }
+
+inline Tile& tile(int i) {
+  demand(tiles_shaped && tiles[i].rows > 0 && tiles[i].row_bytes > 0, "a tile without a shape");
+  return tiles[i];
+}
+
+inline void tile_loadd(int to, const void* from, int64_t stride) {
+  Tile& t = tile(to);
+  for (auto& row : t.word) std::memset(row, 0, sizeof(row));
+  for (int r = 0; r < t.rows; ++r) std::memcpy(t.word[r], static_cast<const char*>(from) + r * stride, t.row_bytes);
+}
+
+inline void tile_stored(int from, void* to, int64_t stride) {
+  const Tile& t = tile(from);
+  for (int r = 0; r < t.rows; ++r) std::memcpy(static_cast<char*>(to) + r * stride, t.word[r], t.row_bytes);
+}
+
+// Of each pair of b's words, the second numbers are added last.
+inline void tile_dpbf16ps(int sum, int left, int right) {
+  Tile& c = tile(sum);
+  const Tile &a = tile(left), &b = tile(right);
+  demand(c.rows == a.rows && c.row_bytes == b.row_bytes && a.row_bytes == 4 * b.rows, "tiles that do not fit");
+  for (int m = 0; m < c.rows; ++m) {
+    for (int n = 0; n < c.row_bytes / 4; ++n) {
+      float out = flushed(c.word[m][n]);
+      for (int k = 0; k < b.rows; ++k) {
+        const uint32_t x = bits<uint32_t>(a.word[m][k]), y = bits<uint32_t>(b.word[k][n]);
+        for (int half : {0, 16}) {
+          out = flushed(
+              std::fma(widened(static_cast<uint16_t>(x >> half)), widened(static_cast<uint16_t>(y >> half)), out));
+        }
+      }
+      c.word[m][n] = out;
+    }
+  }
+}
+
+}  // namespace emulated
+
+#undef _tile_loadconfig
+#undef _tile_release
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbf16ps
+#define _tile_loadconfig emulated::tile_loadconfig
+#define _tile_release emulated::tile_release
+#define _tile_loadd emulated::tile_loadd
+#define _tile_stored emulated::tile_stored
+#define _tile_dpbf16ps emulated::tile_dpbf16ps
+
+#define __AMX_BF16__ 1
