@@ -81,11 +81,11 @@ def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
     dx = dw = dbias = dnorm_weight = dnorm_bias = None
     if needs_w:
         blocks = native.gather(rows, norm_weight, norm_bias, ctx.eps, table, *ctx.of)
-        dw = _like_weight(blocks.t() @ dz, weight)
+        dw = _like_weight(dz.t() @ blocks, weight)
     if needs_bias:
         dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
     if needs_x or any(needs_norm):
-        dx = native.scatter(dz @ matrix(weight).to(dz.dtype).t(), rows.shape[0], ctx.covers, table, *ctx.of)
+        dx = native.scatter(dz @ _rows(weight).to(dz.dtype), rows.shape[0], ctx.covers, table, *ctx.of)
         if norm_weight is not None:
             dx, dparams = layer_norm.backward(dx, rows, norm_weight, ctx.eps)
             dnorm_weight, dnorm_bias = dparams[0].to(norm_weight.dtype), dparams[1].to(norm_bias.dtype)
@@ -93,13 +93,18 @@ def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
     return dx, dw, dbias, dnorm_weight, dnorm_bias, None, None
 
 
-def _like_weight(matrix: Tensor, weight: Tensor) -> Tensor:
-    """A gradient `[k*k*Cin, Cout]`, rows (ky, kx, cin), in the weight's form."""
+def _rows(weight: Tensor) -> Tensor:
+    """A weight as `[Cout, k*k*Cin]`, columns (ky, kx, cin): a filter's numbers stay together, so copying is cheap."""
+    return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else matrix(weight).t()
+
+
+def _like_weight(rows: Tensor, weight: Tensor) -> Tensor:
+    """A gradient in the form of :func:`_rows` in the weight's own, with its strides."""
     if weight.ndim == 4:
         k = weight.shape[2]
-        return matrix.view(k, k, weight.shape[1], weight.shape[0]).permute(3, 2, 0, 1).to(weight.dtype)
+        return rows.view(weight.shape[0], k, k, weight.shape[1]).permute(0, 3, 1, 2).to(weight.dtype).contiguous()
     k = round(weight.shape[0] ** 0.5)
-    return matrix.view(k, k, *weight.shape[1:]).transpose(0, 1).reshape(weight.shape).to(weight.dtype)
+    return rows.t().reshape(k, k, *weight.shape[1:]).transpose(0, 1).reshape(weight.shape).to(weight.dtype)
 
 
 def run(
