@@ -141,6 +141,16 @@ def test_choice_by_environment():
 
 
 @needs_library
+@pytest.mark.skipif(not cpu_has("avx512_bf16", "avx512_fp16"), reason="no CPU whose VDPBF16PS may be slow")
+def test_slow_instructions_are_not_chosen():
+    """Intel's CPUs with AMX multiply bfloat16 on its tiles, or, where those are hidden, as floats."""
+    if "GenuineIntel" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("not Intel's")
+    tiles = cpu_has("amx_tile", "amx_bf16") and "amx" in library.build_info()["cpu_isa"].split()
+    assert import_with("").stdout.strip() == ("amx" if tiles else "avx512")
+
+
+@needs_library
 def test_all_available_sets_agree():
     """The same problem on every instruction set of this machine: equal up to the order of additions."""
     from convnextv2_fast.ops.dwconv_layer_norm import native
