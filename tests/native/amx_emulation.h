@@ -63,22 +63,23 @@ inline void tile_stored(int from, void* to, int64_t stride) {
   for (int r = 0; r < t.rows; ++r) std::memcpy(static_cast<char*>(to) + r * stride, t.word[r], t.row_bytes);
 }
 
-// Of each pair of b's words, the second numbers are added last.
+// First and second numbers of the pairs are summed apart, then added to what was there.
 inline void tile_dpbf16ps(int sum, int left, int right) {
   Tile& c = tile(sum);
   const Tile &a = tile(left), &b = tile(right);
   demand(c.rows == a.rows && c.row_bytes == b.row_bytes && a.row_bytes == 4 * b.rows, "tiles that do not fit");
+  const auto number = [](float word, int half) {
+    return widened(static_cast<uint16_t>(bits<uint32_t>(word) >> 16 * half));
+  };
   for (int m = 0; m < c.rows; ++m) {
     for (int n = 0; n < c.row_bytes / 4; ++n) {
-      float out = flushed(c.word[m][n]);
+      float sums[2] = {};
       for (int k = 0; k < b.rows; ++k) {
-        const uint32_t x = bits<uint32_t>(a.word[m][k]), y = bits<uint32_t>(b.word[k][n]);
-        for (int half : {0, 16}) {
-          out = flushed(
-              std::fma(widened(static_cast<uint16_t>(x >> half)), widened(static_cast<uint16_t>(y >> half)), out));
+        for (int half : {0, 1}) {
+          sums[half] = flushed(std::fma(number(a.word[m][k], half), number(b.word[k][n], half), sums[half]));
         }
       }
-      c.word[m][n] = out;
+      c.word[m][n] = flushed(flushed(c.word[m][n]) + flushed(sums[0] + sums[1]));
     }
   }
 }

@@ -41,6 +41,13 @@ def test_kernel_of_each_width(tmp_path, vector, strip, flags):
     assert re.search(r"^360 problems, 0 failed", said), said
 
 
+@needs_compiler
+@needs_avx2
+@pytest.mark.skipif(not cpu_has("amx_tile", "amx_bf16"), reason="no AMX here")
+def test_emulated_tiles_are_those_of_the_processor(tmp_path):
+    assert run_check("amx_check.cpp", tmp_path, *AVX2).startswith("768000 numbers, 0 differ")
+
+
 def functions_of(path: Path) -> dict[str, str]:
     """Disassembly of every function of a shared library, by its demangled name."""
     text = subprocess.run(
