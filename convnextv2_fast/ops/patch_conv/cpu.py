@@ -81,7 +81,7 @@ def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
     dx = dw = dbias = dnorm_weight = dnorm_bias = None
     if needs_w:
         blocks = native.gather(rows, norm_weight, norm_bias, ctx.eps, table, *ctx.of)
-        dw = _like_weight(dz.t() @ blocks, weight)
+        dw = _weight_gradient(blocks, dz, weight)
     if needs_bias:
         dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
     if needs_x or any(needs_norm):
@@ -98,13 +98,13 @@ def _rows(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else matrix(weight).t()
 
 
-def _like_weight(rows: Tensor, weight: Tensor) -> Tensor:
-    """A gradient in the form of :func:`_rows` in the weight's own, with its strides."""
+def _weight_gradient(blocks: Tensor, dz: Tensor, weight: Tensor) -> Tensor:
+    """In the weight's form, multiplied so that little is left to rearrange. blocks `[T, k*k*Cin]`, dz `[T, Cout]`."""
     if weight.ndim == 4:
-        k = weight.shape[2]
+        k, rows = weight.shape[2], dz.t() @ blocks
         return rows.view(weight.shape[0], k, k, weight.shape[1]).permute(0, 3, 1, 2).to(weight.dtype).contiguous()
-    k = round(weight.shape[0] ** 0.5)
-    return rows.t().reshape(k, k, *weight.shape[1:]).transpose(0, 1).reshape(weight.shape).to(weight.dtype)
+    k, columns = round(weight.shape[0] ** 0.5), blocks.t() @ dz
+    return columns.view(k, k, *weight.shape[1:]).transpose(0, 1).reshape(weight.shape).to(weight.dtype)
 
 
 def run(

@@ -62,12 +62,15 @@ struct Tiles<Vec16, kRows, BFloat16Tiles> : TileLayout<Vec16, BFloat16Tiles> {
 
     template <bool kLower>
     static void multiply(const Product& p) {
-      load<kLower>(p.start != nullptr ? p.start : p.c, p.start != nullptr ? 0 : kBlockBytes,
-                   p.start != nullptr ? 0 : kUpper);
-      const int64_t tiles = p.k / kHalf, next_lines = (kLower ? 2 : 1) * kUpper / kLine / tiles + 1,
+      if (p.start != nullptr) {
+        load<kLower>(p.start, 0, 0);
+      } else {
+        load<kLower>(p.c, kBlockBytes, kUpper);
+      }
+      const int64_t tiles = p.k / kWords, next_lines = (kLower ? 2 : 1) * kUpper / kLine / tiles + 1,
                     ahead_lines = (p.ahead_lines + tiles - 1) / tiles;
       const float *a = p.a, *b = p.b, *next = p.next, *ahead = p.ahead;
-      for (int64_t t = 0; t < tiles; ++t, a += p.a_stride, b += kHalf * kBlock) {
+      for (int64_t t = 0; t < tiles; ++t, a += p.a_stride, b += kWords * kBlock) {
         _tile_loadd(6, b, kBlockBytes);
         _tile_loadd(4, a, kLineBytes);
         _tile_dpbf16ps(0, 4, 6);

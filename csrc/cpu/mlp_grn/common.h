@@ -28,8 +28,8 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
   static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * T::words(s.c_in) * kBlock; }
   static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * T::words(s.hidden) * kBlock; }
   static int64_t packed_floats(const MlpGrnShape& s) {
-    constexpr int64_t kMark =
-        (Op::kNumbers * Op::kWordsTogether - 1) * kVector;  // so that no two kinds are of one size
+    // So that no two kinds are of one size.
+    constexpr int64_t kMark = (Op::kNumbers * Op::kWordsTogether - 1) * kVector;
     return w1_floats(s) + w2_floats(s) + 2 * (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock + kMark;
   }
   static Packed unpack(const MlpGrnShape& s, const float* packed) {

@@ -54,8 +54,8 @@ inline CpuIsa detect_cpu_isa() {
 #endif
 }
 
-// Whether VDPBF16PS is slower than two multiply-adds of floats: Intel's CPUs with AMX (Sapphire Rapids: a quarter of
-// their rate), which some virtual machines hide, but not AVX512_FP16, which came with it.
+// Whether VDPBF16PS is slower than two multiply-adds of floats: on Intel's CPUs with AMX (one takes as long as four).
+// Some virtual machines hide AMX, but not AVX512_FP16, which came with it.
 inline bool bfloat16_pairs_are_slow() {
 #if defined(__x86_64__) || defined(__i386__)
   unsigned eax, ebx, ecx, edx;
