@@ -197,13 +197,27 @@ class PatchLayout(Layout):
 
 
 class SiteLayout(Layout):
-    """Any set of active sites: `index` int64 `[T]` into the flattened plane, `counts` int64 `[N]` rows per sample."""
+    """Any set of active sites, one per row, in any order.
+
+    Attributes:
+        index: int64 `[T]`, positions in the flattened `[N, H, W]` plane.
+        rows_per_sample: int64 `[N]`. Where samples are mixed among the rows there are no such runs, and asking for them
+            (as GRN and drop path per sample do) is an UnsupportedInputError; the depthwise convolution never asks.
+    """
 
     kind = "site"
 
-    def __init__(self, index: Tensor, shape: tuple[int, int, int], counts: Tensor) -> None:
-        self.index, self.shape, self.rows = index, shape, index.shape[0]
-        self.rows_per_sample = counts
+    def __init__(self, index: Tensor, shape: tuple[int, int, int], counts: Tensor | None) -> None:
+        self.index, self.shape, self.rows, self._counts = index, shape, index.shape[0], counts
+
+    @property
+    def rows_per_sample(self) -> Tensor:  # type: ignore[override]
+        if self._counts is None:
+            raise UnsupportedInputError(
+                "SiteLayout: what works sample by sample (GRN, drop path) needs the rows of a sample adjacent and "
+                "samples in order; sort the rows by their first coordinate"
+            )
+        return self._counts
 
     @classmethod
     def from_mask(cls, active: Tensor) -> SiteLayout:
@@ -218,24 +232,28 @@ class SiteLayout(Layout):
 
     @classmethod
     def from_coordinates(cls, coordinates: Tensor, shape: tuple[int, int, int]) -> SiteLayout:
-        """From integer `[T, 3]` rows `(n, y, x)`, in any order within a sample, samples in order.
+        """From integer `[T, 3]` rows `(n, y, x)` in any order, as MinkowskiEngine and spconv hold them.
 
+        Args:
+            shape: `(N, H, W)`, the plane.
         Raises:
-            UnsupportedInputError: a coordinate outside `shape`, a repeated site, or samples out of order.
+            UnsupportedInputError: not `[T, 3]` integers, a coordinate outside `shape`, or a repeated site.
         """
         n, h, w = shape
+        if coordinates.ndim != 2 or coordinates.shape[1] != 3 or coordinates.is_floating_point():
+            raise UnsupportedInputError(
+                f"SiteLayout: expected integer [T, 3] coordinates (n, y, x), got {tuple(coordinates.shape)} "
+                f"{coordinates.dtype}"
+            )
         c = coordinates.long()
-        if c.ndim != 2 or c.shape[1] != 3:
-            raise UnsupportedInputError(f"SiteLayout: expected [T, 3] coordinates (n, y, x), got {tuple(c.shape)}")
         limit = c.new_tensor(shape)
         if bool(((c < 0) | (c >= limit)).any()):
             raise UnsupportedInputError(f"SiteLayout: a coordinate lies outside (N, H, W) = {tuple(shape)}")
-        if bool((c[1:, 0] < c[:-1, 0]).any()):
-            raise UnsupportedInputError("SiteLayout: rows of one sample must be adjacent and samples in order")
         index = (c[:, 0] * h + c[:, 1]) * w + c[:, 2]
         if index.unique().numel() != index.numel():
             raise UnsupportedInputError("SiteLayout: a site is listed twice")
-        return cls(index, (n, h, w), torch.bincount(c[:, 0], minlength=n))
+        mixed = bool((c[1:, 0] < c[:-1, 0]).any())
+        return cls(index, (n, h, w), None if mixed else torch.bincount(c[:, 0], minlength=n))
 
 
 class SparseTensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from convnextv2_fast import ops
 from convnextv2_fast.dispatch import UnsupportedInputError
 from convnextv2_fast.layouts import DenseLayout, PatchLayout, SiteLayout, SparseTensor
 from convnextv2_fast.testing import layout_for
@@ -82,8 +83,9 @@ def test_sparse_tensor():
         (lambda: SiteLayout.from_mask(torch.zeros(2, 5)), r"\[N, H, W\] map"),
         (lambda: SiteLayout.from_coordinates(torch.tensor([[0, 0, 9]]), (1, 4, 4)), "outside"),
         (lambda: SiteLayout.from_coordinates(torch.tensor([[0, 1, 1], [0, 1, 1]]), (1, 4, 4)), "listed twice"),
-        (lambda: SiteLayout.from_coordinates(torch.tensor([[1, 1, 1], [0, 1, 1]]), (2, 4, 4)), "samples in order"),
-        (lambda: SiteLayout.from_coordinates(torch.zeros(3, 2), (2, 4, 4)), r"\[T, 3\]"),
+        (lambda: SiteLayout.from_coordinates(torch.zeros(3, 2).long(), (2, 4, 4)), r"\[T, 3\] .* got \(3, 2\)"),
+        (lambda: SiteLayout.from_coordinates(torch.zeros(3, 3), (2, 4, 4)), r"integer .* torch.float32"),
+        (lambda: SiteLayout.from_coordinates(torch.tensor([[-1, 0, 0]]), (2, 4, 4)), "outside"),
         (lambda: DenseLayout(1, 2, 2).to_dense(torch.zeros(3, 1)), r"expected \[4, C\] rows, got \(3, 1\)"),
         (lambda: DenseLayout(1, 2, 2).from_dense(torch.zeros(1, 2, 3, 1)), "expected"),
         (lambda: SiteLayout.from_mask(torch.ones(1, 2, 2)).from_dense(torch.zeros(1, 3, 2, 1)), "channels-last"),
@@ -109,3 +111,29 @@ def test_a_compiled_function_does_not_keep_its_site_map():
     compiled(fresh)
     assert "_site_map" not in vars(fresh)
     torch._dynamo.reset()
+
+
+def test_rows_in_any_order():
+    """As sparse libraries hold them: samples may be mixed; only what works per sample then refuses."""
+    shape, active = (3, 5, 4), torch.rand(3, 5, 4) < 0.6
+    ordered = SiteLayout.from_mask(active)
+    order = torch.randperm(ordered.rows)
+    mixed = SiteLayout.from_coordinates(ordered.coordinates[order].int(), shape)
+    assert torch.equal(mixed.coordinates, ordered.coordinates[order])
+    x, kernel, bias, g = (torch.randn(*s) for s in ((ordered.rows, 6), (49, 6), (6,), (ordered.rows, 6)))
+    leaves = [[t.clone().requires_grad_() for t in (x, kernel, bias)] for _ in range(2)]
+    ops.sparse_dwconv(*leaves[0], layout=ordered).backward(g)
+    rows = leaves[1][0][order]
+    y = ops.sparse_dwconv(rows, *leaves[1][1:], layout=mixed)
+    torch.testing.assert_close(y, ops.sparse_dwconv(*leaves[0], layout=ordered)[order])
+    y.backward(g[order])
+    for a, b in zip(*leaves, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+    u = ops.dwconv_layer_norm(x[order], kernel, bias, bias, bias, layout=mixed)
+    torch.testing.assert_close(u, ops.dwconv_layer_norm(x, kernel, bias, bias, bias, layout=ordered)[order])
+    coarse, children = mixed.coarsen(2)
+    assert torch.equal(coarse.index, ordered.coarsen(2)[0].index)
+    assert torch.equal(order[children.clamp_min(0)][children >= 0], ordered.coarsen(2)[1][children >= 0])
+    with pytest.raises(UnsupportedInputError, match="sort the rows"):
+        mixed.rows_per_sample  # noqa: B018
+    assert torch.equal(SiteLayout.from_coordinates(ordered.coordinates, shape).rows_per_sample, active.sum((1, 2)))

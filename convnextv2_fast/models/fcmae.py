@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..dispatch import UnsupportedInputError
+from ..layouts import PatchLayout
+from ._patch_loss import patch_loss, targets
 from .convnextv2 import SIZES, Block
 from .convnextv2_sparse import ENCODER_STRIDE, STEM_STRIDE, SparseConvNeXtV2
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiLinear
-from .utils import trunc_normal_
+from .utils import is_plain, trunc_normal_
 
 
 class FCMAE(nn.Module):
@@ -175,21 +177,25 @@ class FCMAE(nn.Module):
         """`[N, L]` (square) or `[N, h, w]` to `[N, h*scale, w*scale]`."""
         return self.encoder.upsample_mask(mask, scale)
 
-    def forward_encoder(
-        self, imgs: Tensor, mask_ratio: float = 0.6, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The encoder's map `[N, C_3, H/32, W/32]` and the mask `[N, L]`."""
+    def _mask(
+        self, imgs: Tensor, mask_ratio: float, mask: Tensor | None, kept: int | None
+    ) -> tuple[Tensor, int | None]:
+        """The mask `[N, L]`, drawn if not given, and the patches that each sample keeps, where that is known."""
         h, w = self.grid(imgs)
-        kept = None
         if mask is None:
-            mask = self.gen_random_mask(imgs, mask_ratio)
-            kept = self._keep(h * w, mask_ratio)
-        elif mask.ndim not in (2, 3) or mask.flatten(1).shape != (imgs.shape[0], h * w):
+            return self.gen_random_mask(imgs, mask_ratio), self._keep(h * w, mask_ratio)
+        if mask.ndim not in (2, 3) or mask.flatten(1).shape != (imgs.shape[0], h * w):
             raise UnsupportedInputError(
                 f"FCMAE: {tuple(imgs.shape)} images have {h}x{w} patches of {self.patch_size}; "
                 f"wants a mask [{imgs.shape[0]}, {h * w}], got {tuple(mask.shape)}"
             )
-        mask = mask.flatten(1)
+        return mask.flatten(1), kept
+
+    def forward_encoder(
+        self, imgs: Tensor, mask_ratio: float = 0.6, mask: Tensor | None = None, kept: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The encoder's map `[N, C_3, H/32, W/32]` and the mask `[N, L]`; arguments of :meth:`forward`."""
+        mask, kept = self._mask(imgs, mask_ratio, mask, kept)
         return self.encoder(imgs, mask, patch_size=self.patch_size, kept=kept), mask
 
     def _to_patch_grid(self, x: Tensor) -> Tensor:
@@ -200,32 +206,40 @@ class FCMAE(nn.Module):
             return F.avg_pool2d(x, self.patch_size // ENCODER_STRIDE)
         return x
 
-    def forward_decoder(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The encoder's map and the mask to predictions `[N, p*p*C, h, w]` on the patch grid."""
+    def _decode(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's map and the mask to the decoder's features `[N, decoder_embed_dim, h, w]`."""
         x = self._to_patch_grid(self.proj(x))
         n, _, h, w = x.shape
         removed = mask.reshape(n, h, w).unsqueeze(1).type_as(x)
-        x = x * (1.0 - removed) + self.mask_token.to(x.dtype) * removed
-        return self.pred(self.decoder(x))
+        return self.decoder(x * (1.0 - removed) + self.mask_token.to(x.dtype) * removed)
+
+    def forward_decoder(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's map and the mask to predictions `[N, p*p*C, h, w]` on the patch grid."""
+        return self.pred(self._decode(x, mask))
+
+    def _predict(self, features: Tensor, patches: Tensor) -> Tensor:
+        """Predictions `[T, p*p*C]` of those patches (positions in `[N, h, w]`) alone."""
+        if not is_plain(((self.pred, nn.Conv2d),)):
+            return self.pred(features).permute(0, 2, 3, 1).flatten(0, 2)[patches]
+        rows = features.permute(0, 2, 3, 1).flatten(0, 2)[patches]
+        return F.linear(rows, self.pred.weight.flatten(1), self.pred.bias)
 
     def forward_loss(self, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
         """Mean squared error over removed patches; NaN where nothing was removed, as upstream.
 
         imgs `[N, C, H, W]`; pred `[N, p*p*C, h, w]` or `[N, L, p*p*C]`; mask `[N, L]`. In float32 at least."""
-        if pred.ndim == 4:
-            pred = pred.flatten(2).transpose(1, 2)
-        target = self.patchify(imgs)
-        wide = torch.promote_types(target.dtype, torch.float32)
-        target, pred = target.to(wide), pred.to(wide)
-        if self.norm_pix_loss:
-            mean, var = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True)
-            target = (target - mean) / (var + 1.0e-6) ** 0.5
-        mask = mask.flatten(1).to(wide)
-        loss = ((pred - target) ** 2).mean(dim=-1)
-        return (loss * mask).sum() / mask.sum()
+        rows = pred.permute(0, 2, 3, 1) if pred.ndim == 4 else pred
+        target = targets(imgs, self.patch_size, None, self.norm_pix_loss)
+        return patch_loss(rows.reshape(target.shape), target, mask.flatten())
 
     def forward(
-        self, imgs: Tensor, labels: Tensor | None = None, mask_ratio: float = 0.6, mask: Tensor | None = None
+        self,
+        imgs: Tensor,
+        labels: Tensor | None = None,
+        mask_ratio: float = 0.6,
+        mask: Tensor | None = None,
+        kept: int | None = None,
+        full_pred: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One pre-training step's forward.
 
@@ -234,14 +248,26 @@ class FCMAE(nn.Module):
             labels: ignored, as upstream.
             mask_ratio: share of patches to remove, where no mask is given.
             mask: `[N, L]` or `[N, h, w]`, 0 keep, 1 removed; samples may keep different numbers.
+            kept: the patches that `mask` keeps in every sample, where the caller knows it: then nothing is read back
+                from the device.
+            full_pred: predict every patch, as upstream. False: those alone that count in the loss, which is the same.
         Returns:
-            loss (scalar), pred `[N, p*p*C, h, w]`, mask `[N, L]`.
+            loss (scalar), pred, mask `[N, L]`. pred is `[N, p*p*C, h, w]`; without `full_pred` `[R, p*p*C]`, the
+            removed patches of all samples in order, (row, column, channel) within a patch.
         Raises:
             UnsupportedInputError: images, mask or ratio do not fit.
         """
-        x, mask = self.forward_encoder(imgs, mask_ratio, mask)
-        pred = self.forward_decoder(x, mask)
-        return self.forward_loss(imgs, pred, mask), pred, mask
+        mask, kept = self._mask(imgs, mask_ratio, mask, kept)
+        x, mask = self.forward_encoder(imgs, mask_ratio, mask, kept)
+        if full_pred:
+            pred = self.forward_decoder(x, mask)
+            return self.forward_loss(imgs, pred, mask), pred, mask
+        length = mask.shape[1]
+        # removed patches as the "kept" ones of the opposite mask
+        removed = PatchLayout.from_mask(mask == 0, 1, self.grid(imgs), None if kept is None else length - kept).patches
+        pred = self._predict(self._decode(x, mask), removed)
+        target = targets(imgs, self.patch_size, removed, self.norm_pix_loss)
+        return patch_loss(pred, target, target.new_ones(target.shape[0])), pred, mask
 
 
 def _build(size: str, kwargs: dict[str, Any]) -> FCMAE:

@@ -274,6 +274,65 @@ def test_norm_pix_loss():
     torch.testing.assert_close(mae.forward_loss(imgs, pred.flatten(2).transpose(1, 2), mask), want)
 
 
+@pytest.mark.parametrize("norm_pix_loss", [False, True])
+@pytest.mark.parametrize(("patch", "size", "chans"), CASES)
+def test_removed_patches_alone_give_the_same_loss_and_gradients(patch, size, chans, norm_pix_loss):
+    mae = small(patch_size=patch, in_chans=chans, norm_pix_loss=norm_pix_loss).double()
+    imgs = torch.randn(3, chans, *size, dtype=torch.float64)
+    length = (size[0] // patch) * (size[1] // patch)
+    masks = [mae.gen_random_mask(imgs, 0.5), (torch.rand(3, length) < 0.7).float()]
+    masks[1][:, 0] = 1.0  # samples keep different numbers
+    for mask, kept in zip(masks, (int(length * 0.5), None), strict=True):
+        found = []
+        for full in (True, False):
+            mae.zero_grad()
+            loss, pred, back = mae(imgs, mask=mask, kept=kept, full_pred=full)
+            loss.backward()
+            found.append((loss.detach(), pred.detach(), {k: p.grad.clone() for k, p in mae.named_parameters()}))
+            assert torch.equal(back, mask)
+        rows = found[0][1].permute(0, 2, 3, 1).flatten(0, 2)[mask.flatten().bool()]
+        torch.testing.assert_close(found[1][1], rows)
+        torch.testing.assert_close(found[1][0], found[0][0])
+        for name, g in found[0][2].items():
+            torch.testing.assert_close(found[1][2][name], g, msg=name)
+
+
+def test_the_images_are_not_overwritten():
+    """One patch of one channel: patchify is a view of the image then."""
+    mae = small(in_chans=1)
+    imgs = torch.randn(2, 1, 32, 32)
+    before = imgs.clone()
+    for full in (True, False):
+        mae(imgs, mask=torch.ones(2, 1), full_pred=full)[0].backward()
+    assert torch.equal(imgs, before)
+
+
+def test_a_replaced_prediction_layer_is_honoured():
+    mae = small().double()
+    imgs, mask = torch.randn(2, 3, 64, 64).double(), torch.tensor([[1.0, 0, 1, 0], [0, 1, 1, 1]])
+    mae.pred.register_forward_hook(lambda m, a, y: 2 * y)
+    full = mae(imgs, mask=mask)
+    torch.testing.assert_close(mae(imgs, mask=mask, full_pred=False)[0], full[0])
+
+
+@pytest.mark.parametrize("full_pred", [True, False])
+def test_extreme_masks(full_pred):
+    """The last row removed everywhere (upstream's map shrinks), one visible patch, batch 1, an image of zeros."""
+    mae, length = small(), 9
+    last_row = torch.tensor([[0.0] * 6 + [1.0] * 3])
+    one = torch.ones(1, length)
+    one[0, 4] = 0
+    for imgs in (torch.randn(1, 3, 96, 96), torch.zeros(1, 3, 96, 96)):
+        for mask in (last_row, one):
+            mae.zero_grad()
+            loss, _, _ = mae(imgs, mask=mask, full_pred=full_pred)
+            loss.backward()
+            assert loss.isfinite() and all(p.grad.isfinite().all() for p in mae.parameters())
+        assert mae.encoder(imgs, last_row).shape == (1, 40, 3, 3)
+        want = masked_dense(small().double(), imgs.double(), last_row.double())
+        torch.testing.assert_close(small().double().encoder(imgs.double(), last_row), want)
+
+
 @pytest.mark.parametrize("kept", ["equal", "unequal"])
 def test_sparse_drop_path_is_per_sample(kept):
     mae = small(grn_scope="sample").train()

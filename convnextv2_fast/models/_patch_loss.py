@@ -1,0 +1,63 @@
+"""FCMAE's loss: the mean squared error of predicted patches, on the patches that count only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def targets(imgs: Tensor, p: int, patches: Tensor | None, normalise: bool) -> Tensor:
+    """What the decoder is to predict: `[T, p*p*C]`, (row, column, channel) within a patch, float32 at least.
+
+    Args:
+        imgs: `[N, C, H, W]`. p: patch edge in pixels.
+        patches: int64 `[T]`, positions in the flattened `[N, h, w]` grid; None takes all, in order.
+        normalise: every patch to mean 0 and variance 1 (unbiased, eps 1e-6), as MAE's norm_pix_loss.
+    """
+    n, c, height, width = imgs.shape
+    h, w = height // p, width // p
+    grid = imgs.reshape(n, c, h, p, w, p).permute(0, 2, 4, 3, 5, 1)
+    if patches is None:
+        x = grid.clone(memory_format=torch.contiguous_format).view(n * h * w, p * p * c)  # never the images themselves
+    else:
+        x = grid[patches // (h * w), patches // w % h, patches % w].reshape(patches.shape[0], p * p * c)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    if normalise:
+        var, mean = torch.var_mean(x, dim=-1, keepdim=True)
+        x = (x - mean) / (var + 1.0e-6) ** 0.5
+    return x
+
+
+class _WeightedError(torch.autograd.Function):
+    """`sum_t weight_t * mean_d (pred - target)^2`; keeps the difference alone, in the target's memory."""
+
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        difference = torch.sub(pred, target, out=target)
+        ctx.save_for_backward(difference, weight)
+        ctx.dtype = pred.dtype
+        return torch.dot(torch.linalg.vector_norm(difference, dim=-1).square_(), weight) / pred.shape[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        difference, weight = ctx.saved_tensors
+        factor = weight * (g * (2.0 / difference.shape[1]))
+        return (difference * factor.unsqueeze(1)).to(ctx.dtype), None, None
+
+
+def patch_loss(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """`sum_t weight_t * mean_d (pred_td - target_td)^2 / sum_t weight_t`, a scalar in float32 at least.
+
+    Args:
+        pred: `[T, D]`. target: `[T, D]` of :func:`targets`, which may be overwritten. weight: `[T]`.
+    """
+    target = target.to(torch.promote_types(pred.dtype, target.dtype))
+    weight = weight.to(target.dtype)
+    weight = weight / weight.sum()
+    if torch.compiler.is_compiling() or target.requires_grad:
+        return torch.dot((pred.to(target.dtype) - target).square().mean(dim=-1), weight)
+    return _WeightedError.apply(pred, target, weight)
