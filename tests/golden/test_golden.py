@@ -72,9 +72,7 @@ def test_downsampling(dtype):
     close(y[rows], g["out" + tail], tolerance, "out")
     for tensor, name in ((x, "feats"), (kernel, "kernel"), (bias, "bias")):
         close(tensor.grad, g[f"grad_{name}{tail}"], tolerance, f"grad_{name}")
-    dense = torch.nn.functional.conv2d(
-        layout.to_dense(x).permute(0, 3, 1, 2), g["weight_conv2d"].to(dtype), stride=2
-    )
+    dense = torch.nn.functional.conv2d(layout.to_dense(x).permute(0, 3, 1, 2), g["weight_conv2d"].to(dtype), stride=2)
     close(coarse.from_dense(dense.permute(0, 2, 3, 1)) + bias, y, tolerance, "against the stored conv2d weight")
 
 
