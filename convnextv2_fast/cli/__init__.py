@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__, dispatch
-from . import bench, check, env, explain
+from . import bench, check, env, explain, pretrain
 from ._arguments import CommandError
 
 PROG = "python -m convnextv2_fast"
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog=PROG, description="ConvNeXt V2 and FCMAE on hand-written kernels.")
     top.add_argument("--version", action="version", version=f"convnextv2_fast {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
-    for module in (env, check, explain, bench):
+    for module in (env, check, explain, bench, pretrain):
         module.add_parser(commands)
     return top
 

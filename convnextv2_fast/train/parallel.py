@@ -1,0 +1,139 @@
+"""The processes of a run: started by torchrun or alone; DistributedDataParallel or FSDP2 around the model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..models import convnextv2, convnextv2_sparse
+from . import TrainingError
+
+BLOCKS = (convnextv2.Block, convnextv2_sparse.Block)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over all processes."""
+        if self.size == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values / self.size
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sums over all processes, float64."""
+        found = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.size > 1:
+            dist.all_reduce(found)
+        return found.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everybody's value, in rank order."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, everywhere."""
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0, device=self.device if self.device.type == "cuda" else None)
+        return held[0]
+
+    def wait(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def processes(device: str | None) -> Iterator[Processes]:
+    """Joins the group that torchrun started (gloo on CPUs, NCCL on GPUs), or stands alone.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
+    Raises:
+        TrainingError: no such device here.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if kind.type not in ("cpu", "cuda"):
+        raise TrainingError(f"--device {device}: training runs on cpu and cuda devices")
+    if kind.type == "cuda":
+        kind = torch.device("cuda", local if size > 1 or kind.index is None else kind.index)
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if kind.index >= count:
+            raise TrainingError(f"--device {device}: process {rank} wants {kind}, torch sees {count} CUDA devices here")
+        torch.cuda.set_device(kind)
+    if size > 1:
+        dist.init_process_group("nccl" if kind.type == "cuda" else "gloo", device_id=kind if kind.type == "cuda" else None)
+    try:
+        yield Processes(rank, size, kind)
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+def wrap(model: nn.Module, how: str, among: Processes) -> nn.Module:
+    """The model to call in training, its parameters on the device.
+
+    Args:
+        how: "ddp" or "fsdp". With one process "ddp" is the model itself; "fsdp" shards every block, and the rest as one,
+            in place, with parameters and gradients in float32.
+    """
+    if how == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        if among.size == 1:
+            raise TrainingError("--parallel fsdp shards over processes: start it with torchrun --nproc_per_node=2 or more")
+        mesh = init_device_mesh(among.device.type, (among.size,))
+        for module in [m for m in model.modules() if isinstance(m, BLOCKS)]:
+            fully_shard(module, mesh=mesh)
+        return fully_shard(model, mesh=mesh)
+    if among.size == 1:
+        return model
+    ids = [among.device.index] if among.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+@contextlib.contextmanager
+def synchronised(model: nn.Module, last: bool) -> Iterator[None]:
+    """Gradients are averaged over the processes in the last backward of a step only."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        with contextlib.nullcontext() if last else model.no_sync():
+            yield
+        return
+    if hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(last)
+    yield
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, out of its wrapping."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return hasattr(model, "set_requires_gradient_sync")

@@ -1,0 +1,135 @@
+"""FCMAE pre-training: upstream's `main_pretrain.py`, on any number of processes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models import fcmae
+from . import TrainingError, data, optim, streams
+from .data import Batch, Steps, Transform
+from .libraries import torchvision_transforms
+from .loop import Task, train
+from .parallel import Processes, processes
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def mean_and_std(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """ImageNet's for RGB; a half and a quarter for anything else."""
+    return IMAGENET if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
+
+
+def transform(size: int, channels: int) -> Transform:
+    """Upstream's: a random crop of 20 to 100 % of the area, resized to `size` (bicubic), and a random flip. Images that
+    are smaller than that are enlarged."""
+    t = torchvision_transforms()
+    return t.Compose(
+        [
+            t.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=t.InterpolationMode.BICUBIC),
+            t.RandomHorizontalFlip(),
+            t.ToTensor(),
+            t.Normalize(*mean_and_std(channels)),
+        ]
+    )
+
+
+def build(args: Any) -> fcmae.FCMAE:
+    """The model that the arguments describe, its weights drawn from `args.seed`."""
+    torch.manual_seed(args.seed)
+    return getattr(fcmae, args.model)(
+        img_size=args.input_size,
+        in_chans=args.in_chans,
+        mask_ratio=args.mask_ratio,
+        decoder_depth=args.decoder_depth,
+        decoder_embed_dim=args.decoder_embed_dim,
+        patch_size=args.patch_size,
+        norm_pix_loss=args.norm_pix_loss,
+        grn_scope=args.grn_scope,
+        init=args.init,
+    )
+
+
+class Masks:
+    """The masks of a step, `[N, L]`, 0 keep, 1 removed, drawn for all processes' images together.
+
+    Upstream draws them on the device from each process's own generator; here they depend on the seed, the step and the
+    sample's place alone, so that neither the number of processes nor a restart changes them."""
+
+    def __init__(self, seed: int, images: int, length: int, ratio: float) -> None:
+        self.seed, self.images, self.length = seed, images, length
+        self.kept = int(length * (1 - ratio))
+        self._step, self._ranks = -1, torch.empty(0)
+
+    def of(self, step: int, first: int, number: int) -> Tensor:
+        """Those of images `first` to `first + number` of this step, on the CPU."""
+        if step != self._step:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            noise = torch.randn(self.images, self.length, generator=generator)
+            self._step, self._ranks = step, noise.argsort(dim=1).argsort(dim=1)
+        return (self._ranks[first : first + number] >= self.kept).float()
+
+
+def run(args: Any) -> dict[str, Any]:
+    """`python -m convnextv2_fast pretrain`. Returns the last epoch's record.
+
+    Raises:
+        TrainingError: data, arguments or a checkpoint that cannot be used.
+    """
+    if args.input_size % max(args.patch_size, 32):
+        raise TrainingError(f"--input_size {args.input_size} is no multiple of {max(args.patch_size, 32)}")
+    length = (args.input_size // args.patch_size) ** 2
+    if int(length * (1 - args.mask_ratio)) >= length:
+        raise TrainingError(f"--mask_ratio {args.mask_ratio} removes none of {length} patches: nothing is to be learned")
+    with processes(args.device) as among:
+        model = build(args)
+        if args.grad_checkpointing:
+            model.set_grad_checkpointing()
+        samples, batches = _data(args)
+        masks = Masks(args.seed, args.batch_size * args.update_freq * among.size, length, args.mask_ratio)
+        task = Task(
+            name="pretrain",
+            model=model,
+            make_optimizer=lambda m: torch.optim.AdamW(
+                optim.pretraining_groups(m, args.weight_decay, args.decay_grn), lr=args.lr, betas=(0.9, 0.95)
+            ),
+            loss=functools.partial(_loss, masks, args.batch_size, among),
+            batches=batches,
+            epoch_samples=samples,
+        )
+        return train(args, task, among)
+
+
+def _loss(masks: Masks, size: int, among: Processes, model: nn.Module, batch: Batch, step: int, part: int) -> Tensor:
+    first = (part * among.size + among.rank) * size
+    mask = masks.of(step, first, size).to(batch.images.device, non_blocking=True)
+    return model(batch.images, mask=mask, kept=masks.kept, full_pred=False)[0]
+
+
+def _data(args: Any) -> tuple[int, Any]:
+    """Samples of an epoch, and what makes the batches."""
+    change, split = transform(args.input_size, args.in_chans), args.split
+    if args.data_set in ("folder", "hf"):
+        if args.epoch_samples:
+            raise TrainingError("--epoch_samples is for streams (wds, hf-stream): a folder or table knows its number")
+        if args.data_set == "folder":
+            root = Path(args.data_path)
+            table: data.Table = data.Folder(root / "train" if (root / "train").is_dir() else root, args.in_chans)
+        else:
+            table = data.HubTable(args, split, args.in_chans)
+        return len(table), lambda steps, taken: data.training_batches(
+            table, change, steps, args.num_workers, args.pin_mem
+        )
+    source: streams.Source = streams.Shards(args.data_path) if args.data_set == "wds" else streams.HubStream(args, split)
+    if not args.epoch_samples:
+        raise TrainingError(f"--data_set {args.data_set}: say how many images make an epoch: --epoch_samples N")
+
+    def batches(steps: Steps, taken: dict[int, int]) -> Iterator[Batch]:
+        return streams.stream_batches(source, change, steps, args.in_chans, args.num_workers, args.pin_mem, taken)
+
+    return args.epoch_samples, batches

@@ -1,0 +1,143 @@
+"""Samples of a run from streams: webdataset's tar shards, Hugging Face datasets that are read as they come.
+
+A stream is read by parts, one for each process and loader worker. The order within a part depends on the seed and the
+epoch alone, and every batch says how far its part has been read: so a run goes on where it was stopped, without
+decoding what it has had.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from . import TrainingError
+from .data import GIVE_UP, Batch, Failure, Steps, Transform, collate, decode, hub_file, open_hub, seeded, undecoded
+from .saving import first_line
+
+SHUFFLED = 1000  # samples that a part holds to draw from
+Raw = tuple[str, Any, int]  # name, image file, label
+
+
+class Source(Protocol):
+    def open(self, seed: int, epoch: int, part: int, parts: int) -> Iterable[Raw]:
+        """One pass over a part, in the order of this seed and epoch."""
+        ...
+
+
+class Shards:
+    """Tar files in webdataset's form: urls or paths with braces, wildcards, `::` between several."""
+
+    def __init__(self, pattern: str) -> None:
+        try:
+            import webdataset
+        except ImportError as error:
+            raise TrainingError("--data_set wds needs webdataset: pip install webdataset") from error
+        urls = webdataset.shardlists.expand_urls(pattern)
+        self.urls = [f for u in urls for f in (sorted(glob.glob(u)) if glob.has_magic(u) else [u])]
+        if not self.urls:
+            raise TrainingError(f"{pattern}: there are no such shards")
+
+    def open(self, seed: int, epoch: int, part: int, parts: int) -> Iterable[Raw]:
+        import webdataset
+
+        draw = random.Random(f"{seed}/{epoch}")
+        order = draw.sample(self.urls, len(self.urls))
+        whole = len(order) >= parts  # else every part reads all shards and keeps its share of the samples
+        options = {"shardshuffle": False, "nodesplitter": None, "workersplitter": None, "empty_check": False}
+        rows = webdataset.WebDataset(order[part::parts] if whole else order, **options)
+        shuffled = rows.shuffle(SHUFFLED, rng=random.Random(f"{seed}/{epoch}/{part if whole else ''}"))
+        for row in shuffled if whole else itertools.islice(shuffled, part, None, parts):
+            image = next((row[k] for k in ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif") if k in row), b"")
+            label = row.get("cls", b"0")
+            yield str(row["__key__"]), io.BytesIO(image), int(label) if label.strip().isdigit() else 0
+
+
+class HubStream:
+    """A Hugging Face dataset with `streaming=True`."""
+
+    def __init__(self, args: Any, split: str) -> None:
+        self.key, self.label_key, self.split = args.image_key, args.label_key, split
+        self.rows = undecoded(open_hub(args, split, streaming=True), args)
+
+    def open(self, seed: int, epoch: int, part: int, parts: int) -> Iterable[Raw]:
+        rows = self.rows.shuffle(seed=hash((seed, epoch)) & 0x7FFFFFFF, buffer_size=SHUFFLED)
+        whole = rows.num_shards >= parts
+        rows = rows.shard(parts, part, contiguous=False) if whole else rows
+        # by batches of one: plain iteration would share the shards among the workers once more
+        singles = ({k: v[0] for k, v in batch.items()} for batch in rows.iter(batch_size=1))
+        for i, row in enumerate(singles if whole else itertools.islice(singles, part, None, parts)):
+            cell = row[self.key]
+            yield cell.get("path") or f"{self.split}: sample {i}", hub_file(cell), int(row.get(self.label_key) or 0)
+
+
+class _Parts(IterableDataset):  # type: ignore[type-arg]
+    """Batches of one process. Batch t of the run comes from part `t % workers`, whichever worker that is."""
+
+    def __init__(
+        self, source: Source, transform: Transform, steps: Steps, channels: int, workers: int, taken: dict[int, int]
+    ) -> None:
+        self.source, self.transform, self.steps, self.channels = source, transform, steps, channels
+        self.workers, self.taken = workers, taken
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        s, first = self.steps, self.steps.per_epoch * self.steps.accumulate  # batches of an epoch
+        begin = s.start.epoch * first + s.start.step * s.accumulate
+        part = (begin + (info.id if info else 0)) % self.workers
+        for epoch in range(s.start.epoch, s.epochs):
+            mine = [t for t in range(max(begin, epoch * first), (epoch + 1) * first) if t % self.workers == part]
+            taken = self.taken.get(part, 0) if epoch == s.start.epoch else 0
+            samples = self._samples(epoch, part, taken)
+            for t in mine:
+                step, accumulated = divmod(t - epoch * first, s.accumulate)
+                place = step * s.images + s.place(accumulated)
+                found = []
+                for i in range(s.batch):
+                    image, label, failures, taken = next(samples)
+                    with seeded(s.seed, epoch, place + i):
+                        found.append((self.transform(image), label, failures))
+                batch = collate(found)
+                batch.taken = (part, taken)
+                yield batch
+
+    def _samples(self, epoch: int, part: int, skip: int) -> Iterator[tuple[Any, int, list[Failure], int]]:
+        """Decoded samples without end (a part that runs out begins again), and how many were taken off the stream."""
+        s, taken, failures = self.steps, 0, []
+        parts, mine = s.among.size * self.workers, s.among.rank * self.workers + part
+        while True:
+            before = taken
+            for name, file, label in self.source.open(s.seed, epoch, mine, parts):
+                taken += 1
+                if taken <= skip:
+                    continue
+                try:
+                    image = decode(file, self.channels)
+                except Exception as error:  # whatever a decoder says of a damaged file
+                    failures.append((name, first_line(error)))
+                    if len(failures) >= GIVE_UP:
+                        raise TrainingError(
+                            f"{GIVE_UP} images in a row cannot be read: {': '.join(failures[-1])}"
+                        ) from None
+                    continue
+                yield image, label, failures, taken
+                failures = []
+            if taken == before:
+                raise TrainingError(f"part {mine} of {parts} of the stream holds no samples")
+
+
+def stream_batches(
+    source: Source, transform: Transform, steps: Steps, channels: int, workers: int, pin: bool, taken: dict[int, int]
+) -> Iterator[Batch]:
+    """All batches of this process, in order.
+
+    Args:
+        taken: samples that each part has given in the epoch where the run starts: :attr:`Batch.taken` of its last ones.
+    """
+    parts = _Parts(source, transform, steps, channels, max(workers, 1), taken)
+    return iter(DataLoader(parts, batch_size=None, num_workers=workers, pin_memory=pin))
