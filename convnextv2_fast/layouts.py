@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.utils._pytree
 from torch import Tensor
 
 from .dispatch import UnsupportedInputError
@@ -256,16 +257,22 @@ class SiteLayout(Layout):
         return cls(index, (n, h, w), None if mixed else torch.bincount(c[:, 0], minlength=n))
 
 
+@dataclass(eq=False)
 class SparseTensor:
     """Rows and their layout, as MinkowskiEngine's class of this name holds features and coordinates.
+
+    A dataclass and a node of torch's trees: so FSDP's hooks, torch.export and tree_map find the rows in it.
 
     Attributes:
         F: features `[T, C]`. C: int64 coordinates `[T, 3]` (n, y, x), in units of this layout's sites.
     """
 
-    def __init__(self, features: Tensor, layout: Layout) -> None:
-        layout._check_rows(features)
-        self.F, self.layout = features, layout
+    F: Tensor
+    layout: Layout
+
+    def __post_init__(self) -> None:
+        if isinstance(self.F, Tensor):  # anything may stand for the rows while a tree is mapped
+            self.layout._check_rows(self.F)
 
     @property
     def C(self) -> Tensor:
@@ -286,3 +293,11 @@ class SparseTensor:
         """`(x, min_coordinate, tensor_stride)` as in MinkowskiEngine; `x` is `[N, C, H, W]` with channels_last strides,
         its size from the layout, not from the coordinates present."""
         return self.layout.to_dense(self.F).permute(0, 3, 1, 2), torch.zeros(2, dtype=torch.int32), (1, 1)
+
+
+torch.utils._pytree.register_pytree_node(
+    SparseTensor,
+    lambda x: ([x.F], x.layout),
+    lambda rows, layout: SparseTensor(*rows, layout),
+    serialized_type_name="convnextv2_fast.layouts.SparseTensor",
+)

@@ -38,7 +38,8 @@ def share(text: str) -> float:
 
 def flag(add: Callable[..., Any], name: str, default: bool, help: str) -> None:
     """`--name`, `--name true` or `--name false`."""
-    add(name, type=boolean, nargs="?", const=True, default=default, metavar="true|false", help=f"{help} (default: {str(default).lower()})")
+    text = f"{help} (default: {str(default).lower()})"
+    add(name, type=boolean, nargs="?", const=True, default=default, metavar="true|false", help=text)
 
 
 def models(names: Sequence[str]) -> Callable[[str], str]:
@@ -53,12 +54,12 @@ def models(names: Sequence[str]) -> Callable[[str], str]:
     return find
 
 
-def add_run(parser: argparse.ArgumentParser, *, batch_size: int, epochs: int, warmup: int, blr: float, min_lr: float) -> None:
+def add_run(parser: argparse.ArgumentParser, *, epochs: int, warmup: int, blr: float, min_lr: float) -> None:
     """Batches, schedule, precision, processes, checkpoints, log."""
     group = parser.add_argument_group("steps")
     add = group.add_argument
-    add("--batch_size", type=positive, default=batch_size, metavar="N", help=f"images a process and backward (default: {batch_size})")
-    add("--update_freq", type=positive, default=1, metavar="N", help="batches accumulated for an optimizer step (default: 1)")
+    add("--batch_size", type=positive, default=64, metavar="N", help="images a process and backward (default: 64)")
+    add("--update_freq", type=positive, default=1, metavar="N", help="batches that make an optimizer step (default: 1)")
     add("--epochs", type=positive, default=epochs, metavar="N", help=f"default: {epochs}")
     add("--lr", type=float, metavar="X", help="learning rate; default: --blr x images of a step / 256")
     add("--blr", type=float, default=blr, metavar="X", help=f"base learning rate (default: {blr})")
@@ -70,11 +71,15 @@ def add_run(parser: argparse.ArgumentParser, *, batch_size: int, epochs: int, wa
     group = parser.add_argument_group("precision and processes")
     add = group.add_argument
     flag(add, "--use_amp", False, "mixed precision")
-    add("--amp_dtype", default="bfloat16", choices=("bfloat16", "float16"), help="of --use_amp (default: bfloat16); float16 scales the loss")
+    types = ("bfloat16", "float16")
+    add(
+        "--amp_dtype", default=types[0], choices=types, help="of --use_amp (default: bfloat16); float16 scales the loss"
+    )
     add("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
-    add("--parallel", default="ddp", choices=("ddp", "fsdp"), help="under torchrun: whole copies, or blocks sharded over the processes (default: ddp)")
+    how = "under torchrun: whole copies (default), or weights sharded over the processes"
+    add("--parallel", default="ddp", choices=("ddp", "fsdp"), help=how)
     flag(add, "--grad_checkpointing", False, "compute activations twice instead of keeping them")
-    for name, why in REFUSED.items():
+    for name in REFUSED:
         flags = [f"--{name}", *(["--local-rank"] if name == "local_rank" else [])]
         add(*flags, nargs="?", const="true", help=argparse.SUPPRESS)
     group = parser.add_argument_group("moving average of the weights")
@@ -84,13 +89,13 @@ def add_run(parser: argparse.ArgumentParser, *, batch_size: int, epochs: int, wa
     flag(add, "--model_ema_force_cpu", False, "keep it on the CPU")
     group = parser.add_argument_group("checkpoints and log")
     add = group.add_argument
-    add("--output_dir", default="", metavar="DIR", help="for checkpoints, log.txt, steps.jsonl (default: nothing is kept)")
+    add("--output_dir", default="", metavar="DIR", help="for checkpoints, log.txt and steps.jsonl (default: none)")
     add("--log_dir", metavar="DIR", help="for TensorBoard")
     add("--resume", default="", metavar="FILE", help="checkpoint to go on from")
     flag(add, "--auto_resume", True, "go on from the newest checkpoint in --output_dir")
     flag(add, "--save_ckpt", True, "save checkpoints")
     add("--save_ckpt_freq", type=positive, default=1, metavar="N", help="epochs between them (default: 1)")
-    add("--save_ckpt_steps", type=count, default=0, metavar="N", help="also every N steps of an epoch (default: 0, never)")
+    add("--save_ckpt_steps", type=count, default=0, metavar="N", help="also every N steps within an epoch")
     add("--save_ckpt_num", type=positive, default=3, metavar="N", help="newest that are kept (default: 3)")
     add("--start_epoch", type=count, default=0, metavar="N", help="where the schedule starts, without a checkpoint")
     add("--log_freq", type=positive, default=20, metavar="N", help="steps between readings of the loss (default: 20)")

@@ -21,24 +21,28 @@ def add_parser(commands: Any) -> None:
         "checkpoint in --output_dir. Several processes: torchrun --nproc_per_node=8 -m convnextv2_fast pretrain ...",
     )
     add = add_loading(parser)
-    add("--data_path", required=True, metavar="PATH", help="folder of images (its train/ if there is one), name or folder of a Hugging Face dataset, or webdataset shards")
-    add("--data_set", default="folder", choices=("folder", "hf", "hf-stream", "wds"), help="what --data_path is (default: folder)")
+    where = "folder of images (its train/ if there is one), a Hugging Face dataset's name or folder, webdataset shards"
+    add("--data_path", required=True, metavar="PATH", help=where)
+    kinds = ("folder", "hf", "hf-stream", "wds")
+    add("--data_set", default="folder", choices=kinds, help="what --data_path is (default: folder)")
     add("--split", default="train", metavar="NAME", help="of a Hugging Face dataset (default: train)")
     add("--epoch_samples", type=positive, metavar="N", help="images of an epoch; for streams")
-    add("--input_size", type=positive, default=224, metavar="N", help="pixels of a side, a multiple of 32 (default: 224)")
+    add("--input_size", type=positive, default=224, metavar="N", help="pixels a side, a multiple of 32 (default: 224)")
     add("--in_chans", type=int, default=3, choices=(1, 3, 4), help="1: grey, 3: RGB, 4: RGBA (default: 3)")
     add("--crop_pct", type=float, help=argparse.SUPPRESS)
     add = parser.add_argument_group("model").add_argument
-    add("--model", type=models(NAMES), default="convnextv2_base", metavar="NAME", help=f"{', '.join(NAMES)} (default: convnextv2_base)")
+    add("--model", type=models(NAMES), default="convnextv2_base", metavar="NAME", help=f"{', '.join(NAMES)}")
     add("--mask_ratio", type=share, default=0.6, metavar="X", help="share of patches that are removed (default: 0.6)")
     add("--patch_size", type=positive, default=32, metavar="N", help="pixels of a patch: 4 x 2**k (default: 32)")
     flag(add, "--norm_pix_loss", True, "normalise the target patch by patch")
     add("--decoder_depth", type=positive, default=1, metavar="N", help="default: 1")
     add("--decoder_embed_dim", type=positive, default=512, metavar="N", help="default: 512")
-    add("--grn_scope", default="batch", choices=("batch", "sample"), help="GRN's norm over the batch, as upstream's code (default), or each sample, as the paper and the dense model")
-    add("--init", default="upstream", choices=("upstream", "std02"), help="of the weights; upstream's (default) has a std of 1, std02 of 0.02")
+    scope = "GRN's norm over the batch, as upstream's code (default), or each sample, as the paper and the dense model"
+    add("--grn_scope", default="batch", choices=("batch", "sample"), help=scope)
+    init = "of the weights: upstream's (default) has a std of 1, std02 of 0.02"
+    add("--init", default="upstream", choices=("upstream", "std02"), help=init)
     flag(add, "--decay_grn", True, "weight decay of GRN and the mask token, as upstream")
-    add_run(parser, batch_size=64, epochs=800, warmup=40, blr=1.5e-4, min_lr=0.0)
+    add_run(parser, epochs=800, warmup=40, blr=1.5e-4, min_lr=0.0)
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""Samples of a run, from tables of images (folders, Hugging Face datasets) in an order that depends on the seed alone."""
+"""Samples of a run from tables of images (folders, Hugging Face datasets), in an order that only the seed decides."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def open_hub(args: Any, split: str, streaming: bool) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise TrainingError(f"--data_set {args.data_set} needs Hugging Face's datasets: pip install datasets") from error
+        raise TrainingError(f"--data_set {args.data_set} needs the package datasets: pip install datasets") from error
     try:
         if (Path(args.data_path) / "dataset_dict.json").is_file():
             return datasets.load_from_disk(args.data_path)[split]
@@ -151,7 +151,8 @@ def open_hub(args: Any, split: str, streaming: bool) -> Any:
             return datasets.load_from_disk(args.data_path)
         return datasets.load_dataset(args.data_path, split=split, streaming=streaming)
     except Exception as error:  # of the network, of pyarrow, of the files
-        raise TrainingError(f"{args.data_path} (split {split!r}): datasets cannot open it: {first_line(error)}") from error
+        why = first_line(error)
+        raise TrainingError(f"{args.data_path} (split {split!r}): datasets cannot open it: {why}") from error
 
 
 def undecoded(rows: Any, args: Any) -> Any:
@@ -210,7 +211,8 @@ class Samples(Dataset):  # type: ignore[type-arg]
             except Exception as error:  # whatever a decoder says of a damaged file
                 failures.append((self.table.name(index), first_line(error)))
                 if len(failures) >= min(GIVE_UP, len(self.table)):
-                    raise TrainingError(f"{len(failures)} images in a row cannot be read: {': '.join(failures[-1])}") from None
+                    last = ": ".join(failures[-1])
+                    raise TrainingError(f"{len(failures)} images in a row cannot be read: {last}") from None
                 index = (index + 1) % len(self.table)
         with seeded(self.seed, epoch, place):
             return self.transform(image), label, failures
@@ -231,7 +233,7 @@ class Steps:
     seed: int
     epochs: int
     per_epoch: int  # steps
-    start: Position = Position()
+    start: Position = field(default_factory=Position)
 
     @property
     def images(self) -> int:

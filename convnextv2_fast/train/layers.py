@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -90,6 +90,34 @@ class LayerTimes:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+class Timing:
+    """Of the layers, in `--time_layers` steps after the first few, which are slower."""
+
+    FIRST = 3
+
+    def __init__(self, model: nn.Module, device: torch.device, steps: int, say: Callable[[str], None]) -> None:
+        self.model, self.device, self.steps, self.say = model, device, steps, say
+        self.done, self.timer = 0, None
+
+    def next(self) -> LayerTimes | None:
+        """What times the next step."""
+        if self.steps and self.done == self.FIRST:
+            self.timer = LayerTimes(self.model, self.device)
+        elif self.timer is not None and self.done == self.FIRST + self.steps:
+            self.timer.remove()
+            self.say(f"milliseconds a step, mean of {self.timer.steps}:\n{self._table(self.timer)}")
+            self.timer = None
+        self.done += 1
+        return self.timer
+
+    @staticmethod
+    def _table(timer: LayerTimes) -> str:
+        rows = timer.table()
+        width = max(len(row["part"]) for row in rows)
+        cells = ("".join(f"  {v:9.3f} {k}" for k, v in row.items() if k != "part") for row in rows)
+        return "\n".join(f"  {row['part']:<{width}}{text}" for row, text in zip(rows, cells, strict=True))
 
 
 def _tensor(x: Any) -> Tensor:

@@ -70,10 +70,10 @@ class Log:
         self._writer: Any = None
         done = start.epoch * per_epoch + start.step
         if self.folder is not None:
-            for name, gone in (("log.txt", lambda r: r["epoch"] >= start.epoch), ("steps.jsonl", lambda r: r["step"] >= done)):
+            for name, key, first in (("log.txt", "epoch", start.epoch), ("steps.jsonl", "step", done)):
                 path = self.folder / name
                 if path.exists():
-                    write_lines(path, [r for r in read_lines(path) if not gone(r)])
+                    write_lines(path, [r for r in read_lines(path) if r[key] < first])
         if tensorboard is not None and active:
             try:
                 from torch.utils.tensorboard import SummaryWriter

@@ -23,7 +23,7 @@ def get_num_layer_for_convnext_single(var_name: str, depths: Sequence[int]) -> i
 
 
 def get_num_layer_for_convnext(var_name: str) -> int:
-    """Layer of a parameter in groups of three blocks, made for depths of (3, 3, 27, 3): 0 for the stem, 13 for the head."""
+    """Layer of a parameter in groups of three blocks, made for depths of (3, 3, 27, 3): 0 the stem, 13 the head."""
     name = var_name.split(".")
     if name[0] == "downsample_layers":
         return (0, 2, 3, 12)[int(name[1])]

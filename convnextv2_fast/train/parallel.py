@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,8 @@ def processes(device: str | None) -> Iterator[Processes]:
             raise TrainingError(f"--device {device}: process {rank} wants {kind}, torch sees {count} CUDA devices here")
         torch.cuda.set_device(kind)
     if size > 1:
-        dist.init_process_group("nccl" if kind.type == "cuda" else "gloo", device_id=kind if kind.type == "cuda" else None)
+        on_gpu = kind.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=kind if on_gpu else None)
     try:
         yield Processes(rank, size, kind)
     finally:
@@ -99,15 +101,17 @@ def wrap(model: nn.Module, how: str, among: Processes) -> nn.Module:
     """The model to call in training, its parameters on the device.
 
     Args:
-        how: "ddp" or "fsdp". With one process "ddp" is the model itself; "fsdp" shards every block, and the rest as one,
-            in place, with parameters and gradients in float32.
+        how: "ddp" or "fsdp". With one process "ddp" is the model itself; "fsdp" shards every block, and the rest as
+            one, in place.
     """
     if how == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         if among.size == 1:
-            raise TrainingError("--parallel fsdp shards over processes: start it with torchrun --nproc_per_node=2 or more")
+            raise TrainingError("--parallel fsdp shards over processes: start it with torchrun --nproc_per_node=N")
+        # of blocks that return permuted views: nothing writes into those
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(among.device.type, (among.size,))
         for module in [m for m in model.modules() if isinstance(m, BLOCKS)]:
             fully_shard(module, mesh=mesh)

@@ -85,7 +85,7 @@ def run(args: Any) -> dict[str, Any]:
         raise TrainingError(f"--input_size {args.input_size} is no multiple of {max(args.patch_size, 32)}")
     length = (args.input_size // args.patch_size) ** 2
     if int(length * (1 - args.mask_ratio)) >= length:
-        raise TrainingError(f"--mask_ratio {args.mask_ratio} removes none of {length} patches: nothing is to be learned")
+        raise TrainingError(f"--mask_ratio {args.mask_ratio} removes none of {length} patches: nothing to learn")
     with processes(args.device) as among:
         model = build(args)
         if args.grad_checkpointing:
@@ -125,7 +125,8 @@ def _data(args: Any) -> tuple[int, Any]:
         return len(table), lambda steps, taken: data.training_batches(
             table, change, steps, args.num_workers, args.pin_mem
         )
-    source: streams.Source = streams.Shards(args.data_path) if args.data_set == "wds" else streams.HubStream(args, split)
+    wds = args.data_set == "wds"
+    source: streams.Source = streams.Shards(args.data_path) if wds else streams.HubStream(args, split)
     if not args.epoch_samples:
         raise TrainingError(f"--data_set {args.data_set}: say how many images make an epoch: --epoch_samples N")
 

@@ -1,0 +1,55 @@
+"""What a command trains, and the moving parts of training it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import saving
+from .data import Batch, Steps
+from .log import Log
+from .parallel import Processes
+
+AMP = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Task:
+    """What a command trains."""
+
+    name: str
+    model: nn.Module  # on the CPU
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    loss: Callable[[nn.Module, Batch, int, int], Tensor]  # called model, batch, step of the run, part of the step
+    batches: Callable[[Steps, dict[int, int]], Iterator[Batch]]
+    epoch_samples: int
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+
+
+@dataclass
+class Run:
+    """A run's moving parts."""
+
+    args: Any
+    task: Task
+    among: Processes
+    steps: Steps
+    model: nn.Module  # as it is called: wrapped
+    optimizer: torch.optim.Optimizer
+    scaler: Any
+    ema: Any
+    folder: saving.Folder | None
+    log: Log
+    unreadable: set[str] = field(default_factory=set)
+    taken: dict[int, int] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    carried: tuple[float, int] = (0.0, 0)  # sum and number of the losses of an epoch that was cut off
+    unsaved: str | None = None  # why the last checkpoint could not be written
+
+    @property
+    def amp(self) -> torch.dtype | None:
+        return AMP[self.args.amp_dtype] if self.args.use_amp else None
