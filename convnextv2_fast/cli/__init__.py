@@ -1,7 +1,7 @@
-"""The command line: `python -m convnextv2_fast env | check | explain | bench`.
+"""The command line, `python -m convnextv2_fast COMMAND`: env, check, explain, bench; pretrain, finetune, reconstruct, curve.
 
-Each command is a module with `add_parser(commands)` and `run(args) -> int`. It needs torch only; rich and matplotlib
-are used where installed and asked for.
+Each command is a module with `add_parser(commands)` and `run(args) -> int`. It needs torch only, the last four also the
+packages of the extra `train`; rich and matplotlib are used where installed and asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__, dispatch
-from . import bench, check, env, explain, pretrain
+from . import bench, check, env, explain, finetune, pretrain, reconstruct
 from ._arguments import CommandError
 
 PROG = "python -m convnextv2_fast"
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog=PROG, description="ConvNeXt V2 and FCMAE on hand-written kernels.")
     top.add_argument("--version", action="version", version=f"convnextv2_fast {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
-    for module in (env, check, explain, bench, pretrain):
+    for module in (env, check, explain, bench, pretrain, finetune, reconstruct):
         module.add_parser(commands)
     return top
 

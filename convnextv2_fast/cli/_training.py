@@ -133,5 +133,5 @@ def check(args: argparse.Namespace, refused: dict[str, str]) -> None:
         value = getattr(args, name)
         if value is not None and not 0 <= value < float("inf"):
             raise CommandError(f"--{name} {value}: must be a number from 0")
-    if args.save_ckpt and not args.output_dir and (args.save_ckpt_steps or args.resume):
-        raise CommandError("checkpoints need a place: --output_dir")
+    if args.save_ckpt_steps and not args.output_dir:
+        raise CommandError("--save_ckpt_steps: checkpoints need a place: --output_dir")

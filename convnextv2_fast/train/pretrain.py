@@ -14,8 +14,9 @@ from ..models import fcmae
 from . import TrainingError, data, optim, streams
 from .data import Batch, Steps, Transform
 from .libraries import torchvision_transforms
-from .loop import Task, train
+from .loop import train
 from .parallel import Processes, processes
+from .run import Task
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

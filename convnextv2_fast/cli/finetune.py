@@ -1,0 +1,107 @@
+"""`finetune`: a classifier, with upstream's arguments; `--eval` only measures one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import Any
+
+from ..train.recipes import RECIPES
+from ._arguments import CommandError, positive
+from ._training import add_loading, add_run, check, flag, models, share
+from .pretrain import NAMES
+
+REFUSED = {
+    "resplit": "needs augmentation splits, which this recipe has none of (upstream ignores it)",
+    "model_prefix": "is not needed: prefixes are found and stripped",
+}
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to argparse's subparsers."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "finetune",
+        help="train a classifier from a checkpoint, or evaluate one",
+        description="Fine-tunes a ConvNeXt V2 classifier from any checkpoint that load_checkpoint knows, or none. "
+        "--recipe sets upstream's published values; what else is given goes before them. Started again, it goes on "
+        "from the newest checkpoint in --output_dir.",
+    )
+    add = add_loading(parser)
+    add("--data_path", required=True, metavar="PATH", help="images by class; with IMNET its train/ and val/")
+    add("--eval_data_path", metavar="PATH", help="validation images by class; for image_folder")
+    kinds = ("IMNET", "image_folder", "CIFAR", "hf")
+    add("--data_set", default="IMNET", choices=kinds, help="what --data_path is (default: IMNET)")
+    add("--nb_classes", type=positive, default=1000, metavar="N", help="default: 1000")
+    add("--split", default="train", metavar="NAME", help="of a Hugging Face dataset (default: train)")
+    add("--eval_split", default="validation", metavar="NAME", help="default: validation")
+    add("--input_size", type=positive, default=224, metavar="N", help="pixels of a side, from 32 (default: 224)")
+    add("--crop_pct", type=share, metavar="X", help="evaluation: share of the side that is kept (default: 224/256)")
+    flag(add, "--imagenet_default_mean_and_std", True, "normalise by ImageNet's mean and std, else by 0.5")
+    add = parser.add_argument_group("model").add_argument
+    add("--recipe", choices=tuple(RECIPES), help="upstream's published settings for this size, for 1024 images a step")
+    add("--model", type=models(NAMES), default="convnextv2_base", metavar="NAME", help=f"{', '.join(NAMES)}")
+    add("--finetune", default="", metavar="FILE", help="checkpoint to start from; its head is not used")
+    add("--model_key", default="model|module", metavar="KEYS", help="where its weights are (default: found)")
+    add("--model_prefix", help=argparse.SUPPRESS)
+    add("--drop_path", type=share, default=0.0, metavar="X", help="stochastic depth (default: 0)")
+    add("--head_init_scale", type=float, default=0.001, metavar="X", help="without --finetune (default: 0.001)")
+    add("--layer_decay", type=share, default=1.0, metavar="X", help="learning rate factor a layer (default: 1)")
+    kinds = ("single", "group")
+    add("--layer_decay_type", default="single", choices=kinds, help="a layer a block (default), or three blocks")
+    add_run(parser, epochs=100, warmup=20, blr=5e-4, min_lr=1e-6)
+    add = parser.add_argument_group("optimizer").add_argument
+    add("--warmup_steps", type=int, default=-1, metavar="N", help="in place of --warmup_epochs")
+    add("--weight_decay_end", type=float, metavar="X", help="cosine from --weight_decay to this (default: constant)")
+    add("--opt", default="adamw", metavar="NAME", help="any of timm's (default: adamw)")
+    add("--opt_eps", type=float, default=1e-8, metavar="X", help="default: 1e-8")
+    add("--opt_betas", type=float, nargs="+", metavar="X", help="default: the optimizer's own")
+    add("--momentum", type=float, default=0.9, metavar="X", help="default: 0.9")
+    add = parser.add_argument_group("augmentation").add_argument
+    add("--color_jitter", type=float, metavar="X", help="without --aa (default: none)")
+    policy = "rand-m9-mstd0.5-inc1"
+    add("--aa", default=policy, metavar="NAME", help=f"AutoAugment policy (default: {policy})")
+    add("--smoothing", type=share, default=0.1, metavar="X", help="of labels (default: 0.1)")
+    add("--train_interpolation", default="bicubic", choices=("random", "bilinear", "bicubic"), help="default: bicubic")
+    add("--reprob", type=share, default=0.25, metavar="X", help="random erasing (default: 0.25)")
+    add("--remode", default="pixel", metavar="NAME", help="default: pixel")
+    add("--recount", type=positive, default=1, metavar="N", help="default: 1")
+    add("--resplit", action="store_true", help=argparse.SUPPRESS)
+    add("--mixup", type=float, default=0.0, metavar="X", help="alpha (default: 0)")
+    add("--cutmix", type=float, default=0.0, metavar="X", help="alpha (default: 0)")
+    add("--cutmix_minmax", type=float, nargs=2, metavar="X", help="in place of its alpha")
+    add("--mixup_prob", type=share, default=1.0, metavar="X", help="default: 1")
+    add("--mixup_switch_prob", type=share, default=0.5, metavar="X", help="default: 0.5")
+    add("--mixup_mode", default="batch", choices=("batch", "pair", "elem"), help="default: batch")
+    add = parser.add_argument_group("evaluation").add_argument
+    flag(add, "--eval", False, "only evaluate --resume or --finetune")
+    flag(add, "--dist_eval", True, "share the validation images among the processes")
+    flag(add, "--disable_eval", False, "no evaluation while training")
+    flag(add, "--model_ema_eval", False, "evaluate the moving average, too")
+    parser.set_defaults(run=run)
+    parse = parser.parse_known_args
+
+    def with_recipe(args: Any = None, namespace: Any = None) -> Any:
+        """A recipe's values are defaults: they must be there before the rest is read."""
+        first = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+        first.add_argument("--recipe", default="")
+        with contextlib.suppress(argparse.ArgumentError):
+            parser.set_defaults(**RECIPES.get(first.parse_known_args(args)[0].recipe, {}))
+        return parse(args, namespace)
+
+    parser.parse_known_args = with_recipe  # type: ignore[method-assign]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains or evaluates; 0 when that is done.
+
+    Raises:
+        CommandError: arguments, data or checkpoints that cannot be used.
+    """
+    check(args, REFUSED)
+    from ..train import TrainingError, finetune
+
+    try:
+        finetune.run(args)
+    except TrainingError as error:
+        raise CommandError(str(error)) from error
+    return 0

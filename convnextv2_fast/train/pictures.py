@@ -1,0 +1,134 @@
+"""What an FCMAE sees and paints: original, masked, reconstruction, and the reconstruction with the visible pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.fcmae import FCMAE
+from . import TrainingError, data, saving
+from .pretrain import Masks, mean_and_std
+
+CAPTIONS = ("original", "masked", "reconstruction", "with visible pixels")
+
+
+def rebuild(content: Mapping[str, Any], path: Path, norm_pix_loss: bool | None = None) -> FCMAE:
+    """The FCMAE of a pre-training checkpoint: sizes from its tensors, the rest from its arguments.
+
+    Raises:
+        TrainingError: it holds no FCMAE with its decoder.
+    """
+    state = content["model"]
+    if "pred.weight" not in state or "encoder.downsample_layers.0.0.weight" not in state:
+        raise TrainingError(
+            f"{path}: holds no masked autoencoder with its decoder; reconstruct takes checkpoints of pretrain, or of "
+            "upstream's main_pretrain.py (the released weights have no decoder)"
+        )
+    stem = state["encoder.downsample_layers.0.0.weight"]
+    names = [name.split(".") for name in state]
+    dims = [state[f"encoder.stages.{i}.0.norm.ln.weight"].shape[0] for i in range(4)]
+    depths = [len({n[3] for n in names if n[:3] == ["encoder", "stages", str(i)]}) for i in range(4)]
+    args = content.get("args") or {}
+    args = args if isinstance(args, dict) else vars(args)
+    model = FCMAE(
+        in_chans=stem.shape[1],
+        depths=depths,
+        dims=dims,
+        decoder_depth=len({n[1] for n in names if n[0] == "decoder"}),
+        decoder_embed_dim=state["mask_token"].shape[1],
+        patch_size=math.isqrt(state["pred.weight"].shape[0] // stem.shape[1]),
+        norm_pix_loss=bool(args.get("norm_pix_loss", True)) if norm_pix_loss is None else norm_pix_loss,
+        grn_scope=args.get("grn_scope", "batch"),
+        init="std02",
+    )
+    saving.load_model_state(model, state, path)
+    return model.eval()
+
+
+def prepare(image: Any, size: int, channels: int) -> Tensor:
+    """A Pillow image as `[1, C, size, size]`, normalised: its shorter side resized to `size`, its middle cut out."""
+    from PIL import Image
+
+    scale = size / min(image.size)
+    wide, high = (max(size, round(side * scale)) for side in image.size)
+    left, top = (wide - size) // 2, (high - size) // 2
+    image = image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in mean_and_std(channels))
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, size, size, channels)
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+@torch.no_grad()
+def panels(model: FCMAE, image: Tensor, mask: Tensor) -> tuple[list[Tensor], float]:
+    """The four pictures `[H, W, C]` in 0..1, and the loss.
+
+    Where the model predicts normalised patches, they are brought back by the original patches' mean and deviation, as
+    every MAE demonstration does: colours and contrast of a patch are then known, what is in it is not.
+    """
+    loss, pred, _ = model(image, mask=mask)
+    grid = model.grid(image)
+    rows = pred.flatten(2).transpose(1, 2)
+    if model.norm_pix_loss:
+        patches = model.patchify(image)
+        var, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+        rows = rows * (var + 1.0e-6).sqrt() + mean
+    painted = model.unpatchify(rows, grid)
+    hidden = mask.view(1, 1, *grid).repeat_interleave(model.patch_size, 2).repeat_interleave(model.patch_size, 3)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in mean_and_std(image.shape[1]))
+    grey = -mean / std + 0.5 / std
+    shown = (image, image * (1 - hidden) + grey * hidden, painted, image * (1 - hidden) + painted * hidden)
+    return [(x * std + mean).clamp(0, 1)[0].permute(1, 2, 0) for x in shown], float(loss)
+
+
+def reconstruct(
+    checkpoint: Path, image: Path, out: Path, *, size: int, mask_ratio: float, seed: int, norm_pix_loss: bool | None
+) -> float:
+    """Writes the four pictures side by side; returns the loss.
+
+    Raises:
+        TrainingError: the checkpoint, the image or the output file.
+    """
+    model = rebuild(saving.read(checkpoint), checkpoint, norm_pix_loss)
+    channels, step = model.in_chans, max(model.patch_size, 32)
+    if size % step:
+        raise TrainingError(f"--size {size}: must be a multiple of {step} for this model")
+    try:
+        pixels = prepare(data.decode(image, channels), size, channels)
+    except Exception as error:  # whatever a decoder says of a damaged file
+        raise TrainingError(f"{image}: cannot be read as an image: {saving.first_line(error)}") from error
+    length = (size // model.patch_size) ** 2
+    mask = Masks(seed, 1, length, mask_ratio).of(0, 0, 1)
+    if not mask.any():
+        raise TrainingError(f"--mask_ratio {mask_ratio} removes none of {length} patches: nothing to paint")
+    shown, loss = panels(model, pixels, mask)
+    _draw(shown, f"{checkpoint.name}, {image.name}: loss {loss:.3f}, {int(mask.sum())} of {length} patches masked", out)
+    return loss
+
+
+def _draw(shown: list[Tensor], title: str, out: Path) -> None:
+    from .libraries import need
+
+    need("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * len(shown), 3.5), layout="constrained")
+    for axes, caption, picture in zip(figure.subplots(1, len(shown)), CAPTIONS, shown, strict=True):
+        axes.imshow(picture[..., :3].squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(caption)
+        axes.set_axis_off()
+    figure.suptitle(title, fontsize="small")
+    save_figure(FigureCanvasAgg(figure), out)
+
+
+def save_figure(canvas: Any, out: Path) -> None:
+    """Raises TrainingError where it cannot be written."""
+    try:
+        canvas.print_figure(out, dpi=100, format=out.suffix.removeprefix(".") or "png")
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"cannot write {out}: {saving.first_line(error)}") from error
