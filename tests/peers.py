@@ -32,6 +32,12 @@ def _make_torchvision_importable() -> None:
     importlib.import_module("torchvision")
 
 
+def torchvision() -> ModuleType:
+    """The module torchvision. ImportError if it is not installed."""
+    _make_torchvision_importable()
+    return importlib.import_module("torchvision")
+
+
 def timm() -> ModuleType:
     """The module timm. ImportError if it is not installed."""
     _make_torchvision_importable()

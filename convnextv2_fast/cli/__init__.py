@@ -1,4 +1,4 @@
-"""The command line, `python -m convnextv2_fast COMMAND`: env, check, explain, bench; pretrain, finetune, reconstruct, curve.
+"""The command line, `python -m convnextv2_fast COMMAND`.
 
 Each command is a module with `add_parser(commands)` and `run(args) -> int`. It needs torch only, the last four also the
 packages of the extra `train`; rich and matplotlib are used where installed and asked for.

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ._arguments import CommandError, count, positive
+from ._arguments import CommandError, count, device, positive
 
 REFUSED = {
     "dist_on_itp": "is for a cluster of Microsoft's; start the processes with torchrun",
@@ -75,7 +75,7 @@ def add_run(parser: argparse.ArgumentParser, *, epochs: int, warmup: int, blr: f
     add(
         "--amp_dtype", default=types[0], choices=types, help="of --use_amp (default: bfloat16); float16 scales the loss"
     )
-    add("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    add("--device", type=device, metavar="D", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     how = "under torchrun: whole copies (default), or weights sharded over the processes"
     add("--parallel", default="ddp", choices=("ddp", "fsdp"), help=how)
     flag(add, "--grad_checkpointing", False, "compute activations twice instead of keeping them")

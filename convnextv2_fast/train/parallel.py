@@ -68,17 +68,17 @@ class Processes:
 
 
 @contextlib.contextmanager
-def processes(device: str | None) -> Iterator[Processes]:
+def processes(device: torch.device | None) -> Iterator[Processes]:
     """Joins the group that torchrun started (gloo on CPUs, NCCL on GPUs), or stands alone.
 
     Args:
-        device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
+        device: None takes a GPU where there is one; under torchrun every process takes its own.
     Raises:
         TrainingError: no such device here.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
-    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kind = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if kind.type not in ("cpu", "cuda"):
         raise TrainingError(f"--device {device}: training runs on cpu and cuda devices")
     if kind.type == "cuda":
