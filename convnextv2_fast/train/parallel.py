@@ -88,8 +88,12 @@ def processes(device: torch.device | None) -> Iterator[Processes]:
             raise TrainingError(f"--device {device}: process {rank} wants {kind}, torch sees {count} CUDA devices here")
         torch.cuda.set_device(kind)
     if size > 1:
+        # torchrun keeps one store through its restarts, with the addresses of the dead still in it.
+        store, _, _ = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         on_gpu = kind.type == "cuda"
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=kind if on_gpu else None)
+        options = {"store": store, "rank": rank, "world_size": size, "device_id": kind if on_gpu else None}
+        dist.init_process_group("nccl" if on_gpu else "gloo", **options)
     try:
         yield Processes(rank, size, kind)
     finally:
