@@ -2,7 +2,7 @@
 #   PYTHON  interpreter that creates the environment (for gpu-report: that runs the report)
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 .DEFAULT_GOAL := help
-.PHONY: help venv build test bench cpu-report gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi lint format clean
+.PHONY: help venv build test bench cpu-report fcmae-report pretrain-photos gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -20,6 +20,8 @@ help:
 	@echo "make bench             parity and speed on four photographs          (ARGS=--save writes results)"
 	@echo "make benchmarks-smoke  every benchmark once, tiny"
 	@echo "make cpu-report        the CPU kernels beside other runtimes     OUT=directory ARGS='--quick --only inference'"
+	@echo "make fcmae-report      sparse pre-training beside masked dense      OUT=directory ARGS=--quick"
+	@echo "make pretrain-photos   a small pre-training, drawn                  (ARGS=--save writes docs/pictures)"
 	@echo "make sanitize-cpu      the CPU kernels under the address, undefined-behaviour and thread sanitizers"
 	@echo "make gpu-report        tests, sanitizer, measurements on a GPU       PYTHON=python3 OUT=directory"
 	@echo "make wheels            sdist and wheels into dist/, audited, tried    CUDA_VERSIONS='13.0 13.2' WHEELS='any cpu 13.0'"
@@ -98,6 +100,12 @@ benchmarks-smoke: build
 
 cpu-report: build
 	@"$(PY)" -m benchmarks.cpu_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
+
+fcmae-report: build
+	@"$(PY)" -m benchmarks.fcmae_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
+
+pretrain-photos: build
+	@"$(PY)" -m benchmarks.pretrain_photos $(ARGS)
 
 sanitize-cpu: venv
 	@"$(PY)" -m tests.native.sanitize

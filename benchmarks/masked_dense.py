@@ -67,11 +67,10 @@ class MaskedDenseFCMAE(nn.Module):
         self.decoder = nn.Sequential(Block(width))
         self.pred = nn.Conv2d(width, 32 * 32 * in_chans, 1)
 
-    def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and prediction `[N, 32*32*C, h, w]`; mask `[N, h*w]`, 0 keep, 1 removed."""
-        n, c, height, width = images.shape
-        h, w = height // 32, width // 32
-        removed = mask.view(n, 1, h, w).to(images.dtype)
+    def encode(self, images: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's map `[N, C_3, h, w]`, zero at removed patches; mask `[N, h*w]`, 0 keep, 1 removed."""
+        n, _, height, width = images.shape
+        removed = mask.view(n, 1, height // 32, width // 32).to(images.dtype)
         x = images
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             scale = 8 >> i
@@ -79,7 +78,14 @@ class MaskedDenseFCMAE(nn.Module):
             x = downsample(x)
             for block in stage:
                 x = block(x, active)
-        x = self.proj(x * active)
+        return x * active
+
+    def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and prediction `[N, 32*32*C, h, w]`."""
+        n, c, height, width = images.shape
+        h, w = height // 32, width // 32
+        removed = mask.view(n, 1, h, w).to(images.dtype)
+        x = self.proj(self.encode(images, mask))
         x = x * (1 - removed) + self.mask_token * removed
         pred = self.pred(self.decoder(x))
         target = images.view(n, c, h, 32, w, 32).permute(0, 2, 4, 3, 5, 1).reshape(n, h * w, -1)
