@@ -143,8 +143,8 @@ def markdown(results: dict[str, Any]) -> str:
         "# FCMAE on a CPU: sparse beside masked dense",
         "",
         f"{machine['cpu']}, {machine['threads']} threads; torch {machine['torch']}; {results['date']}, "
-        f"commit {results['commit'][:12]}. `make fcmae-report`. Forward and backward, float32, {PIXELS} px, batch {BATCH}, "
-        f"{RATIO:.0%} of the patches removed; interleaved, medians (best) in ms.",
+        f"commit {results['commit'][:12]}. `make fcmae-report`. Forward and backward, float32, {PIXELS} px, batch "
+        f"{BATCH}, {RATIO:.0%} of the patches removed; interleaved, medians (best) in ms.",
         "",
         "| size | part | provider | ms | best | times ours |",
         "|---|---|---|---|---|---|",

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/photographs"))
     parser.add_argument("--save", action="store_true", help="copy pictures and losses to docs/pictures")
     args = parser.parse_args()
-    peers.allow_torchvision()
+    peers.import_torchvision()
     shutil.rmtree(args.out, ignore_errors=True)
     images, mae, classifier = args.out / "images", args.out / "pretrain", args.out / "finetune"
     photographs(images)

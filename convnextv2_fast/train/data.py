@@ -301,9 +301,17 @@ def _loader(samples: Samples, order: Any, workers: int, pin: bool) -> DataLoader
     )
 
 
+def plain_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same; of a TrainingError in a loader process the message, without the traceback that torch adds."""
+    try:
+        yield from batches
+    except TrainingError as error:
+        raise TrainingError(str(error).strip().splitlines()[-1].rpartition("TrainingError: ")[2]) from None
+
+
 def training_batches(table: Table, transform: Transform, steps: Steps, workers: int, pin: bool) -> Iterator[Batch]:
     """All batches of this process, in order."""
-    return iter(_loader(Samples(table, transform, steps.seed), Order(len(table), steps), workers, pin))
+    return plain_errors(iter(_loader(Samples(table, transform, steps.seed), Order(len(table), steps), workers, pin)))
 
 
 def evaluation_batches(

@@ -202,7 +202,9 @@ def run(args: Any) -> dict[str, Any]:
             model.set_grad_checkpointing()
         evaluation = None
         if args.eval or not args.disable_eval:
-            share = among if args.dist_eval else Processes(0, 1, among.device)
+            # Sharded processes must all take part in every batch: each then evaluates everything.
+            shared = args.dist_eval and args.parallel != "fsdp"
+            share = among if shared else Processes(0, 1, among.device)
             batches = data.evaluation_batches(
                 table(args, False), evaluation_transform(args), args.batch_size, share, args.num_workers, args.pin_mem
             )

@@ -16,6 +16,7 @@ from torch import nn
 from . import TrainingError, saving
 from .data import Batch, Steps
 from .layers import LayerTimes, Timing
+from .libraries import need
 from .log import Log, duration
 from .losses import Losses
 from .optim import cosine, set_learning_rate, set_weight_decay
@@ -41,8 +42,7 @@ def train(args: Any, task: Task, among: Processes) -> dict[str, Any]:
     if args.output_dir:
         folder = saving.Folder(Path(args.output_dir), args.save_ckpt_num)
         if among.first:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            folder.tidy()
+            folder.prepare()
     if args.parallel == "fsdp" and args.use_amp and args.amp_dtype == "float16":
         raise TrainingError("--parallel fsdp has no float16 loss scaling: take --amp_dtype bfloat16")
     resumed = find(args, folder, among)
@@ -91,9 +91,8 @@ def _ema(args: Any, model: nn.Module) -> Any:
         return None
     if args.parallel == "fsdp":
         raise TrainingError("--model_ema keeps a whole copy of the weights; it does not go with --parallel fsdp")
-    from timm.utils import ModelEmaV3
-
-    return ModelEmaV3(model, decay=args.model_ema_decay, device="cpu" if args.model_ema_force_cpu else None)
+    average = need("timm.utils").ModelEmaV3
+    return average(model, decay=args.model_ema_decay, device="cpu" if args.model_ema_force_cpu else None)
 
 
 def _epochs(run: Run) -> dict[str, Any]:

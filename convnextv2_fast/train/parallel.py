@@ -62,10 +62,6 @@ class Processes:
         dist.broadcast_object_list(held, src=0, device=self.device if self.device.type == "cuda" else None)
         return held[0]
 
-    def wait(self) -> None:
-        if self.size > 1:
-            dist.barrier()
-
 
 @contextlib.contextmanager
 def processes(device: torch.device | None) -> Iterator[Processes]:

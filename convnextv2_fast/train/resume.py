@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +18,22 @@ TOLD = ("batch_size", "update_freq", "seed", "input_size", "mask_ratio", "blr", 
 
 
 def find(args: Any, folder: saving.Folder | None, among: Processes) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint to go on from: `--resume`, or the newest of the output folder. The first process decides."""
+    """The checkpoint to go on from: `--resume`, or the newest of the output folder. The first process decides.
+
+    Processes that torchrun has started again want the newest, if there is one."""
     chosen: Path | None = None
     content: dict[str, Any] | None = None
     problem: str | None = None
     if among.first:
         try:
-            if args.resume:
-                chosen, content = Path(args.resume), saving.read(Path(args.resume))
-            elif folder is not None and args.auto_resume:
+            again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+            newest = None
+            if folder is not None and args.auto_resume and (again or not args.resume):
                 newest = folder.newest(lambda text: print(f"warning: {text}", file=sys.stderr))
-                if newest is not None:
-                    chosen, content = newest
+            if newest is not None:
+                chosen, content = newest
+            elif args.resume:
+                chosen, content = Path(args.resume), saving.read(Path(args.resume))
         except TrainingError as error:
             problem = str(error)
     chosen, problem = among.from_first((chosen, problem))
@@ -90,7 +95,9 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
     everybody = run.among.gather(mine)
     if not run.among.first:
         return
-    run.unreadable.update(name for _, _, names in everybody for name in names)
+    for name in sorted({name for _, _, names in everybody for name in names} - run.unreadable):
+        run.log.say(f"warning: unreadable image left out by another process: {name}")
+        run.unreadable.add(name)
     content = {
         "model": model,
         "optimizer": optimizer,

@@ -126,10 +126,18 @@ class Folder:
             file.unlink(missing_ok=True)
         return self.path / name
 
-    def tidy(self) -> None:
-        """Removes what a killed process was writing."""
-        for file in self.path.glob(".*.writing"):
-            file.unlink(missing_ok=True)
+    def prepare(self) -> None:
+        """Makes the folder, and removes what a killed process was writing.
+
+        Raises:
+            TrainingError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in self.path.glob(".*.writing"):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{self.path}: cannot be an output folder: {error}") from error
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

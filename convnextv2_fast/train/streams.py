@@ -17,7 +17,20 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from . import TrainingError
-from .data import GIVE_UP, Batch, Failure, Steps, Transform, collate, decode, hub_file, open_hub, seeded, undecoded
+from .data import (
+    GIVE_UP,
+    Batch,
+    Failure,
+    Steps,
+    Transform,
+    collate,
+    decode,
+    hub_file,
+    open_hub,
+    plain_errors,
+    seeded,
+    undecoded,
+)
 from .saving import first_line
 
 SHUFFLED = 1000  # samples that a part holds to draw from
@@ -140,4 +153,4 @@ def stream_batches(
         taken: samples that each part has given in the epoch where the run starts: :attr:`Batch.taken` of its last ones.
     """
     parts = _Parts(source, transform, steps, channels, max(workers, 1), taken)
-    return iter(DataLoader(parts, batch_size=None, num_workers=workers, pin_memory=pin))
+    return plain_errors(iter(DataLoader(parts, batch_size=None, num_workers=workers, pin_memory=pin)))

@@ -10,6 +10,8 @@ import convnextv2_fast as cf
 from convnextv2_fast import dispatch
 from convnextv2_fast.cli import env
 
+COMMANDS = ("env", "check", "explain", "bench", "pretrain", "finetune", "reconstruct", "curve")
+
 
 def test_as_a_module():
     """The only way in that a user has; one subprocess, since importing torch takes seconds."""
@@ -17,12 +19,12 @@ def test_as_a_module():
     assert (done.returncode, done.stdout) == (0, f"convnextv2_fast {cf.__version__}\n"), done.stderr
 
 
-@pytest.mark.parametrize("command", ["", "env", "check", "explain", "bench"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help(cli, command):
     code, out, _ = cli(*command.split(), "--help")
     assert code == 0 and out.startswith(f"usage: python -m convnextv2_fast {command}".strip())
     if not command:
-        assert all(f"    {name} " in out for name in ("env", "check", "explain", "bench"))
+        assert all(f"    {name} " in out for name in COMMANDS)
 
 
 @pytest.mark.parametrize("argv", [(), ("benhc",)])

@@ -136,6 +136,15 @@ def test_resuming_upstreams_checkpoint(pretrain, tmp_path):
     assert losses(tmp_path / "b") == losses(tmp_path / "a")[4:]
 
 
+def test_resume_goes_before_the_folder_but_not_in_a_restart(pretrain, tmp_path, monkeypatch):
+    pretrain(tmp_path / "a", "--epochs", "1")
+    pretrain(tmp_path / "b", "--epochs", "3")
+    options = ("--epochs", "3", "--resume", tmp_path / "a/checkpoint-0.pth")
+    assert f"resumed from {tmp_path / 'a'}" in pretrain(tmp_path / "b", *options)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert f"resumed from {tmp_path / 'b'}" in pretrain(tmp_path / "b", *options)
+
+
 def test_another_batch_size_goes_on_at_the_same_sample(pretrain, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, 3)
