@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__, dispatch
 from . import bench, check, env, explain, finetune, pretrain, reconstruct
@@ -27,9 +27,19 @@ class _CommandParser(argparse.ArgumentParser):
         self.exit(BAD_USE, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
+class _TopHelp(argparse.HelpFormatter):
+    """Leaves room for the longest command's name beside its description."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._action_max_length = len("reconstruct") + 4
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    top = argparse.ArgumentParser(prog=PROG, description="ConvNeXt V2 and FCMAE on hand-written kernels.")
+    top = argparse.ArgumentParser(
+        prog=PROG, description="ConvNeXt V2 and FCMAE on hand-written kernels.", formatter_class=_TopHelp
+    )
     top.add_argument("--version", action="version", version=f"convnextv2_fast {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
     for module in (env, check, explain, bench, pretrain, finetune, reconstruct):
