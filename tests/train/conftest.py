@@ -1,7 +1,9 @@
 """Photographs in folders, and the training commands on them: in this process, or in processes of their own."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -88,12 +90,29 @@ def command(*argv: object, processes: int = 1, restarts: int = 0, **options: obj
     return subprocess.Popen(argv, cwd=ROOT, env=environment, **pipes)
 
 
+def workers(process: subprocess.Popen) -> list[int]:
+    """The processes that a torchrun has started."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def end(process: subprocess.Popen) -> None:
+    """Leaves nothing running: a torchrun that is killed leaves its workers."""
+    orphans = workers(process)
+    process.kill()
+    for pid in orphans:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def finish(process: subprocess.Popen, seconds: float = 300) -> str:
     """Waits for a success; returns what was printed."""
     try:
         said, _ = process.communicate(timeout=seconds)
     finally:
-        process.kill()
+        end(process)
     assert process.returncode == 0, said
     return said
 

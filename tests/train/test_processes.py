@@ -1,5 +1,6 @@
 """torchrun on CPUs: two processes do what one does, sharded or not, and survive what kills them."""
 
+import contextlib
 import os
 import random
 import signal
@@ -9,16 +10,9 @@ import pytest
 
 from convnextv2_fast.train import saving
 
-from .conftest import PRETRAIN, command, finish, losses, records
+from .conftest import PRETRAIN, command, end, finish, losses, records, workers
 
 pytestmark = pytest.mark.slow
-
-
-def workers(process) -> list[int]:
-    """The processes that torchrun has started."""
-    path = f"/proc/{process.pid}/task/{process.pid}/children"
-    with open(path) as file:
-        return [int(pid) for pid in file.read().split()]
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +66,12 @@ def test_killed_five_times(photos, tmp_path):
                 continue
             time.sleep(draw.uniform(0, 0.4))
             seen.update(fresh)
-            os.kill(draw.choice(fresh), signal.SIGKILL)
-            killed.append(done)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(draw.choice(fresh), signal.SIGKILL)
+                killed.append(done)
         process.wait(timeout=max(1, deadline - time.monotonic()))
     finally:
-        process.kill()
+        end(process)
         file.close()
     said = (tmp_path / "said.txt").read_text()
     assert process.returncode == 0 and len(killed) == 5, (killed, said[-3000:])
@@ -96,7 +91,10 @@ def test_a_torchrun_that_is_killed_and_started_again(photos, tmp_path):
         time.sleep(0.05)
     for pid in workers(process):
         os.kill(pid, signal.SIGKILL)
-    process.communicate(timeout=120)
+    try:
+        process.communicate(timeout=120)
+    finally:
+        end(process)
     assert process.returncode != 0
     finish(command(*arguments, processes=2))
     assert [r["step"] for r in records(tmp_path)] == list(range(12))
