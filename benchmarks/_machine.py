@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -100,3 +101,10 @@ def describe() -> dict[str, object]:
         **library(),
         **commit(),
     }
+
+
+def report(kind: str) -> tuple[str, dict[str, object]]:
+    """The name of today's result files of this kind, and what they begin with."""
+    machine, today = describe(), str(datetime.date.today())
+    stem = f"{kind}-{str(machine['torch']).replace('+', '-')}-{today}"
+    return stem, {"machine": machine, "date": today, **commit()}

@@ -8,7 +8,6 @@ Markdown and a PNG.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 import subprocess
@@ -198,9 +197,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=PARTS, help="some parts")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    machine = _machine.describe()
-    stem = f"cpu-{str(machine['torch']).replace('+', '-')}-{datetime.date.today()}"
-    results: dict[str, Any] = {"machine": machine, "date": str(datetime.date.today()), **_machine.commit()}
+    stem, results = _machine.report("cpu")
     limits = {p: ceilings("cpu", getattr(torch, p)) for p in ("float32", "bfloat16")}
     results["limits"] = {
         p: {"copy_gb_per_s": c.copy / 1e9, "gemm_gflop_per_s": c.gemm / 1e9} for p, c in limits.items()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -198,9 +197,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    machine = _machine.describe()
-    stem = f"fcmae-{str(machine['torch']).replace('+', '-')}-{datetime.date.today()}"
-    results: dict[str, Any] = {"machine": machine, "date": str(datetime.date.today()), **_machine.commit()}
+    stem, results = _machine.report("fcmae")
     results["rows"] = rows(5 if args.quick else 11, 30.0 if args.quick else 100.0)
     results["ratios"] = [row for size in ("atto", "tiny") for row in by_ratio(size, 3 if args.quick else 7)]
     (args.out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -51,13 +51,13 @@ def find_state_dict(path_or_dict: Source, use_ema: bool | str = "auto") -> State
         raise ValueError(f"use_ema must be True, False or 'auto', got {use_ema!r}")
     if isinstance(path_or_dict, str | os.PathLike):
         path = Path(path_or_dict)
-        return _unwrap(_read_file(path), use_ema, str(path))
+        return _unwrap(read_file(path), use_ema, str(path))
     if isinstance(path_or_dict, Mapping):
         return _unwrap(path_or_dict, use_ema, "the state dict")
     raise TypeError(f"expected a path or a state dict, got a {type(path_or_dict).__name__}")
 
 
-def _read_file(path: Path) -> Any:
+def read_file(path: Path) -> Any:
     if path.is_dir():
         raise CheckpointError(
             f"{path}: is a directory; give the file in it, such as model.safetensors or pytorch_model.bin"
@@ -80,7 +80,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path, device="cpu")
     except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{path}: truncated, corrupt, or no safetensors file ({_first_line(e)})") from e
+        raise CheckpointError(f"{path}: truncated, corrupt, or no safetensors file ({first_line(e)})") from e
 
 
 def _read_torch(path: Path) -> Any:
@@ -97,7 +97,7 @@ def _read_torch(path: Path) -> Any:
                 f"{path}: holds Python objects that may run code when read ({', '.join(foreign)}); if you trust it, "
                 "pass what torch.load(path, weights_only=False) returns in its place"
             ) from e
-        raise CheckpointError(f"{path}: truncated, corrupt, or no file of torch.save ({_first_line(e)})") from e
+        raise CheckpointError(f"{path}: truncated, corrupt, or no file of torch.save ({first_line(e)})") from e
 
 
 def _foreign_objects(path: Path) -> list[str]:
@@ -109,7 +109,7 @@ def _foreign_objects(path: Path) -> list[str]:
     return sorted(set(found) - {"argparse.Namespace"})
 
 
-def _first_line(e: Exception) -> str:
+def first_line(e: Exception) -> str:
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
 

@@ -99,7 +99,7 @@ def add_run(parser: argparse.ArgumentParser, *, epochs: int, warmup: int, blr: f
     add("--save_ckpt_num", type=positive, default=3, metavar="N", help="newest that are kept (default: 3)")
     add("--start_epoch", type=count, default=0, metavar="N", help="where the schedule starts, without a checkpoint")
     add("--log_freq", type=positive, default=20, metavar="N", help="steps between readings of the loss (default: 20)")
-    add("--time_layers", type=count, default=0, metavar="N", help="time every block in the first N steps (default: 0)")
+    add("--time_layers", type=count, default=0, metavar="N", help="time every block in N steps (default: 0)")
 
 
 def add_loading(parser: argparse.ArgumentParser) -> Callable[..., Any]:

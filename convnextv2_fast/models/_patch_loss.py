@@ -9,34 +9,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def targets(imgs: Tensor, p: int, patches: Tensor | None, normalise: bool) -> Tensor:
-    """What the decoder is to predict: `[T, p*p*C]`, (row, column, channel) within a patch, float32 at least.
-
-    Args:
-        imgs: `[N, C, H, W]`. p: patch edge in pixels.
-        patches: int64 `[T]`, positions in the flattened `[N, h, w]` grid; None takes all, in order.
-        normalise: every patch to mean 0 and variance 1 (unbiased, eps 1e-6), as MAE's norm_pix_loss.
-    """
+def some_patches(imgs: Tensor, p: int, patches: Tensor) -> Tensor:
+    """Rows `patches` (int64 `[T]`, positions in the flattened `[N, h, w]` grid) of what FCMAE.patchify gives, without
+    copying the others: images `[N, C, H, W]` to `[T, p*p*C]`."""
     n, c, height, width = imgs.shape
     h, w = height // p, width // p
     grid = imgs.reshape(n, c, h, p, w, p).permute(0, 2, 4, 3, 5, 1)
-    if patches is None:
-        x = grid.clone(memory_format=torch.contiguous_format).view(n * h * w, p * p * c)  # never the images themselves
-    else:
-        x = grid[patches // (h * w), patches // w % h, patches % w].reshape(patches.shape[0], p * p * c)
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    if normalise:
-        var, mean = torch.var_mean(x, dim=-1, keepdim=True)
-        x = (x - mean) / (var + 1.0e-6) ** 0.5
-    return x
+    return grid[patches // (h * w), patches // w % h, patches % w].reshape(patches.shape[0], p * p * c)
 
 
 class _WeightedError(torch.autograd.Function):
-    """`sum_t weight_t * mean_d (pred - target)^2`; keeps the difference alone, in the target's memory."""
+    """`sum_t weight_t * mean_d (pred - target)^2`; keeps the difference alone."""
 
     @staticmethod
     def forward(ctx: Any, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
-        difference = torch.sub(pred, target, out=target)
+        difference = pred - target
         ctx.save_for_backward(difference, weight)
         ctx.dtype = pred.dtype
         return torch.dot(torch.linalg.vector_norm(difference, dim=-1).square_(), weight) / pred.shape[1]
@@ -49,13 +36,17 @@ class _WeightedError(torch.autograd.Function):
         return (difference * factor.unsqueeze(1)).to(ctx.dtype), None, None
 
 
-def patch_loss(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def patch_loss(pred: Tensor, target: Tensor, weight: Tensor, normalise: bool) -> Tensor:
     """`sum_t weight_t * mean_d (pred_td - target_td)^2 / sum_t weight_t`, a scalar in float32 at least.
 
     Args:
-        pred: `[T, D]`. target: `[T, D]` of :func:`targets`, which may be overwritten. weight: `[T]`.
+        pred, target: `[T, D]`, a row a patch. weight: `[T]`.
+        normalise: every target patch to mean 0 and variance 1 (unbiased, eps 1e-6), as MAE's norm_pix_loss.
     """
-    target = target.to(torch.promote_types(pred.dtype, target.dtype))
+    target = target.to(torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32))
+    if normalise:
+        var, mean = torch.var_mean(target, dim=-1, keepdim=True)
+        target = (target - mean) / (var + 1.0e-6) ** 0.5
     weight = weight.to(target.dtype)
     weight = weight / weight.sum()
     if torch.compiler.is_compiling() or target.requires_grad:

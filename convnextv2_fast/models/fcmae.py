@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..dispatch import UnsupportedInputError
 from ..layouts import PatchLayout
-from ._patch_loss import patch_loss, targets
+from ._patch_loss import patch_loss, some_patches
 from .convnextv2 import SIZES, Block
 from .convnextv2_sparse import ENCODER_STRIDE, STEM_STRIDE, SparseConvNeXtV2
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiLinear
@@ -229,8 +229,8 @@ class FCMAE(nn.Module):
 
         imgs `[N, C, H, W]`; pred `[N, p*p*C, h, w]` or `[N, L, p*p*C]`; mask `[N, L]`. In float32 at least."""
         rows = pred.permute(0, 2, 3, 1) if pred.ndim == 4 else pred
-        target = targets(imgs, self.patch_size, None, self.norm_pix_loss)
-        return patch_loss(rows.reshape(target.shape), target, mask.flatten())
+        target = self.patchify(imgs).flatten(0, 1)
+        return patch_loss(rows.reshape(target.shape), target, mask.flatten(), self.norm_pix_loss)
 
     def forward(
         self,
@@ -266,8 +266,8 @@ class FCMAE(nn.Module):
         # removed patches as the "kept" ones of the opposite mask
         removed = PatchLayout.from_mask(mask == 0, 1, self.grid(imgs), None if kept is None else length - kept).patches
         pred = self._predict(self._decode(x, mask), removed)
-        target = targets(imgs, self.patch_size, removed, self.norm_pix_loss)
-        return patch_loss(pred, target, target.new_ones(target.shape[0])), pred, mask
+        target = some_patches(imgs, self.patch_size, removed)
+        return patch_loss(pred, target, target.new_ones(target.shape[0]), self.norm_pix_loss), pred, mask
 
 
 def _build(size: str, kwargs: dict[str, Any]) -> FCMAE:

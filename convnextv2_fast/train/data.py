@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from ..checkpoints.files import first_line
 from . import TrainingError
 from .parallel import Processes
-from .saving import Position, first_line
+from .saving import Position
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 GIVE_UP = 50  # unreadable images in a row

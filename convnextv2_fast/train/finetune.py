@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError, LoadReport, load_checkpoint
+from ..checkpoints.files import first_line
 from ..models import convnextv2
+from ..models.utils import trunc_normal_
 from . import TrainingError, data, optim, saving
 from .data import Batch, Steps, Transform
 from .libraries import need, torchvision_transforms
@@ -88,7 +90,7 @@ class Cifar:
         try:
             self.rows = need("torchvision.datasets").CIFAR100(str(root), train=train, download=True)
         except (OSError, RuntimeError) as error:
-            raise TrainingError(f"{root}: CIFAR-100 is not there: {saving.first_line(error)}") from error
+            raise TrainingError(f"{root}: CIFAR-100 is not there: {first_line(error)}") from error
         self.classes = self.rows.classes
 
     def __len__(self) -> int:
@@ -125,7 +127,7 @@ def build(args: Any) -> tuple[nn.Module, LoadReport | None]:
     except CheckpointError as error:
         raise TrainingError(str(error)) from error
     if not args.eval:
-        convnextv2.trunc_normal_(model.head.weight, std=HEAD_STD)
+        trunc_normal_(model.head.weight, std=HEAD_STD)
         nn.init.zeros_(model.head.bias)
     return model, report
 
@@ -164,7 +166,7 @@ class Objective:
         else:
             self.criterion = nn.CrossEntropyLoss()
 
-    def __call__(self, model: nn.Module, batch: Batch, step: int, part: int) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Batch, step: int, first: int) -> Tensor:
         images, labels = batch.images, batch.labels
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)

@@ -22,7 +22,8 @@ def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 class LayerTimes:
     """Hooks on the blocks of a model. A fused block stays fused: nothing inside it is touched.
 
-    Of a step's time the rest (stem, downsampling, loss, whatever lies between blocks) is `elsewhere`.
+    Of a step's time the rest (waiting for images, stem, downsampling, loss, whatever lies between blocks) is
+    `elsewhere`.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -30,7 +31,7 @@ class LayerTimes:
         self.order = [name for name, _ in parts(model)]
         self._marks: list[tuple[str, str, Any]] = []
         self._sums: dict[tuple[str, str], float] = {}
-        self.steps, self._whole = 0, 0.0
+        self.steps = 0
         self._handles = []
         for name, module in parts(model):
             self._handles.append(module.register_forward_pre_hook(lambda m, a, n=name: self._before(n, a)))

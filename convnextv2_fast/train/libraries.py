@@ -7,8 +7,8 @@ from types import ModuleType
 
 import torch
 
+from ..checkpoints.files import first_line
 from . import TrainingError
-from .saving import first_line
 
 
 def need(name: str) -> ModuleType:

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ class Log:
         per_epoch: int,
         title: str,
     ) -> None:
-        self.active, self.total, self.per_epoch = active, total, per_epoch
+        self.active = active
         self.folder = folder if active else None
         self._writer: Any = None
         done = start.epoch * per_epoch + start.step
@@ -167,6 +166,3 @@ def duration(seconds: float) -> str:
     """`1:02:03`."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-Say = Callable[[str], None]

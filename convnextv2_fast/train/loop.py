@@ -143,14 +143,14 @@ def _step(run: Run, batches: Iterator[Batch], epoch: int, step: int, losses: Los
     if getattr(args, "weight_decay_end", None) is not None:
         set_weight_decay(run.optimizer, cosine(at, 0, s.epochs, args.weight_decay, args.weight_decay_end))
     total = None
-    received = [_received(run, next(batches), device) for _ in range(s.accumulate)]
     if timer is not None:
         timer.start()
-    for part, batch in enumerate(received):
+    for part in range(s.accumulate):
+        batch = _received(run, next(batches), device)
         amp = torch.autocast(device.type, dtype=run.amp) if run.amp else contextlib.nullcontext()
         with synchronised(run.model, part == s.accumulate - 1):
             with amp:
-                loss = run.task.loss(run.model, batch, epoch * s.per_epoch + step, part)
+                loss = run.task.loss(run.model, batch, epoch * s.per_epoch + step, s.place(part))
             run.scaler.scale(loss / s.accumulate).backward()
         total = loss.detach() if total is None else total + loss.detach()
     norm = None

@@ -129,7 +129,7 @@ def synchronised(model: nn.Module, last: bool) -> Iterator[None]:
         with contextlib.nullcontext() if last else model.no_sync():
             yield
         return
-    if hasattr(model, "set_requires_gradient_sync"):
+    if is_sharded(model):
         model.set_requires_gradient_sync(last)
     yield
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoints.files import first_line
 from ..models.fcmae import FCMAE
 from . import TrainingError, data, saving
 from .pretrain import Masks, mean_and_std
@@ -100,7 +101,7 @@ def reconstruct(
     try:
         pixels = prepare(data.decode(image, channels), size, channels)
     except Exception as error:  # whatever a decoder says of a damaged file
-        raise TrainingError(f"{image}: cannot be read as an image: {saving.first_line(error)}") from error
+        raise TrainingError(f"{image}: cannot be read as an image: {first_line(error)}") from error
     length = (size // model.patch_size) ** 2
     mask = Masks(seed, 1, length, mask_ratio).of(0, 0, 1)
     if not mask.any():
@@ -131,4 +132,4 @@ def save_figure(canvas: Any, out: Path) -> None:
     try:
         canvas.print_figure(out, dpi=100, format=out.suffix.removeprefix(".") or "png")
     except (OSError, ValueError) as error:
-        raise TrainingError(f"cannot write {out}: {saving.first_line(error)}") from error
+        raise TrainingError(f"cannot write {out}: {first_line(error)}") from error

@@ -15,7 +15,7 @@ from . import TrainingError, data, optim, streams
 from .data import Batch, Steps, Transform
 from .libraries import torchvision_transforms
 from .loop import train
-from .parallel import Processes, processes
+from .parallel import processes
 from .run import Task
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -64,7 +64,7 @@ class Masks:
 
     def __init__(self, seed: int, images: int, length: int, ratio: float) -> None:
         self.seed, self.images, self.length = seed, images, length
-        self.kept = int(length * (1 - ratio))
+        self.kept = fcmae.FCMAE._keep(length, ratio)
         self._step, self._ranks = -1, torch.empty(0)
 
     def of(self, step: int, first: int, number: int) -> Tensor:
@@ -85,7 +85,7 @@ def run(args: Any) -> dict[str, Any]:
     if args.input_size % max(args.patch_size, 32):
         raise TrainingError(f"--input_size {args.input_size} is no multiple of {max(args.patch_size, 32)}")
     length = (args.input_size // args.patch_size) ** 2
-    if int(length * (1 - args.mask_ratio)) >= length:
+    if fcmae.FCMAE._keep(length, args.mask_ratio) >= length:
         raise TrainingError(f"--mask_ratio {args.mask_ratio} removes none of {length} patches: nothing to learn")
     with processes(args.device) as among:
         model = build(args)
@@ -99,16 +99,15 @@ def run(args: Any) -> dict[str, Any]:
             make_optimizer=lambda m: torch.optim.AdamW(
                 optim.pretraining_groups(m, args.weight_decay, args.decay_grn), lr=args.lr, betas=(0.9, 0.95)
             ),
-            loss=functools.partial(_loss, masks, args.batch_size, among),
+            loss=functools.partial(_loss, masks),
             batches=batches,
             epoch_samples=samples,
         )
         return train(args, task, among)
 
 
-def _loss(masks: Masks, size: int, among: Processes, model: nn.Module, batch: Batch, step: int, part: int) -> Tensor:
-    first = (part * among.size + among.rank) * size
-    mask = masks.of(step, first, size).to(batch.images.device, non_blocking=True)
+def _loss(masks: Masks, model: nn.Module, batch: Batch, step: int, first: int) -> Tensor:
+    mask = masks.of(step, first, len(batch.images)).to(batch.images.device, non_blocking=True)
     return model(batch.images, mask=mask, kept=masks.kept, full_pred=False)[0]
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.files import first_line
 from . import TrainingError, saving
 from .parallel import Processes
 from .run import Run
@@ -55,7 +56,7 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     try:
         saving.load_optimizer_state(run.model, run.optimizer, content["optimizer"])
     except (ValueError, KeyError, RuntimeError) as error:
-        raise TrainingError(f"{path}: its optimizer is not this run's: {saving.first_line(error)}") from error
+        raise TrainingError(f"{path}: its optimizer is not this run's: {first_line(error)}") from error
     if content.get("scaler") and run.scaler.is_enabled():
         run.scaler.load_state_dict(content["scaler"])
     if run.ema is not None:

@@ -24,7 +24,8 @@ class Task:
     name: str
     model: nn.Module  # on the CPU
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
-    loss: Callable[[nn.Module, Batch, int, int], Tensor]  # called model, batch, step of the run, part of the step
+    # of the model as it is called, a batch, the step of the run, and the place of the batch's first image in the step
+    loss: Callable[[nn.Module, Batch, int, int], Tensor]
     batches: Callable[[Steps, dict[int, int]], Iterator[Batch]]
     epoch_samples: int
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None

@@ -7,7 +7,6 @@ position and the random states. Model and optimizer are written whole and in ups
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
@@ -19,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import CheckpointError
+from ..checkpoints.files import first_line, read_file
 from . import TrainingError
 from .parallel import bare, is_sharded
 
@@ -39,7 +40,6 @@ def write(content: dict[str, Any], path: Path) -> None:
     Raises:
         TrainingError: it cannot be written; what was there is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.writing")
     try:
         with open(partial, "wb") as file:
@@ -64,23 +64,16 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def read(path: Path) -> dict[str, Any]:
     """A file of :func:`write`, or of upstream's training.
 
     Raises:
         TrainingError: missing, damaged, or no dict with a model.
     """
-    if not path.is_file():
-        raise TrainingError(f"{path}: no such file")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler lets nearly any exception through
-        raise TrainingError(f"{path}: truncated or no checkpoint ({first_line(error)})") from error
+        content = read_file(path)
+    except CheckpointError as error:
+        raise TrainingError(str(error)) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise TrainingError(f"{path}: no training checkpoint: it holds no 'model'")
     return content

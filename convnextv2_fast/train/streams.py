@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ..checkpoints.files import first_line
 from . import TrainingError
 from .data import (
     GIVE_UP,
@@ -31,7 +32,6 @@ from .data import (
     seeded,
     undecoded,
 )
-from .saving import first_line
 
 SHUFFLED = 1000  # samples that a part holds to draw from
 Raw = tuple[str, Any, int]  # name, image file, label

@@ -75,7 +75,7 @@ def test_what_cannot_be_reconstructed(cli, photos, tmp_path):
     cases = [
         (("encoder.pth", image), "holds no masked autoencoder with its decoder"),
         (("none.pth", image), "none.pth: no such file"),
-        (("bad.png", image), "bad.png: truncated or no checkpoint"),
+        (("bad.png", image), "bad.png: truncated, corrupt, or no file of torch.save"),
         (("m.pth", tmp_path / "bad.png"), "bad.png: cannot be read as an image"),
         (("m.pth", image, "--size", "80"), "--size 80: must be a multiple of 32"),
         (("m.pth", image, "--mask_ratio", "0"), "removes none of 4 patches"),
