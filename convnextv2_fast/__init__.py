@@ -8,6 +8,7 @@ Importing initialises no device and compiles nothing, and works without any bina
 
 from . import dispatch, layouts, library, models, ops, reference
 from ._version import __version__
+from .adapters import AccelerateReport, accelerate, restore
 from .checkpoints import CheckpointError, LoadReport, convert_state_dict, load_checkpoint
 from .dispatch import UnsupportedInputError, explain, use_backend
 from .library import build_info
@@ -26,11 +27,13 @@ from .models.convnextv2 import (
 )
 
 __all__ = [
+    "AccelerateReport",
     "CheckpointError",
     "ConvNeXtV2",
     "LoadReport",
     "UnsupportedInputError",
     "__version__",
+    "accelerate",
     "build_info",
     "convert_state_dict",
     "convnext_pico",
@@ -53,6 +56,7 @@ __all__ = [
     "models",
     "ops",
     "reference",
+    "restore",
     "use_backend",
     "utils",
 ]

@@ -73,32 +73,28 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self._fusable():
             return self._forward_modules(x)
-        rows = x.permute(0, 2, 3, 1)
-        if block.applies(rows) and not (self.training and isinstance(self.drop_path, DropPath)):
-            y = self._infer(rows)
-            if y is not None:
-                return y.permute(0, 3, 1, 2)
-        u = ops.dwconv_layer_norm(
-            rows, self.dwconv.weight, self.dwconv.bias, self.norm.weight, self.norm.bias, eps=self.norm.eps
-        )
-        y = ops.mlp_grn(
-            u,
+        conv, norm, grn = self.dwconv, self.norm, self.grn
+        drops = self.training and isinstance(self.drop_path, DropPath)
+        y = block.run(
+            x.permute(0, 2, 3, 1),
+            conv.weight,
+            conv.bias,
+            norm.weight,
+            norm.bias,
             self.pwconv1.weight,
             self.pwconv1.bias,
-            self.grn.gamma,
-            self.grn.beta,
+            grn.gamma,
+            grn.beta,
             self.pwconv2.weight,
             self.pwconv2.bias,
-            residual=rows,
-            row_scale=self.drop_path.row_scale(u, u.shape[0]) if isinstance(self.drop_path, DropPath) else None,
-            eps=self.grn.eps,
+            row_scale=self._row_scale if drops else None,
+            ln_eps=norm.eps,
+            grn_eps=grn.eps,
         )
         return y.permute(0, 3, 1, 2)
 
-    def _infer(self, rows: Tensor) -> Tensor | None:
-        conv, norm, grn, first, last = self.dwconv, self.norm, self.grn, self.pwconv1, self.pwconv2
-        params = (first.weight, conv.weight, conv.bias, norm.weight, norm.bias, first.bias, grn.gamma, grn.beta)
-        return block.infer(rows, *params, last.weight, last.bias, ln_eps=norm.eps, grn_eps=grn.eps)
+    def _row_scale(self, u: Tensor) -> Tensor | None:
+        return self.drop_path.row_scale(u, u.shape[0])
 
     def _forward_modules(self, x: Tensor) -> Tensor:
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))

@@ -106,6 +106,11 @@ def in_one_dtype(*vectors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(v.float() if mixed and v is not None else v for v in flat)
 
 
+def as_matrix(weight: Tensor) -> Tensor:
+    """The weight of a linear layer `[K, C]` or of a 1x1 convolution `[K, C, 1, 1]` as a matrix."""
+    return weight.flatten(1) if weight.ndim == 4 and weight.shape[2] == weight.shape[3] == 1 else weight
+
+
 def conv2d_weight(kernel: Tensor) -> Tensor:
     """A depthwise weight as `[C, 1, 7, 7]`, the inverse of :func:`taps`."""
     if kernel.ndim == 4:

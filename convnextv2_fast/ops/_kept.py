@@ -37,18 +37,25 @@ def copy_of(
     if not enabled or first.is_inference():
         return None
     state: tuple[Any, ...] = (library.cpu_isa(), pack, options, first.data_ptr(), first._version)
+    owner = _owner(first)
     for t in others:
         if t is not None:
             if t.is_inference():
                 return None
             state += (t.data_ptr(), t._version)
-    key = id(first)
+    key = id(owner)
     kept = _copies.get(key)
-    if kept is not None and kept[0]() is first and kept[1] == state:
+    if kept is not None and kept[0]() is owner and kept[1] == state:
         return kept[2]
     packed = pack(first, *others, *options)
-    _copies[key] = (weakref.ref(first, lambda _: _copies.pop(key, None)), state, packed)
+    _copies[key] = (weakref.ref(owner, lambda _: _copies.pop(key, None)), state, packed)
     return packed
+
+
+def _owner(t: Tensor) -> Tensor:
+    """The tensor that lives on: a parameter rather than a passing view of all of it (a 1x1 convolution as a matrix)."""
+    base = t._base if t._is_view() else None
+    return t if base is None or base.numel() != t.numel() else base
 
 
 def clear() -> None:

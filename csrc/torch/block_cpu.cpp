@@ -15,6 +15,7 @@ constexpr int64_t kChunkRows = 784;
 
 struct BlockWeights {
   const Tensor &kernel, &bias, &ln_weight, &ln_bias, &w1, &b1, &gamma, &beta, &w2, &b2;
+  const Tensor* layer_scale;  // folded into w2 and b2; null: none
 };
 
 // One copy of all weights: their sample, the depthwise convolution's and LayerNorm's, then the matrices.
@@ -23,6 +24,8 @@ struct Packed {
   int64_t all() const { return sampled + depthwise + matrices; }
 };
 
+const Tensor* pointer(const std::optional<Tensor>& t) { return t.has_value() ? &*t : nullptr; }
+
 const MlpGrnCpu& mlp_kernels() { return mlp_grn_cpu(current_cpu_isa(CpuIsa::kAmx)); }
 
 MlpGrnShape mlp_shape(const RowGroups& groups, const BlockWeights& w, double eps, DType activations) {
@@ -30,12 +33,14 @@ MlpGrnShape mlp_shape(const RowGroups& groups, const BlockWeights& w, double eps
 }
 
 Packed sizes(const BlockWeights& w, DType activations) {
-  return {sample_floats(10), depthwise_packed_floats(current_cpu_isa(), w.w1.size(1)),
+  return {sample_floats(11), depthwise_packed_floats(current_cpu_isa(), w.w1.size(1)),
           mlp_kernels().packed_floats(mlp_shape({}, w, 0, activations))};
 }
 
 bool is_stale(const BlockWeights& w, const float* kept) {
-  return stale({&w.kernel, &w.bias, &w.ln_weight, &w.ln_bias, &w.w1, &w.b1, &w.gamma, &w.beta, &w.w2, &w.b2}, kept);
+  return stale(
+      {&w.kernel, &w.bias, &w.ln_weight, &w.ln_bias, &w.w1, &w.b1, &w.gamma, &w.beta, &w.w2, &w.b2, w.layer_scale},
+      kept);
 }
 
 void check(const char* op, const BlockWeights& w) {
@@ -49,23 +54,37 @@ void check(const char* op, const BlockWeights& w) {
   if (c < 1 || hidden < 1 || w.kernel.dim() != 4 || w.kernel.size(0) != c || w.kernel.numel() != c * kTaps ||
       !dtype_of(w.kernel).has_value() || !vector(w.bias, c) || !vector(w.ln_weight, c) || !vector(w.ln_bias, c) ||
       !matrix(w.w1, hidden, c) || !matrix(w.w2, c, hidden) || !vector(w.b1, hidden) || !vector(w.gamma, hidden) ||
-      !vector(w.beta, hidden) || !vector(w.b2, c))
+      !vector(w.beta, hidden) || !vector(w.b2, c) || (w.layer_scale != nullptr && !vector(*w.layer_scale, c)))
     refuse(op, "wants a kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], and contiguous vectors",
            describe("kernel", w.kernel), describe("w1", w.w1), describe("w2", w.w2));
 }
 
+// A contiguous tensor whose first dimension is C, in float32 and multiplied by the layer scale.
+Tensor scaled(const Tensor& t, const Tensor& layer_scale) {
+  Tensor out = floats(t, {t.numel()});
+  const int64_t c = t.size(0), columns = t.numel() / c;
+  float* values = float_data(out);
+  for (int64_t i = 0; i < c; ++i)
+    for (int64_t j = 0; j < columns; ++j)
+      values[i * columns + j] = float_at(t, i * columns + j) * float_at(layer_scale, i);
+  return out;
+}
+
 void pack(const BlockWeights& w, const Packed& size, DType activations, float* memory, const Parallel& parallel) {
-  sample({&w.kernel, &w.bias, &w.ln_weight, &w.ln_bias, &w.w1, &w.b1, &w.gamma, &w.beta, &w.w2, &w.b2}, memory);
+  sample({&w.kernel, &w.bias, &w.ln_weight, &w.ln_bias, &w.w1, &w.b1, &w.gamma, &w.beta, &w.w2, &w.b2, w.layer_scale},
+         memory);
   pack_depthwise(current_cpu_isa(), w.kernel, w.bias, w.ln_weight, w.ln_bias, memory + size.sampled);
+  const bool scales = w.layer_scale != nullptr;
+  const Tensor w2 = scales ? scaled(w.w2, *w.layer_scale) : w.w2, b2 = scales ? scaled(w.b2, *w.layer_scale) : w.b2;
   mlp_kernels().pack(mlp_shape({}, w, 0, activations),
-                     {array_of(w.w1), array_of(w.b1), array_of(w.beta), array_of(w.w2), array_of(w.b2)},
+                     {array_of(w.w1), array_of(w.b1), array_of(w.beta), array_of(w2), array_of(b2)},
                      memory + size.sampled + size.depthwise, parallel);
 }
 
 Tensor block_cpu_pack(const Tensor& w1, const Tensor& kernel, const Tensor& bias, const Tensor& ln_weight,
                       const Tensor& ln_bias, const Tensor& b1, const Tensor& gamma, const Tensor& beta,
-                      const Tensor& w2, const Tensor& b2, bool bfloat16) {
-  const BlockWeights w{kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2};
+                      const Tensor& w2, const Tensor& b2, const std::optional<Tensor>& layer_scale, bool bfloat16) {
+  const BlockWeights w{kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, pointer(layer_scale)};
   check("block_cpu_pack", w);
   const DType activations = bfloat16 ? DType::kBFloat16 : DType::kFloat32;
   const Packed size = sizes(w, activations);
@@ -76,9 +95,10 @@ Tensor block_cpu_pack(const Tensor& w1, const Tensor& kernel, const Tensor& bias
 
 Tensor block_cpu_fwd(const Tensor& x, const Tensor& packed, const Tensor& w1, const Tensor& kernel, const Tensor& bias,
                      const Tensor& ln_weight, const Tensor& ln_bias, const Tensor& b1, const Tensor& gamma,
-                     const Tensor& beta, const Tensor& w2, const Tensor& b2, double ln_eps, double grn_eps) {
+                     const Tensor& beta, const Tensor& w2, const Tensor& b2, const std::optional<Tensor>& layer_scale,
+                     double ln_eps, double grn_eps) {
   const char* op = "block_cpu_fwd";
-  const BlockWeights w{kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2};
+  const BlockWeights w{kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, pointer(layer_scale)};
   check(op, w);
   if (x.dim() != 4 || x.size(3) != w1.size(1) || !x.is_contiguous() || !dtype_of(x).has_value())
     refuse(op, "x must be contiguous [N, H, W, C]", describe("x", x), describe("w1", w1));

@@ -1,8 +1,10 @@
-"""A whole block in one call, for inference on the CPU: dwconv_layer_norm, mlp_grn and the residual, without the cost of
-two operators' checks and with the activations between them in the cache. Elsewhere a block is those two ops."""
+"""A whole block. It is the ops dwconv_layer_norm and mlp_grn with the residual; for inference on the CPU one operator,
+without the cost of two operators' checks and with the activations between them in the cache."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +12,15 @@ from torch import Tensor
 
 from ... import dispatch, library
 from .. import _cpu, _kept
-from ..dwconv_layer_norm import native as dwconv_layer_norm
-from ..mlp_grn import cpu as mlp_grn
+from .._common import as_matrix
+from ..dwconv_layer_norm import dwconv_layer_norm
+from ..dwconv_layer_norm.native import CPU as DWCONV_LAYER_NORM
+from ..mlp_grn import mlp_grn
+from ..mlp_grn.cpu import CPU as MLP_GRN
 
 _PARAMETERS = (
     "Tensor w1, Tensor kernel, Tensor bias, Tensor ln_weight, Tensor ln_bias, Tensor b1, Tensor gamma, Tensor beta, "
-    "Tensor w2, Tensor b2"
+    "Tensor w2, Tensor b2, Tensor? layer_scale"
 )
 
 
@@ -32,32 +37,91 @@ library.define(
     f"block_cpu_fwd(Tensor x, Tensor packed, {_PARAMETERS}, float ln_eps, float grn_eps) -> Tensor", _forward_fake
 )
 # Contiguous x [N, H, W, C]; kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], vectors of any shape. No autograd.
+# layer_scale: C elements, folded into w2 and b2 as they are packed.
 # bfloat16: packs for x in bfloat16.
 _pack = torch.ops.convnextv2_fast.block_cpu_pack.default
 _forward = torch.ops.convnextv2_fast.block_cpu_fwd.default
 _missing = library.why_not("cpu") is not None
 
 
-def applies(x: Tensor) -> bool:
-    """Whether :func:`infer` stands for the two ops: inference on the CPU, no other backend asked for, no autocast."""
+def run(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    layer_scale: Tensor | None = None,
+    row_scale: Callable[[Tensor], Tensor | None] | None = None,
+    ln_eps: float = 1e-6,
+    grn_eps: float = 1e-6,
+) -> Tensor:
+    """`x + row_scale * layer_scale * MLP(LayerNorm(dwconv(x)))`, the ConvNeXt block; x and result `[N, H, W, C]`.
+
+    Args:
+        kernel, bias, ln_weight, ln_bias, ln_eps: as :func:`convnextv2_fast.ops.dwconv_layer_norm`.
+        w1, b1, gamma, beta, w2, b2, layer_scale, grn_eps: as :func:`convnextv2_fast.ops.mlp_grn`.
+        row_scale: called with what the MLP reads, `[N, H, W, C]`, draws drop path's factors `[N]`.
+    """
+    if row_scale is None and bias is not None and _applies(x):
+        y = _infer(x, kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale, ln_eps, grn_eps)
+        if y is not None:
+            return y
+    u = dwconv_layer_norm(x, kernel, bias, ln_weight, ln_bias, eps=ln_eps)
+    scale = None if row_scale is None else row_scale(u)
+    options = dict(residual=x, row_scale=scale, layer_scale=layer_scale, eps=grn_eps)
+    return mlp_grn(u, w1, b1, gamma, beta, w2, b2, **options)
+
+
+def _applies(x: Tensor) -> bool:
+    """Whether one operator stands for the two ops: inference on the CPU, no other backend asked for, no autocast."""
     return not (
         _missing
         or torch.is_grad_enabled()
         or x.device.type != "cpu"
         or x.dtype not in _cpu.DTYPES
+        or type(x) is not Tensor
         or not dispatch.free_for("cpu", "dwconv_layer_norm", "mlp_grn")
-        or mlp_grn.CPU not in dispatch.implementations("mlp_grn")  # another was registered in its place
-        or dwconv_layer_norm.CPU not in dispatch.implementations("dwconv_layer_norm")
+        or MLP_GRN not in dispatch.implementations("mlp_grn")  # another was registered in its place
+        or DWCONV_LAYER_NORM not in dispatch.implementations("dwconv_layer_norm")
         or torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
     )
 
 
-def infer(x: Tensor, *parameters: Tensor, ln_eps: float, grn_eps: float) -> Tensor | None:
-    """The block's result for x `[N, H, W, C]`; None where the weights cannot be kept packed.
-
-    `parameters`: w1, kernel, bias, ln_weight, ln_bias, b1, gamma, beta, w2, b2."""
+def _infer(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    w2: Tensor,
+    b2: Tensor,
+    layer_scale: Tensor | None,
+    ln_eps: float,
+    grn_eps: float,
+) -> Tensor | None:
+    """The block's result; None where the weights cannot be kept packed."""
+    w1, w2 = as_matrix(w1), as_matrix(w2)
+    if gamma is None or beta is None:
+        gamma = beta = _zeros(w1.shape[0])
+    parameters = (w1, kernel, bias, ln_weight, ln_bias, b1, gamma, beta, w2, b2, layer_scale)
     packed = _kept.copy_of(_pack, *parameters, options=(_kept.in_pairs(x.dtype),))
-    if packed is None:
-        return None
-    return _forward(x.contiguous(), packed, *parameters, ln_eps, grn_eps)
+    return None if packed is None else _forward(x.contiguous(), packed, *parameters, ln_eps, grn_eps)
+
+
+@functools.cache
+def _zeros(count: int) -> Tensor:
+    """GRN's parameters where there is none; one tensor, so that weights packed with it stay packed."""
+    with torch.inference_mode(False):
+        return torch.zeros(count)

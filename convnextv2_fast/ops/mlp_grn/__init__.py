@@ -1,9 +1,10 @@
-"""The block's second half: Linear, GELU, GRN, Linear, drop path, residual."""
+"""The block's second half: Linear, GELU, GRN, Linear, layer scale, drop path, residual."""
 
+import torch
 from torch import Tensor
 
 from ... import dispatch
-from .._common import autocast_dtype, autocast_off, check, check_params, has_shape, samples
+from .._common import as_matrix, autocast_dtype, autocast_off, check, check_params, has_shape, samples
 from . import reference
 from .cpu import CPU
 from .native import CUDA
@@ -17,13 +18,14 @@ def mlp_grn(
     u: Tensor,
     w1: Tensor,
     b1: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
     w2: Tensor,
     b2: Tensor,
     *,
     residual: Tensor | None = None,
     row_scale: Tensor | None = None,
+    layer_scale: Tensor | None = None,
     eps: float = 1e-6,
     rows_per_group: int | Tensor | None = None,
     strategy: str | None = None,
@@ -33,10 +35,12 @@ def mlp_grn(
 
     Args:
         u: `[N, H, W, C]`, or rows `[T, C]` with `rows_per_group`.
-        w1, b1: `[K, C]`, `[K]`. w2, b2: `[C', K]`, `[C']`. Parameters in u's dtype or float32.
-        gamma, beta: K elements, any shape.
+        w1, b1: `[K, C]`, `[K]`. w2, b2: `[C', K]`, `[C']`. Parameters in u's dtype or float32. Weights may be those of
+            1x1 convolutions, `[K, C, 1, 1]`.
+        gamma, beta: K elements, any shape; both None for no GRN (ConvNeXt V1).
         residual: added at the end, shape of the result; sets the result's dtype by promotion.
         row_scale: `[R]` with R dividing T: the factor of each run of T/R adjacent rows (drop path's per-sample scale).
+        layer_scale: C' elements that multiply the second product's columns (ConvNeXt V1); folded into w2 and b2.
         eps: GRN's, added to the mean of the norms.
         rows_per_group: rows that share one GRN norm, see :func:`convnextv2_fast.ops.grn`.
         strategy: "materialize", "recompute" or "chunked"; None lets the backend choose. A hint for kernels that have
@@ -47,7 +51,12 @@ def mlp_grn(
     Raises:
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
+    w1, w2 = as_matrix(w1), as_matrix(w2)
     hidden, c = w1.shape if w1.ndim == 2 else (-1, -1)
+    if gamma is None and beta is None:  # GRN at zero is the identity
+        gamma = beta = torch.zeros_like(b1, requires_grad=False)
+    if gamma is None or beta is None:
+        raise dispatch.UnsupportedInputError(f"{_OP}: gamma and beta must both be given, or neither")
     check(
         u.is_floating_point()
         and u.ndim in (2, 4)
@@ -74,6 +83,11 @@ def mlp_grn(
     if residual is not None:
         wants = (*u.shape[:-1], w2.shape[0])
         check(has_shape(residual, *wants), _OP, "residual must be {}", wants, u=u, residual=residual)
+    if layer_scale is not None:
+        fits = layer_scale.numel() == w2.shape[0]
+        check(fits, _OP, "layer_scale must have C' elements", w2=w2, layer_scale=layer_scale)
+        layer_scale = layer_scale.reshape(-1)
+        w2, b2 = w2 * layer_scale.unsqueeze(1), b2 * layer_scale
     rows = u.numel() // c if c else 0
     if row_scale is not None:
         fits = row_scale.ndim == 1 and (rows == 0 or (row_scale.numel() > 0 and rows % row_scale.numel() == 0))

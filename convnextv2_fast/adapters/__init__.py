@@ -1,0 +1,113 @@
+"""Models of other libraries on this library's kernels: timm, transformers, upstream's own classes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+
+from torch import nn
+
+from .. import library
+from ..dispatch import UnsupportedInputError
+from ..models import convnextv2, convnextv2_sparse
+from . import upstream
+from ._report import AccelerateReport, NotReplaced, Replaced
+from ._swap import Swap, accelerated, is_accelerated, original_class
+
+__all__ = ["AccelerateReport", "NotReplaced", "Replaced", "accelerate", "restore"]
+
+_LIBRARIES = {  # modules that define what can be replaced
+    "timm": ("timm.models.convnext",),
+    "transformers": tuple(f"transformers.models.{v}.modeling_{v}" for v in ("convnext", "convnextv2")),
+}
+
+
+def accelerate(model: nn.Module) -> AccelerateReport:
+    """Lets the ConvNeXt V1 and V2 blocks, stems and downsampling layers in a model run on this library, in place.
+
+    Known are timm's `ConvNeXt` (any `convnext*` and `convnextv2*`, with `features_only` too), transformers' `ConvNext`
+    and `ConvNextV2` models, upstream's own classes, and whatever model holds any of them. Only the modules' class
+    changes, to a subclass with another `forward`: modules, parameters, buffers, `state_dict`, hooks, training mode,
+    copies, pickles and optimizers stay as they are. A module that was changed (hooks, adapters, quantised or
+    parametrised layers, another activation) runs as it was, also if the change comes later. Calling it again is
+    harmless and reports anew.
+
+    Args:
+        model: any module. Call it before `torch.compile`, DDP and FSDP.
+    Returns:
+        What was replaced, what was not, and why; print it.
+    Raises:
+        UnsupportedInputError: not an `nn.Module`.
+    Warns:
+        UserWarning: there is nothing to replace.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedInputError(f"accelerate: wants an nn.Module, got {type(model).__name__}")
+    swaps = _swaps()
+    replaced, left = [], []
+    for name, module in list(model.named_modules()):
+        cls = original_class(module) if is_accelerated(module) else type(module)
+        swap, derived = _swap_of(module, cls, swaps)
+        if swap is None:
+            if derived is not None:
+                left.append(NotReplaced(name, cls.__name__, f"a class derived from {derived.__name__}"))
+            continue
+        found = swap.inspect(module)
+        if found is None:
+            continue
+        reasons = found.reasons
+        if "forward" in module.__dict__:  # it would hide ours
+            found, reasons = found._replace(ops=()), ("has a forward of its own",)
+        left += [NotReplaced(name, cls.__name__, reason) for reason in reasons]
+        if found.ops:
+            module.__class__ = accelerated(cls, swap.forward)
+            replaced.append(Replaced(name, cls.__name__, " + ".join(found.ops)))
+        elif is_accelerated(module):
+            module.__class__ = cls
+    ours = any(isinstance(module, convnextv2.Block | convnextv2_sparse.Block) for module in model.modules())
+    if not (replaced or left or ours):
+        warnings.warn(f"accelerate: there is no ConvNeXt module in this {type(model).__name__}", stacklevel=2)
+    return AccelerateReport(tuple(replaced), tuple(left), tuple(_notes(model, ours)))
+
+
+def restore(model: nn.Module) -> int:
+    """Undoes :func:`accelerate`: every module gets its class back. Returns how many did."""
+    count = 0
+    for module in model.modules():
+        if is_accelerated(module):
+            module.__class__ = original_class(module)
+            count += 1
+    return count
+
+
+def _swaps() -> dict[type, list[Swap]]:
+    """Of the libraries that have been imported; a model of another library cannot be there."""
+    found: dict[type, list[Swap]] = {nn.Sequential: [upstream.PAIR_SWAP]}
+    for name, modules in _LIBRARIES.items():
+        if any(module in sys.modules for module in modules):
+            for swap in importlib.import_module(f".{name}", __name__).SWAPS:
+                found.setdefault(swap.cls, []).append(swap)
+    return found
+
+
+def _swap_of(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tuple[Swap | None, type | None]:
+    """The swap for a module of this class; or the known class that its own is derived from."""
+    if upstream.is_block(module):
+        return upstream.block_swap(cls), None
+    for swap in swaps.get(cls, ()):
+        if swap.inspect(module) is not None:
+            return swap, None
+    if cls in swaps:
+        return None, None
+    bases = (base for base in cls.__mro__[1:] if base in swaps and base is not nn.Sequential)
+    return None, next(bases, None)
+
+
+def _notes(model: nn.Module, ours: bool) -> Iterator[str]:
+    if ours:
+        yield "this library's own blocks need no help"
+    missing = library.why_not("cpu")
+    if missing is not None and any(p.device.type == "cpu" for p in model.parameters()):
+        yield f"on the CPU this runs as plain PyTorch: {missing}"

@@ -1,0 +1,78 @@
+"""A module changes its class, and keeps everything else.
+
+The new class is a subclass of the old one with another `forward`: names, parameters, hooks, `isinstance` and saved
+states stay, and whoever looks the class up by name (transformers' `_no_split_modules`) finds it. It is made when it is
+needed, and pickled by the class it was made from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+Forward = Callable[..., Any]
+
+
+class Inspection(NamedTuple):
+    """The ops that would run in a module, and why what is left runs as it was."""
+
+    ops: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+class Swap(NamedTuple):
+    """A class of another library: the forward that takes its place, and what becomes of a module of it (None: it is
+    nothing that this library knows)."""
+
+    cls: type[nn.Module]
+    forward: Forward
+    inspect: Callable[[nn.Module], Inspection | None]
+
+
+class Accelerated:
+    """Base of all classes made here."""
+
+    accelerated_class: type[nn.Module]  # that it stands for
+
+
+@functools.cache
+def accelerated(cls: type[nn.Module], forward: Forward) -> type[nn.Module]:
+    """The subclass of `cls` with this forward."""
+    names = {
+        "forward": forward,
+        "accelerated_class": cls,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__reduce_ex__": functools.partialmethod(_reduce, forward),
+    }
+    return type(cls.__name__, (Accelerated, cls), names)
+
+
+def _reduce(self: nn.Module, forward: Forward, protocol: Any) -> tuple[Any, ...]:
+    """Pickles (and copies) as the class it was made from and the forward, both found by name."""
+    get_state = getattr(self, "__getstate__", None)  # of every object from Python 3.11 on
+    return _new, (original_class(self), forward), dict(self.__dict__) if get_state is None else get_state()
+
+
+def _new(cls: type[nn.Module], forward: Forward) -> nn.Module:
+    made = accelerated(cls, forward)
+    return made.__new__(made)
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class an accelerated module had before."""
+    return module.accelerated_class  # type: ignore[return-value]
+
+
+def original_forward(module: nn.Module, *args: Any) -> Any:
+    """Runs an accelerated module as it was."""
+    return module.accelerated_class.forward(module, *args)  # type: ignore[operator]
+
+
+def is_accelerated(module: nn.Module) -> bool:
+    """Exactly: FSDP2 and others put a class of their own above ours."""
+    return isinstance(module, Accelerated) and type(module).__mro__[1] is Accelerated
