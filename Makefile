@@ -2,7 +2,7 @@
 #   PYTHON  interpreter that creates the environment (for gpu-report: that runs the report)
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 .DEFAULT_GOAL := help
-.PHONY: help venv build test bench cpu-report fcmae-report pretrain-photos gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi lint format clean
+.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report pretrain-photos gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -21,6 +21,7 @@ help:
 	@echo "make benchmarks-smoke  every benchmark once, tiny"
 	@echo "make cpu-report        the CPU kernels beside other runtimes     OUT=directory ARGS='--quick --only inference'"
 	@echo "make fcmae-report      sparse pre-training beside masked dense      OUT=directory ARGS=--quick"
+	@echo "make accelerate-report timm's and transformers' models, accelerated    OUT=directory ARGS=--quick"
 	@echo "make pretrain-photos   a small pre-training, drawn                  (ARGS=--save writes docs/pictures)"
 	@echo "make sanitize-cpu      the CPU kernels under the address, undefined-behaviour and thread sanitizers"
 	@echo "make gpu-report        tests, sanitizer, measurements on a GPU       PYTHON=python3 OUT=directory"
@@ -100,6 +101,9 @@ benchmarks-smoke: build
 
 cpu-report: build
 	@"$(PY)" -m benchmarks.cpu_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
+
+accelerate-report: build
+	@"$(PY)" -m benchmarks.accelerate_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
 
 fcmae-report: build
 	@"$(PY)" -m benchmarks.fcmae_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)

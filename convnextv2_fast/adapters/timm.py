@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
 from timm import layers
 from timm.layers.activations import GELU
 from timm.layers.grn import GlobalResponseNorm
 from timm.models.convnext import ConvNeXtBlock
+from torch import Tensor, nn
 
 from ..models.utils import drop_path_scale
 from . import _block, _patch_conv
