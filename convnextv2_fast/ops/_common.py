@@ -133,9 +133,14 @@ def samples(x: Tensor, rows_per_group: int | Tensor | None, op: str) -> int | Te
     if rows_per_group is None:
         check(x.ndim == 4, op, "rows_per_group is needed for [T, C] rows", x=x)
         return x.shape[1] * x.shape[2]
-    if isinstance(rows_per_group, Tensor):
-        return rows_per_group
     rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
+    if isinstance(rows_per_group, Tensor):
+        counts = rows_per_group
+        check(counts.ndim == 1 and counts.dtype == torch.int64, op, "rows_per_group must be an int or int64 [G]", x=x)
+        if counts.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
+            adds_up = int(counts.sum()) == rows and (counts.numel() == 0 or int(counts.min()) >= 0)
+            check(adds_up, op, "rows_per_group must add up to the {} rows", rows, x=x)
+        return counts
     check(
         rows == 0 or (rows_per_group > 0 and rows % rows_per_group == 0),
         op,

@@ -37,9 +37,8 @@ def grn(
     Raises:
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
-    c = x.shape[-1]
     check(
-        x.is_floating_point() and x.ndim in (2, 4) and gamma.numel() == beta.numel() == c,
+        x.is_floating_point() and x.ndim in (2, 4) and gamma.numel() == beta.numel() == x.shape[-1],
         _OP,
         "wants x [N, H, W, C] or [T, C] floating point, gamma and beta of C elements",
         x=x,

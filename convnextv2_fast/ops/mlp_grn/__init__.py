@@ -93,7 +93,11 @@ def mlp_grn(
         fits = row_scale.ndim == 1 and (rows == 0 or (row_scale.numel() > 0 and rows % row_scale.numel() == 0))
         check(fits, _OP, "row_scale must be [R] with R dividing the number of rows", u=u, row_scale=row_scale)
     for name, other in (("residual", residual), ("row_scale", row_scale)):
-        if other is not None and other.device != u.device:
+        if other is None:
+            continue
+        real = other.is_floating_point() and (u.dtype == torch.float64 or other.dtype != torch.float64)
+        check(real, _OP, f"{name} must be floating point, float64 only beside a float64 u", u=u, **{name: other})
+        if other.device != u.device:
             raise dispatch.UnsupportedInputError(
                 f"{_OP}: {name} is on {other.device}, u on {u.device}; move them together"
             )

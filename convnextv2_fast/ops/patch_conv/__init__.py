@@ -48,13 +48,15 @@ def patch_conv(
     check(
         x.ndim == 4 or (x.ndim == 2 and layout is not None), _OP, "wants [N, H, W, Cin], or [T, Cin] with layout=", x=x
     )
+    wants = "wants x [..., Cin], weight [Cout, Cin, k, k] or [k*k, Cin, Cout], bias of Cout elements"
+    check(weight.ndim in (3, 4) and weight.numel() > 0, _OP, wants, x=x, weight=weight, bias=bias)
     k = weight.shape[-1] if weight.ndim == 4 else round(weight.shape[0] ** 0.5)
     c_in, c_out = (weight.shape[1], weight.shape[0]) if weight.ndim == 4 else (weight.shape[-2], weight.shape[-1])
     square = weight.shape[2:] == (k, k) if weight.ndim == 4 else weight.ndim == 3 and weight.shape[0] == k * k
     check(
         square and x.shape[-1] == c_in and (bias is None or bias.numel() == c_out),
         _OP,
-        "wants x [..., Cin], weight [Cout, Cin, k, k] or [k*k, Cin, Cout], bias of Cout elements",
+        wants,
         x=x,
         weight=weight,
         bias=bias,
