@@ -14,7 +14,7 @@ from ..dispatch import UnsupportedInputError
 from ..models import convnextv2, convnextv2_sparse
 from . import upstream
 from ._report import AccelerateReport, NotReplaced, Replaced
-from ._swap import Swap, accelerated, is_accelerated, original_class
+from ._swap import Accelerated, Swap, accelerated, is_accelerated, original_class
 
 __all__ = ["AccelerateReport", "NotReplaced", "Replaced", "accelerate", "restore"]
 
@@ -45,14 +45,16 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedInputError(f"accelerate: wants an nn.Module, got {type(model).__name__}")
-    swaps = _swaps()
+    swaps, notes = _swaps()
     replaced, left = [], []
     for name, module in list(model.named_modules()):
         cls = original_class(module) if is_accelerated(module) else type(module)
         swap, derived = _swap_of(module, cls, swaps)
         if swap is None:
             if derived is not None:
-                left.append(NotReplaced(name, cls.__name__, f"a class derived from {derived.__name__}"))
+                above = isinstance(module, Accelerated)  # FSDP2's class over ours
+                reason = "accelerated already, then wrapped" if above else f"a class derived from {derived.__name__}"
+                left.append(NotReplaced(name, cls.__name__, reason))
             continue
         found = swap.inspect(module)
         if found is None:
@@ -64,16 +66,16 @@ def accelerate(model: nn.Module) -> AccelerateReport:
         if found.ops:
             module.__class__ = accelerated(cls, swap.forward)
             replaced.append(Replaced(name, cls.__name__, " + ".join(found.ops)))
-        elif is_accelerated(module):
-            module.__class__ = cls
     ours = any(isinstance(module, convnextv2.Block | convnextv2_sparse.Block) for module in model.modules())
-    if not (replaced or left or ours):
+    if not (replaced or left or ours or notes):
         warnings.warn(f"accelerate: there is no ConvNeXt module in this {type(model).__name__}", stacklevel=2)
-    return AccelerateReport(tuple(replaced), tuple(left), tuple(_notes(model, ours)))
+    return AccelerateReport(tuple(replaced), tuple(left), (*notes, *_notes(model, ours)))
 
 
 def restore(model: nn.Module) -> int:
-    """Undoes :func:`accelerate`: every module gets its class back. Returns how many did."""
+    """Undoes :func:`accelerate`: every module gets its class back. Returns how many did.
+
+    Not those whose class was changed again since (FSDP2's `fully_shard`)."""
     count = 0
     for module in model.modules():
         if is_accelerated(module):
@@ -82,14 +84,21 @@ def restore(model: nn.Module) -> int:
     return count
 
 
-def _swaps() -> dict[type, list[Swap]]:
-    """Of the libraries that have been imported; a model of another library cannot be there."""
+def _swaps() -> tuple[dict[type, list[Swap]], list[str]]:
+    """Of the libraries that have been imported: a model of another cannot be there. And which are not understood."""
     found: dict[type, list[Swap]] = {nn.Sequential: [upstream.PAIR_SWAP]}
+    notes = []
     for name, modules in _LIBRARIES.items():
-        if any(module in sys.modules for module in modules):
-            for swap in importlib.import_module(f".{name}", __name__).SWAPS:
-                found.setdefault(swap.cls, []).append(swap)
-    return found
+        if not any(module in sys.modules for module in modules):
+            continue
+        try:
+            swaps = importlib.import_module(f".{name}", __name__).SWAPS
+        except (ImportError, AttributeError) as error:
+            notes.append(f"{name}'s modules were left alone, this version of {name} is not known: {error}")
+            continue
+        for swap in swaps:
+            found.setdefault(swap.cls, []).append(swap)
+    return found, notes
 
 
 def _swap_of(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tuple[Swap | None, type | None]:

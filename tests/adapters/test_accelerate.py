@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import sys
 import threading
 import time
 
@@ -155,6 +156,13 @@ def test_derived_classes_and_replaced_forwards_stay():
     ]
     x = torch.randn(1, 8, 4, 4)
     assert torch.equal(model[:2](x), x)
+
+
+def test_an_unknown_version_of_a_library_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "convnextv2_fast.adapters.timm", None)
+    report = cf.accelerate(small(**V2))
+    assert not any(r.cls == "ConvNeXtBlock" for r in report.replaced)
+    assert "timm's modules were left alone, this version of timm is not known" in str(report)
 
 
 def test_nothing_to_do():

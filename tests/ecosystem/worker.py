@@ -57,6 +57,8 @@ def main(mode, name, folder):
         model = DistributedDataParallel(model)
     else:
         model = shard(model, world)
+        again = {r.reason for r in cf.accelerate(model).not_replaced}  # reports, and changes nothing
+        assert name == "ours" or "accelerated already, then wrapped" in again, again
     losses = train(model, rank, world)
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
     if mode == "fsdp":  # written sharded, read into another sharded model
