@@ -7,7 +7,7 @@ import torch
 import convnextv2_fast as cf
 
 
-def both(model, *, backward=True):
+def both(model):
     """A model as it is, and an accelerated copy of it."""
     fast = copy.deepcopy(model)
     report = cf.accelerate(fast)

@@ -11,7 +11,6 @@ from convnextv2_fast.testing import ALL_OPS, kinds, make, relative_error, tolera
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 PRESENT = [name for name in ("auto", "cpu", "torch") if not dispatch.backends().get(name)]
-PARAMETERS_ONLY = ("residual", "row_scale")
 FUZZ = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
