@@ -36,7 +36,7 @@ def copy_of(
     None where none can be kept: tensors made in inference mode count no versions."""
     if not enabled or first.is_inference():
         return None
-    state: tuple[Any, ...] = (library.cpu_isa(), pack, options, first.data_ptr(), first._version)
+    state: tuple[Any, ...] = (library.cpu_isa(), pack, options, first.shape, first.data_ptr(), first._version)
     owner = _owner(first)
     for t in others:
         if t is not None:

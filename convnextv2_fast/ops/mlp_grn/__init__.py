@@ -96,7 +96,7 @@ def mlp_grn(
         if other is None:
             continue
         real = other.is_floating_point() and (u.dtype == torch.float64 or other.dtype != torch.float64)
-        check(real, _OP, f"{name} must be floating point, float64 only beside a float64 u", u=u, **{name: other})
+        check(real, _OP, "{} must be floating point, float64 only beside a float64 u", name, u=u, **{name: other})
         if other.device != u.device:
             raise dispatch.UnsupportedInputError(
                 f"{_OP}: {name} is on {other.device}, u on {u.device}; move them together"
