@@ -60,15 +60,3 @@ def test_errors(change, message):
     tensors = make("mlp_grn", 1, 2, 2, C).to(torch.float32, False).tensors | change
     with pytest.raises(cf.UnsupportedInputError, match=message):
         cf.ops.mlp_grn(**tensors)
-
-
-def test_two_views_of_one_tensor_are_two_weights():
-    """Packed weights are kept by the tensor that lives on, in the shape they were used in."""
-    p, u = torch.randn(8, 4), (torch.randn(6, 4), torch.randn(6, 8))
-    with torch.no_grad():
-        for _ in range(2):
-            for x, w1 in zip(u, (p.view(8, 4), p.view(4, 8)), strict=True):
-                k, c = w1.shape
-                rest = (torch.ones(k), None, None, torch.ones(c, k), torch.zeros(c))
-                got, want = (cf.ops.mlp_grn(x, w1, *rest, rows_per_group=6, backend=b) for b in ("cpu", "torch"))
-                torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
