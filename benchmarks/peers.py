@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
-import io
-import logging
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import convnextv2_fast as cf
-
-from .sizes import SIZES
+from convnextv2_fast.cli import _peers
+from convnextv2_fast.cli._peers import Logits  # noqa: F401
 
 
 class Unavailable(Exception):
@@ -59,10 +55,9 @@ def import_timm() -> Any:
 
 
 def timm_model(size: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """timm's convnextv2 with our weights."""
-    model = import_timm().create_model(f"convnextv2_{size}", num_classes=state["head.bias"].shape[0])
-    model.load_state_dict(cf.convert_state_dict(dict(state), target="timm"))
-    return model
+    """timm's convnextv2 with our weights; Unavailable if it is not installed."""
+    import_timm()
+    return _peers.timm_model(size, state)
 
 
 def timm_block(dim: int, state: Mapping[str, Tensor]) -> nn.Module:
@@ -106,36 +101,23 @@ def timm_op(op: str) -> Callable[..., Tensor]:
     return run_mlp
 
 
-def transformers_config(size: str, num_classes: int) -> Any:
-    """transformers' configuration; its final LayerNorm has another eps by default, ours is upstream's."""
+def import_transformers() -> None:
+    """Makes sure that transformers can be imported; Unavailable if it is not installed."""
     need("transformers")
     if installed("torchvision"):
         import_torchvision()
-    from transformers import ConvNextV2Config
-
-    depths, dims = SIZES[size]
-    return ConvNextV2Config(depths=list(depths), hidden_sizes=list(dims), num_labels=num_classes, layer_norm_eps=1e-6)
 
 
-class Logits(nn.Module):
-    """Takes the logits out of transformers' output object."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).logits
+def transformers_config(size: str, num_classes: int) -> Any:
+    """transformers' configuration of this size; Unavailable if it is not installed."""
+    import_transformers()
+    return _peers.transformers_config(size, num_classes)
 
 
 def transformers_model(size: str, state: Mapping[str, Tensor]) -> nn.Module:
     """transformers' ConvNextV2ForImageClassification with our weights, returning logits."""
-    config = transformers_config(size, state["head.bias"].shape[0])
-    from transformers import ConvNextV2ForImageClassification
-
-    model = ConvNextV2ForImageClassification(config)
-    model.load_state_dict(cf.convert_state_dict(dict(state), target="transformers"))
-    return Logits(model)
+    import_transformers()
+    return _peers.transformers_model(size, state)
 
 
 def transformers_block(dim: int, state: Mapping[str, Tensor]) -> nn.Module:
@@ -155,29 +137,12 @@ def transformers_block(dim: int, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def onnx_model(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """The model in ONNX Runtime on the CPU, on as many threads as torch has."""
+    """The model in ONNX Runtime; Unavailable if what it takes is not installed."""
     need("onnxruntime", "onnx", "onnxscript")
-    import onnxruntime
-
-    buffer = io.BytesIO()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):
-        torch.onnx.export(model, (example,), dynamo=True).save(buffer)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+    return _peers.onnx_model(model, example)
 
 
 def openvino_model(model: nn.Module, example: Tensor, precision: str = "float32") -> Callable[[Tensor], Tensor]:
-    """A float32 model in OpenVINO on the CPU, computed in float32 or, where the CPU has it, bfloat16; on as many
-    threads as torch has."""
+    """The model in OpenVINO; Unavailable if it is not installed."""
     need("openvino")
-    import openvino
-
-    converted = openvino.convert_model(model, example_input=example)
-    hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": hint}
-    compiled = openvino.Core().compile_model(converted, "CPU", options)
-    return lambda x: torch.from_numpy(compiled(x.numpy())[0])
+    return _peers.openvino_model(model, example, getattr(torch, precision))

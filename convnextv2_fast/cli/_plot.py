@@ -18,7 +18,8 @@ def require_matplotlib() -> None:
 
 
 def draw(path: Path, title: str, rows: Sequence[Row]) -> None:
-    """One horizontal bar per row: the median from zero, with a whisker from the 20th to the 80th percentile."""
+    """One horizontal bar per row: the median from zero, with a whisker from the 20th to the 80th percentile. What
+    runs on this library is blue, all else grey."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -26,9 +27,10 @@ def draw(path: Path, title: str, rows: Sequence[Row]) -> None:
     axes = figure.add_subplot()
     low, middle, high = zip(*(row.percentiles() for row in rows), strict=True)
     places = list(range(len(rows)))
+    colors = ["#1f77b4" if row.ops or row.label.endswith("(accelerated)") else "#b0b0b0" for row in rows]
     below = [m - end for m, end in zip(middle, low, strict=True)]
     above = [end - m for m, end in zip(middle, high, strict=True)]
-    axes.barh(places, middle, xerr=[below, above], color="#4c72b0", ecolor="#333333", capsize=3)
+    axes.barh(places, middle, xerr=[below, above], color=colors, ecolor="#333333", capsize=3)
     for place, m, h in zip(places, middle, high, strict=True):
         axes.annotate(f"{m:.3g}", (h, place), xytext=(6, 0), textcoords="offset points", va="center")
     axes.set_yticks(places, [row.label for row in rows])

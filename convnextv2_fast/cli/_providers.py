@@ -1,4 +1,4 @@
-"""The rows of `bench`: this library per backend, torch.compile, timm."""
+"""The rows of `bench`: this library per backend, torch.compile, peers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import argparse
 import contextlib
 import copy
 import functools
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checkpoints, dispatch
+from .. import dispatch
+from ..adapters import accelerate
 from ..models.convnextv2 import SIZES
+from . import _peers
 from ._arguments import DTYPES, CommandError
 from ._judge import first_line
 from ._measure import Row
@@ -88,45 +89,81 @@ def _task(module: Callable[[Tensor], Any], name: str, x: Tensor) -> Forward:
     return pretrain if name.startswith("fcmae-") else classify
 
 
-def _timm(timm: Any, name: str, model: nn.Module) -> nn.Module:
-    """timm's model of this size with the same weights."""
-    peer = timm.create_model(f"convnextv2_{name}", pretrained=False, num_classes=CLASSES)
-    peer.load_state_dict(checkpoints.convert_state_dict(model.state_dict(), source="upstream", target="timm"))
-    return peer
+def _check_peers(args: argparse.Namespace, device: torch.device) -> None:
+    """Raises CommandError for a peer that cannot do what is asked, whatever is installed."""
+    for peer in args.peer:
+        if args.model.startswith("fcmae-"):
+            raise CommandError(f"--peer {peer}: {peer} has no FCMAE")
+        if peer in _peers.RUNTIMES and (args.mode == "train" or device.type != "cpu"):
+            raise CommandError(f"--peer {peer}: it is measured in inference on a CPU; use --mode infer --device cpu")
+        if DTYPES[args.dtype] not in _peers.PRECISIONS.get(peer, (DTYPES[args.dtype],)):
+            able = " or ".join(str(d).removeprefix("torch.") for d in _peers.PRECISIONS[peer])
+            raise CommandError(f"--peer {peer}: it computes in {able} on a CPU, not in {args.dtype}; use --dtype")
+
+
+def _modules(
+    args: argparse.Namespace, peer: str, model: nn.Module, to: Callable[[nn.Module], nn.Module]
+) -> Iterator[tuple[str, nn.Module, Any]]:
+    """A peer's model with the weights of `model`: eager, compiled if asked for, and accelerated by this library."""
+    make = {"timm": _peers.timm_model, "transformers": _peers.transformers_model}[peer]
+    eager = to(make(args.model, model.state_dict()))
+    yield f"{peer} (eager)", eager, eager
+    if args.compile:
+        yield f"{peer} (torch.compile)", eager, torch.compile(eager)
+    fast = copy.deepcopy(eager)
+    accelerate(fast)
+    yield f"{peer} (accelerated)", fast, fast
+
+
+def _runtime(args: argparse.Namespace, peer: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The float32 model in a runtime of its own."""
+    example = images(args.batch, args.size)
+    if peer == "onnxruntime":
+        return _peers.onnx_model(model, example)
+    run = _peers.openvino_model(model, example, DTYPES[args.dtype])
+    return lambda x: run(x.float())
 
 
 def rows(args: argparse.Namespace, device: torch.device) -> tuple[list[Row], Row]:
     """The rows asked for, and the one they are all compared with: the torch backend, which need not be among them.
 
     Raises:
-        CommandError, UnsupportedInputError: a backend that runs nothing here, an image size that the model refuses.
+        CommandError, UnsupportedInputError: a backend that runs nothing here, a peer that cannot do this, an image size
+            that the model refuses.
     """
     dtype, train = DTYPES[args.dtype], args.mode == "train"
-    if args.timm and args.model.startswith("fcmae-"):
-        raise CommandError("--timm: timm has no FCMAE")
+    _check_peers(args, device)
     specs = _specs(args.model, device, dtype, train)
     names = list(dict.fromkeys(args.backend or ("auto", "torch")))
     used = {name: _ops(name, specs) for name in names}
     original = build(args.model)
-    model = copy.deepcopy(original).to(device, dtype).train(train)
     x = images(args.batch, args.size).to(device, dtype)
+
+    def to(module: nn.Module) -> nn.Module:
+        return module.to(device, dtype).train(train)
 
     def row(label: str, backend: str | None, module: Any, parameters: nn.Module, ops: dict[str, list[str]]) -> Row:
         step = _step(parameters, _task(module, args.model, x), train)
         context = contextlib.nullcontext if backend is None else functools.partial(dispatch.use_backend, backend)
         return Row(label, step, context, ops)
 
+    model = to(copy.deepcopy(original))
     found = [row(f"fast ({name})", name, model, model, used[name]) for name in names]
     if args.compile:
         compiled = torch.compile(model)
         found.append(row("torch.compile (torch backend)", "torch", compiled, model, _ops("torch", specs)))
-    if args.timm:
+    for peer in dict.fromkeys(args.peer):
         try:
-            timm = importlib.import_module("timm")
-        except Exception as error:  # a broken installation of timm or torchvision is not for us to repair
-            why = f"{type(error).__name__}: {first_line(error)}"
-            found.append(Row("timm (eager)", lambda: x, error=why, absent=True))
-        else:
-            peer = _timm(timm, args.model, original).to(device, dtype).train(train)
-            found.append(row("timm (eager)", None, peer, peer, {}))
+            _peers.load(peer)
+        except Exception as error:  # a missing or broken installation of theirs is not for us to repair
+            found.append(Row(peer, lambda: x, error=f"{type(error).__name__}: {first_line(error)}", absent=True))
+            continue
+        try:
+            if peer in _peers.RUNTIMES:
+                run = _runtime(args, peer, copy.deepcopy(original).eval())
+                found.append(row(_peers.RUNTIMES[peer], None, run, model, {}))
+            else:
+                found += [row(name, None, run, owner, {}) for name, owner, run in _modules(args, peer, original, to)]
+        except Exception as error:  # of an exporter: a line of the report, not its end
+            found.append(Row(peer, lambda: x, error=f"{type(error).__name__}: {first_line(error)}"))
     return found, row("fast (torch)", "torch", model, model, {})

@@ -1,4 +1,4 @@
-"""`bench`: times of a whole model per backend, beside torch.compile and timm where asked for."""
+"""`bench`: times of a whole model per backend, beside torch.compile and its peers where asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .. import dispatch
-from . import _plot, env
+from . import _peers, _plot, env
 from ._arguments import DTYPES, CommandError, count, device, positive, require_device
 from ._judge import first_line, threads
 from ._measure import Row, compare, output, rounds, warm_up
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         "bench",
         help="times of a whole model per backend",
         description="Times a whole model with random weights and images: this library per backend, and torch.compile "
-        "and timm if asked for. Every row must first agree with the torch backend; then rounds are interleaved. "
+        "and peers if asked for. Every row must first agree with the torch backend; then rounds are interleaved. "
         "'train' is forward and backward, without an optimizer.",
     )
     add = parser.add_argument
@@ -44,8 +44,8 @@ def add_parser(commands: Any) -> None:
     add("--rounds", type=positive, default=10, help="times taken of each row (default: 10)")
     add("--warmup", type=count, default=3, help="calls of each row beforehand (default: 3, at least 1)")
     add("--backend", action="append", choices=dispatch.NAMES, help="repeatable (default: auto and torch)")
-    add("--compile", action="store_true", help="add a row: torch.compile of the torch backend")
-    add("--timm", action="store_true", help="add a row: timm, eager, where it imports")
+    add("--compile", action="store_true", help="add rows: torch.compile of the torch backend and of peers")
+    add("--peer", action="append", choices=_peers.NAMES, default=[], help="the same weights elsewhere; repeatable")
     add("--threads", type=positive, help="threads on the CPU (default: torch's)")
     add("--json", type=Path, metavar="FILE", help="write everything measured")
     add("--plot", type=Path, metavar="FILE", help=f"draw a bar chart ({', '.join(_PLOT_TYPES)}); needs matplotlib")

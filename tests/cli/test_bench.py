@@ -8,7 +8,7 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
-from convnextv2_fast.cli import _measure, _providers, _text, bench
+from convnextv2_fast.cli import _measure, _peers, _providers, _text, bench
 from convnextv2_fast.cli._measure import Row
 from convnextv2_fast.dispatch import Implementation
 from tests import peers
@@ -110,21 +110,50 @@ def test_compile_runs_the_torch_backend(cli, monkeypatch, tmp_path):
     assert "torch.compile (torch backend): patch_conv on torch, dwconv_layer_norm on torch, mlp_grn on torch" in out
 
 
-def test_timm_absent_is_said_and_no_failure(cli, monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    code, out, _ = cli(*QUICK, "--backend", "torch", "--timm")
-    assert code == 0 and "timm (eager): not measured: ModuleNotFoundError" in out and "1.00x" in out
+@pytest.mark.parametrize(("peer", "package"), [("timm", "timm"), ("onnxruntime", "onnx"), ("openvino", "openvino")])
+def test_an_absent_peer_is_said_and_no_failure(cli, monkeypatch, peer, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    code, out, _ = cli(*QUICK, "--backend", "torch", "--peer", peer)
+    assert code == 0 and f"{peer}: not measured: ModuleNotFoundError" in out and "1.00x" in out
 
 
-def test_timm_computes_the_same(cli, tmp_path):
+@pytest.mark.parametrize("peer", ["timm", "transformers"])
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_peers_of_pytorch_compute_the_same(cli, tmp_path, monkeypatch, peer, mode):
     try:
-        peers.timm()
+        getattr(peers, peer)()
     except ImportError:
-        pytest.skip("timm is not installed")
-    code, _, _ = cli(*QUICK, "--backend", "torch", "--timm", "--json", str(tmp_path / "b.json"))
+        pytest.skip(f"{peer} is not installed")
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    argv = ["--backend", "torch", "--compile", "--peer", peer, "--mode", mode, "--json", str(tmp_path / "b.json")]
+    code, out, _ = cli(*QUICK, *argv)
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"][2:]
+    assert code == 0, out
+    assert [row["label"] for row in rows] == [f"{peer} ({form})" for form in ("eager", "torch.compile", "accelerated")]
+    for row in rows:
+        assert len(row["times_ms"]) == 2 and row["ops"] == {}
+        assert 0 < row["difference_from_torch_backend"] < 1e-5, "other code than the torch backend's"
+
+
+@pytest.mark.parametrize(("peer", "label"), [("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")])
+def test_runtimes_compute_the_same(cli, tmp_path, peer, label):
+    pytest.importorskip(peer)
+    code, out, err = cli(*QUICK, "--backend", "auto", "--peer", peer, "--json", str(tmp_path / "b.json"))
     row = json.loads((tmp_path / "b.json").read_text())["rows"][1]
-    assert code == 0 and row["label"] == "timm (eager)" and len(row["times_ms"]) == 2
-    assert row["difference_from_torch_backend"] < 1e-5 and row["ops"] == {}
+    assert code == 0 and row["label"] == label and len(row["times_ms"]) == 2
+    assert 0 < row["difference_from_torch_backend"] < 1e-5
+    assert "[torch.onnx]" not in out + err, "the exporter's talk is no part of the report"
+
+
+def test_an_exporter_that_fails_is_a_failure_and_leaves_the_others(cli, monkeypatch):
+    pytest.importorskip("onnxruntime")
+
+    def fails(*args):
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr(_peers, "onnx_model", fails)
+    code, out, _ = cli(*QUICK, "--backend", "torch", "--peer", "onnxruntime")
+    assert code == 1 and "onnxruntime: not measured: ValueError: no such operator" in out and "1.00x" in out
 
 
 def test_an_interrupt_reports_what_there_is(cli, monkeypatch, tmp_path):
