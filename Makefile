@@ -2,7 +2,7 @@
 #   PYTHON  interpreter that creates the environment (for gpu-report: that runs the report)
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 .DEFAULT_GOAL := help
-.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report pretrain-photos gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi lint format clean
+.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -104,6 +104,9 @@ cpu-report: build
 
 accelerate-report: build
 	@"$(PY)" -m benchmarks.accelerate_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
+
+numerics-report: build
+	@"$(PY)" -m benchmarks.numerics_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
 
 fcmae-report: build
 	@"$(PY)" -m benchmarks.fcmae_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
