@@ -22,6 +22,7 @@ help:
 	@echo "make cpu-report        the CPU kernels beside other runtimes     OUT=directory ARGS='--quick --only inference'"
 	@echo "make fcmae-report      sparse pre-training beside masked dense      OUT=directory ARGS=--quick"
 	@echo "make accelerate-report timm's and transformers' models, accelerated    OUT=directory ARGS=--quick"
+	@echo "make numerics-report   errors of the eight models against float64      OUT=directory ARGS='--models atto'"
 	@echo "make pretrain-photos   a small pre-training, drawn                  (ARGS=--save writes docs/pictures)"
 	@echo "make sanitize-cpu      the CPU kernels under the address, undefined-behaviour and thread sanitizers"
 	@echo "make gpu-report        tests, sanitizer, measurements on a GPU       PYTHON=python3 OUT=directory"

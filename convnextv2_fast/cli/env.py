@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .. import __version__, dispatch, library
+from .. import __version__, dispatch, environment, library
 from ._text import without_paths
 
 # Names under which a package is distributed, the usual one first. Nothing of these is imported.
@@ -27,7 +27,6 @@ _PACKAGES = {
     "matplotlib": ("matplotlib",),
 }
 _CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve")
-_PREFIX = "CONVNEXTV2_FAST_"
 
 
 def add_parser(commands: Any) -> None:
@@ -138,14 +137,14 @@ def collect() -> dict[str, Any]:
             "machine": machine(),
             "build": library.build_info(),
             "backends": backends,
-            "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_PREFIX)},
+            "environment": environment.found(),
         }
     )
 
 
 def _sections(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What :func:`collect` found, as titled lists of names and values for people."""
-    box = found["machine"]
+    box, unknown = found["machine"], environment.unknown()
     gpus = {
         f"gpu {i}": f"{g['name']}, compute capability {g['compute_capability']}, {g['memory_gib']} GiB, "
         f"{g['multiprocessors']} multiprocessors"
@@ -168,7 +167,11 @@ def _sections(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
             name: "available" if state["available"] else f"not available: {'; '.join(state['reasons'])}"
             for name, state in found["backends"].items()
         },
-        "environment": found["environment"] or {f"{_PREFIX}*": "none set"},
+        "environment": {
+            name: f"{value}  (there is no such variable)" if name in unknown else value
+            for name, value in found["environment"].items()
+        }
+        or {f"{environment.PREFIX}*": "none set"},
     }
 
 

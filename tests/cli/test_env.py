@@ -35,6 +35,15 @@ def test_json(cli, monkeypatch):
     }
 
 
+def test_a_misspelt_variable_is_said(cli, monkeypatch):
+    monkeypatch.setenv("CONVNEXTV2_FAST_BACKENDS", "torch")
+    monkeypatch.setenv("CONVNEXTV2_FAST_PREPACK", "1")
+    _, out, _ = cli("env")
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  CONVNEXTV2_FAST_")}
+    assert lines["CONVNEXTV2_FAST_BACKENDS"].endswith("torch  (there is no such variable)")
+    assert lines["CONVNEXTV2_FAST_PREPACK"].endswith(" 1")
+
+
 def test_text_says_the_same(cli, monkeypatch):
     monkeypatch.delenv("CONVNEXTV2_FAST_BACKEND", raising=False)
     code, out, _ = cli("env")
