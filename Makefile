@@ -2,7 +2,7 @@
 #   PYTHON  interpreter that creates the environment (for gpu-report: that runs the report)
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 .DEFAULT_GOAL := help
-.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi lint format clean
+.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -29,6 +29,7 @@ help:
 	@echo "make wheels            sdist and wheels into dist/, audited, tried    CUDA_VERSIONS='13.0 13.2' WHEELS='any cpu 13.0'"
 	@echo "make check-abi         a wheel of dist/ on other versions of torch   TORCH_VERSIONS='2.10.0 newest' (6 GB each)"
 	@echo "make wheel-index       pages that serve dist/ to pip                 INDEX=build/index"
+	@echo "make docs              renews generated tables, builds the site        into build/site"
 	@echo "make venv | build      the environment alone | and the package in it"
 	@echo "make lint | format     ruff and clang-format: check | rewrite"
 	@echo "make clean             what builds and tests leave behind (the environment stays)"
@@ -143,6 +144,10 @@ wheel-index:
 PYTHON_SOURCES = benchmarks convnextv2_fast tests tools setup.py
 CXX_SOURCES = find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu'
 CLANG_FORMAT = "$(PY)" -c 'import clang_format, sys; sys.exit(clang_format.clang_format())'
+
+# NO_MKDOCS_2_WARNING: a notice about what may follow mkdocs 1 some day.
+docs: build
+	@"$(PY)" -m tools.docs && NO_MKDOCS_2_WARNING=1 "$(PY)" -m mkdocs build --quiet && echo "== build/site/index.html"
 
 lint: venv
 	@"$(PY)" -m ruff check $(PYTHON_SOURCES)

@@ -18,12 +18,12 @@ from .formats import FORMATS, CheckpointError
 _CONTAINER = {"upstream": "model", "fcmae": "model", "mmpretrain": "state_dict"}  # the others read a bare state dict
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, or 1 with one message on stderr."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    found = argparse.ArgumentParser(
         prog="python -m convnextv2_fast.checkpoints", description="Convert a ConvNeXt V2 checkpoint."
     )
-    add = parser.add_argument
+    add = found.add_argument
     add("source", type=Path, help="checkpoint to read (.pth, .pt, .bin, .safetensors)")
     add("destination", type=Path, help="file to write: .safetensors, or anything else for torch.save")
     add("--to", required=True, choices=FORMATS, help="format to write")
@@ -33,7 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--ignore", action="append", default=[], metavar="PREFIX", help="leave out tensors named so (repeatable)")
     add("--conv-mlp", choices=["true", "false"], help="timm, widths of your own: 1x1 convolutions or linears")
     add("--force", action="store_true", help="overwrite the destination")
-    args = parser.parse_args(argv)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 1 with one message on stderr."""
+    args = parser().parse_args(argv)
     try:
         if args.destination.exists() and not args.force:
             raise CheckpointError(f"{args.destination}: exists (--force overwrites it)")

@@ -129,7 +129,8 @@ class ConvNeXtV2(nn.Module):
     Args:
         in_chans: input channels.
         num_classes: classes of the head; 0 for none.
-        depths, dims: blocks and channels of the four stages.
+        depths: blocks of the four stages.
+        dims: channels of the four stages.
         drop_path_rate: of the last block; linear from 0.
         head_init_scale: factor on the head's initial weight and bias.
         features_only: :meth:`forward` returns the stages' maps, and there is no final norm and head.

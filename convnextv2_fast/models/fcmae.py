@@ -24,8 +24,10 @@ class FCMAE(nn.Module):
     Args:
         img_size: sets the attribute `num_patches` only; sizes are read off the images, which need not be square.
         in_chans: image channels, any number.
-        depths, dims: of the encoder.
-        decoder_depth, decoder_embed_dim: of the decoder.
+        depths: blocks of the encoder's four stages.
+        dims: channels of the encoder's four stages.
+        decoder_depth: blocks of the decoder.
+        decoder_embed_dim: channels of the decoder.
         patch_size: 4 * 2**k pixels. Where it is not the encoder's stride of 32, the encoder's map is brought to the
             patch grid behind `proj`: repeated for smaller patches, averaged over the patch for larger ones.
         mask_ratio: an attribute only, as upstream: :meth:`forward` takes its own.
