@@ -1,0 +1,102 @@
+"""Prints how a process grows, from when it has settled to the last of N calls, in KiB, Python objects and bytes of packed
+weights: `python -m tests.reliability.growth NAME [N]`."""
+
+import gc
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import convnextv2_fast as cf
+from convnextv2_fast.ops import _kept
+from convnextv2_fast.testing import ALL_OPS, kinds, make
+
+CALLS = 10_000
+PAGE = os.sysconf("SC_PAGE_SIZE") // 1024
+SMALL = dict(num_classes=3, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))
+
+
+def resident():
+    """KiB of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def op_steps(op):
+    """Every layout in turn, forward and backward, float32 and bfloat16."""
+    problems = [make(op, 2, 3, 3, 8, kind).to(dtype) for kind in kinds(op) for dtype in (torch.float32, torch.bfloat16)]
+
+    def step(i):
+        problem = problems[i % len(problems)]
+        problem.public().sum().backward()
+        for t in problem.tensors.values():
+            t.grad = None
+
+    return step
+
+
+def inference():
+    """Weights that change at every call: each packed copy replaces the one before."""
+    model, x = cf.ConvNeXtV2(**SMALL).eval(), torch.randn(1, 3, 32, 32)
+
+    @torch.no_grad()
+    def step(i):
+        model.stages[0][0].pwconv1.weight.mul_(1.0001 if i % 2 else 0.9999)
+        model(x)
+
+    return step
+
+
+def models():
+    """A model made, accelerated, used, restored and dropped."""
+
+    @torch.no_grad()
+    def step(i):
+        model = cf.ConvNeXtV2(**SMALL).eval()
+        cf.accelerate(model)
+        model(torch.randn(1, 3, 32, 32))
+        cf.restore(model)
+
+    return step
+
+
+def pretraining():
+    """FCMAE's step with a new mask each time."""
+    small = dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), decoder_embed_dim=16, init="std02")
+    model, x = cf.fcmae.FCMAE(**small), torch.randn(2, 3, 64, 64)
+
+    def step(i):
+        model(x, mask_ratio=0.5)[0].backward()
+        model.zero_grad()
+
+    return step
+
+
+NAMES = {
+    **{op: (lambda op=op: op_steps(op)) for op in ALL_OPS},
+    "inference": inference,
+    "models": models,
+    "pretraining": pretraining,
+}
+
+
+def state():
+    """KiB in memory, Python objects, bytes of packed weights."""
+    gc.collect()
+    objects = len(gc.get_objects())
+    return resident(), objects, _kept.kept_bytes()
+
+
+def main(name, calls=CALLS):
+    torch.set_num_threads(1)
+    step, settled = NAMES[name](), calls // 5
+    for i in range(settled):
+        step(i)
+    before = state()
+    for i in range(settled, calls):
+        step(i)
+    print(*(after - b for after, b in zip(state(), before, strict=True)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,0 +1,102 @@
+"""fork(): after import, after use on several threads as in a DataLoader's workers, and while another thread is at work."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+START = """
+import os, sys, threading, torch
+import convnextv2_fast as cf
+SMALL = dict(num_classes=3, depths=(1, 1, 1, 1), dims=(40, 80, 160, 320))
+
+def use():
+    # inference with packed weights, and a training step; the same numbers in every process
+    torch.manual_seed(0)
+    model, x = cf.ConvNeXtV2(**SMALL), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        y = model.eval()(x)
+    model.train()(x).square().sum().backward()
+    return [y, *(p.grad for p in model.parameters())]
+
+def child(threads=None):
+    # what the child found, through a pipe: a list of tensors
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if threads:
+                torch.set_num_threads(threads)
+            with os.fdopen(write, "wb") as pipe:
+                torch.save(use(), pipe)
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        data = pipe.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    import io
+    return torch.load(io.BytesIO(data))
+
+def same(a, b):
+    assert len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+"""
+
+CASES = {
+    "after import": "found = child(); same(found, use())",
+    "after import, in two generations": """
+if os.fork() == 0:
+    same(child(), use())
+    os._exit(0)
+assert os.wait()[1] == 0
+""",
+    "after use, one thread in the child": "torch.set_num_threads(2); want = use(); same(child(threads=1), want)",
+    "while another thread is at work": """
+torch.set_num_threads(1)
+want, stop = use(), threading.Event()
+def work():
+    while not stop.is_set():
+        use()
+busy = threading.Thread(target=work); busy.start()
+try:
+    for _ in range(5):
+        same(child(threads=1), want)
+finally:
+    stop.set(); busy.join()
+""",
+    "workers of a DataLoader": """
+from torch.utils.data import DataLoader, Dataset
+class Features(Dataset):
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = cf.ConvNeXtV2(**SMALL).eval()
+    def __len__(self):
+        return 8
+    @torch.no_grad()
+    def __getitem__(self, i):
+        return self.model(torch.full((1, 3, 64, 64), float(i)))[0]
+data = Features()
+want = torch.stack([data[i] for i in range(8)])
+got = torch.cat(list(DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context="fork")))
+assert torch.equal(got, want)
+""",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fork(case):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", START + CASES[case]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
