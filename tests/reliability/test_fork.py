@@ -1,6 +1,8 @@
 """fork(): after import, after use on several threads as in a DataLoader's workers, while another thread is at work.
 
-After a backward pass torch's own autograd threads are gone in the child, so there it infers only."""
+After a backward pass torch's own autograd threads are gone in the child, so there it infers only; and nothing draws random
+numbers beside a fork, because torch's generator has a lock that the child would inherit locked. Two threads in
+a child of a process that has used two hang in libgomp, whoever calls it."""
 
 import os
 import subprocess
@@ -17,10 +19,15 @@ import os, sys, threading, torch
 import convnextv2_fast as cf
 SMALL = dict(num_classes=3, depths=(1, 1, 1, 1), dims=(40, 80, 160, 320))
 
+made = []
+
 def use(train=True):
     # inference with packed weights, and a training step; the same numbers in every process
-    torch.manual_seed(0)
-    model, x = cf.ConvNeXtV2(**SMALL), torch.randn(2, 3, 64, 64)
+    if not made:
+        torch.manual_seed(0)
+        made[:] = cf.ConvNeXtV2(**SMALL), torch.randn(2, 3, 64, 64)
+    model, x = made
+    model.zero_grad()
     with torch.no_grad():
         y = model.eval()(x)
     if not train:
@@ -54,7 +61,7 @@ def same(a, b):
 """
 
 CASES = {
-    "after import": "found = child(); same(found, use())",
+    "after import": "found = child(); same(found, use())",  # on as many threads as torch takes
     "after import, in two generations": """
 if os.fork() == 0:
     same(child(), use())
