@@ -1,5 +1,8 @@
-"""Prints how a process grows, from when it has settled to the last of N calls, in KiB, Python objects and bytes of packed
-weights: `python -m tests.reliability.growth NAME [N]`."""
+"""Prints how a process grows from when it has settled to the last of N calls: KiB in memory, Python objects and
+bytes of packed weights.
+
+    python -m tests.reliability.growth NAME [N]
+"""
 
 import gc
 import os
@@ -92,6 +95,7 @@ def main(name, calls=CALLS):
     step, settled = NAMES[name](), calls // 5
     for i in range(settled):
         step(i)
+    state()  # looking takes memory itself, the first time
     before = state()
     for i in range(settled, calls):
         step(i)

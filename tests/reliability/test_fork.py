@@ -1,8 +1,8 @@
 """fork(): after import, after use on several threads as in a DataLoader's workers, while another thread is at work.
 
-After a backward pass torch's own autograd threads are gone in the child, so there it infers only; and nothing draws random
-numbers beside a fork, because torch's generator has a lock that the child would inherit locked. Two threads in
-a child of a process that has used two hang in libgomp, whoever calls it."""
+What torch itself does not survive is left out: after a backward pass its autograd threads are gone in the child, so
+there it infers only; its random generator has a lock that the child may inherit locked; and two threads in a child of a
+process that has used two hang in libgomp, whoever starts them."""
 
 import os
 import subprocess
@@ -68,7 +68,7 @@ if os.fork() == 0:
     os._exit(0)
 assert os.wait()[1] == 0
 """,
-    "after use, one thread in the child": "torch.set_num_threads(2); want = use(); same(child(1, train=False), want[:1])",
+    "after use, one thread in the child": "torch.set_num_threads(2); same(use()[:1], child(1, train=False))",
     "while another thread is at work": """
 torch.set_num_threads(1)
 want, stop = use(train=False), threading.Event()
@@ -103,11 +103,6 @@ assert torch.equal(got, want)
 
 @pytest.mark.parametrize("case", CASES)
 def test_fork(case):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", START + CASES[case]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-W", "ignore", "-c", START + CASES[case]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from . import growth
 ROOT = Path(__file__).resolve().parents[2]
 # What builds whole models, or lays out a new mask, is slower by orders than an op.
 CALLS = {"models": 2_000, "pretraining": 2_000}
+KIB = 400  # 50 bytes a call of an op; a process wavers by about 100
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident size from /proc"),
@@ -19,13 +20,12 @@ pytestmark = [
 
 @pytest.mark.parametrize("name", growth.NAMES)
 def test_nothing_grows(name):
-    """A leak of 64 bytes a call would show in both: 500 KiB of 8000 calls, or as many objects."""
     calls = CALLS.get(name, growth.CALLS)
     command = [sys.executable, "-m", "tests.reliability.growth", name, str(calls)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     kib, objects, packed = map(int, done.stdout.split())
-    assert kib <= 64 * 0.8 * calls / 1024 and objects <= 20 and packed == 0, done.stdout
+    assert kib <= KIB and objects <= 20 and packed == 0, done.stdout
 
 
 def test_a_leak_is_seen():
@@ -36,4 +36,4 @@ def test_a_leak_is_seen():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     kib, objects, _ = map(int, done.stdout.split())
-    assert kib > 64 * 0.8 * 2000 / 1024 and objects > 20
+    assert kib > KIB and objects > 20
