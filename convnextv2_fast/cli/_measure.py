@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SILENCE = 0.02  # seconds on a CPU before a row's turn: other runtimes' idle threads spin for a while, and take its cores
+SILENCE = 0.02  # seconds before a turn on a CPU: idle threads of another runtime spin for a while, and take its cores
 ROUND_SECONDS = 0.01  # a round is repeated calls for at least so long, so that neither clock nor launch decides
 
 
