@@ -1,6 +1,6 @@
 """One image at a time, as fast as it goes.
 
-On a GPU the whole forward pass is one CUDA graph: a replay costs one launch in place of a few hundred. On a CPU
+On a GPU the whole forward pass is one CUDA graph: a replay is one launch in place of one for each kernel. On a CPU
 inference keeps the weights packed, and a block is one operator; there is nothing to capture.
 
     python examples/latency.py --model tiny --checkpoint convnextv2_tiny_1k_224_ema.pt

@@ -100,13 +100,29 @@ def test_what_goes_wrong_stays_with_its_batch(pictures):
     batcher.close()
 
 
-def test_a_request_can_be_withdrawn(model, pictures):
-    with throughput.Batcher(model, SIZE, 4, max_wait=0.5) as batcher:
-        batcher.submit(pictures[0]).result(timeout=60)
-        futures = [batcher.submit(picture) for picture in pictures[:3]]
-        withdrawn = futures[2].cancel()
-        assert all(future.result(timeout=60).shape == (7,) for future in futures[:2])
-    assert withdrawn == futures[2].cancelled()
+def test_a_request_can_be_withdrawn(pictures):
+    """While the model is at work on another one: it never sees what was withdrawn."""
+    begun, release, sizes = threading.Event(), threading.Event(), []
+
+    class Slow(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            sizes.append(len(x))
+            begun.set()
+            assert release.wait(60)
+            return self.weight * x.mean((2, 3))
+
+    with throughput.Batcher(Slow(), SIZE, 4, max_wait=0.0) as batcher:
+        first = batcher.submit(pictures[0])
+        assert begun.wait(60)
+        second, third = batcher.submit(pictures[1]), batcher.submit(pictures[2])
+        assert third.cancel()
+        release.set()
+        assert first.result(timeout=60).shape == second.result(timeout=60).shape == (3,)
+    assert third.cancelled() and sizes == [1, 1]
 
 
 def test_one_image(model, pictures):
