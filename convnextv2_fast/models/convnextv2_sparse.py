@@ -183,7 +183,7 @@ class SparseConvNeXtV2(nn.Module):
                 f"SparseConvNeXtV2: H and W must be multiples of {step} with patches of {patch_size}, got {h}x{w}"
             )
         grid = (h // patch_size, w // patch_size)
-        if mask.shape[0] != n or mask[0:1].numel() not in (0, grid[0] * grid[1]):
+        if mask.shape[0] != n or mask.shape[1:].numel() != grid[0] * grid[1]:
             raise UnsupportedInputError(
                 f"SparseConvNeXtV2: a {h}x{w} image has {grid[0]}x{grid[1]} patches of {patch_size}; "
                 f"wants a mask [{n}, {grid[0] * grid[1]}], got {tuple(mask.shape)}"
