@@ -25,7 +25,7 @@ def both(function, backend):
 
 
 def test_dense_model(model, backend):
-    want, got = both(lambda: model(torch.ones(2, 3, 64, 96)), backend)
+    want, got = both(lambda: model(torch.ones(2, 3, 32, 64)), backend)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -43,10 +43,13 @@ def test_training_step_with_drop_path(model, backend):
 
 def test_compiled_for_any_size(model, backend):
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
-    with torch.no_grad(), cf.use_backend(backend):
-        for shape in ((2, 3, 32, 32), (3, 3, 32, 64)):
-            x = torch.randn(shape)
-            torch.testing.assert_close(compiled(x), model(x), rtol=1e-6, atol=1e-6)
+    for shape in ((2, 3, 32, 32), (3, 3, 32, 64)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            with cf.use_backend("torch"):
+                want = model(x)
+            with cf.use_backend(backend):
+                torch.testing.assert_close(compiled(x), want, rtol=1e-5, atol=1e-5)
     torch._dynamo.reset()
 
 

@@ -379,7 +379,8 @@ def test_wheels_workflow_is_complete():
 @pytest.mark.packaging
 @pytest.mark.slow
 def test_a_wheel_from_end_to_end(tmp_path, monkeypatch):
-    """sdist, wheel with one architecture if there is an nvcc, audit, trial; nothing is written into the source tree."""
+    """sdist, wheel with one architecture if there is an nvcc, audit, trial, all in a folder with a space in its name;
+    nothing is written into the source tree."""
     if library.why_not("cpu") is not None:
         pytest.skip(f"this environment could not build the CPU library: {library.why_not('cpu')}")
     release = next(
@@ -387,9 +388,10 @@ def test_a_wheel_from_end_to_end(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "convnextv2_fast").rglob("*.so")}
-    sdist = build.new_sdist(tmp_path / "dist", tmp_path)
-    wheel, _ = build.build_target(release or "cpu", sdist, tmp_path / "dist", tmp_path)
+    work = tmp_path / "with a space"
+    sdist = build.new_sdist(work / "dist", work)
+    wheel, _ = build.build_target(release or "cpu", sdist, work / "dist", work)
     assert audit.audit(wheel) == []
-    python = trial.install_into_clean_venv(wheel, tmp_path / "venv")
-    assert "passed" in trial.try_wheel(wheel, python, tmp_path / "tests")
+    python = trial.install_into_clean_venv(wheel, work / "venv")
+    assert "passed" in trial.try_wheel(wheel, python, work / "tests")
     assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "convnextv2_fast").rglob("*.so")}

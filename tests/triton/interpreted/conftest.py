@@ -3,4 +3,39 @@ their own, TRITON_INTERPRET=1 pytest tests/triton/interpreted. `tests/triton/tes
 
 import os
 
-collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["test_*.py"]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
+
+
+def patch_once_a_launch():
+    """The interpreter replaces the functions of triton.language anew whenever a kernel calls a device function, which
+    takes a third of its time. Once a launch is enough, for each set of modules that a function sees."""
+    import triton.language as tl
+    import triton.runtime.interpreter as interpreter
+
+    patch, patched, sees = interpreter._patch_lang, set(), {}
+
+    class Launch:
+        def __init__(self, scope):
+            self.scope = scope
+
+        def restore(self):
+            self.scope.restore()
+            patched.clear()
+
+    def patch_lang(fn):
+        if fn not in sees:
+            sees[fn] = frozenset(id(value) for value in fn.__globals__.values() if value is tl or value is tl.core)
+        if sees[fn] in patched:
+            return None  # a device function's is never restored
+        outermost, scope = not patched, patch(fn)
+        if not hasattr(scope, "restore"):
+            return scope  # another version of Triton
+        patched.add(sees[fn])
+        return Launch(scope) if outermost else scope
+
+    interpreter._patch_lang = patch_lang
+
+
+if INTERPRETED:
+    patch_once_a_launch()

@@ -150,8 +150,9 @@ def test_what_tma_cannot_read_goes_by_pointers():
     assert not any(options.get("TMA") for options in kernels.values())
 
 
-@pytest.mark.parametrize("processors", [1, 132])
-@pytest.mark.parametrize("h", [1, 2, 3, 4, 8, 17])
+@pytest.mark.parametrize(
+    ("h", "processors"), [(1, 1), (3, 1), (17, 1), (1, 132), (2, 132), (4, 132), (8, 132), (17, 132)]
+)
 @pytest.mark.parametrize("op", ["dwconv_layer_norm", "sparse_dwconv"])
 def test_sweeps_of_any_length(op, h, processors):
     """Whole columns of the plane where there are programs enough, parts of them else."""
@@ -165,7 +166,7 @@ def test_strips_of_any_width(columns):
     with ExitStack() as stack:
         for kernel, channels in (("plain", 16), ("norm", 0), ("train", 0), ("params", 16)):
             stack.enter_context(tiles.force(f"dwconv {kernel}", (columns, channels)))
-        judge(make("dwconv_layer_norm", 1, 9, 10, 20), F16)
+        judge(make("dwconv_layer_norm", 1, 4, 10, 20), F16)
 
 
 def test_wide_layers_are_normalised_apart():
