@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,3 +40,11 @@ def compile_once(command: Sequence[str], made: Path, tag: str = "") -> Path:
     log.write_text(run([*command, "-MD", "-MF", str(depends), "-o", str(made)]))
     stamp.write_text(_stamp(keyed, depends))
     return made
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Of the files' names and bytes: what a committed table was made from."""
+    known = hashlib.sha256()
+    for path in sorted(paths):
+        known.update(f"{path.relative_to(ROOT).as_posix()} {path.stat().st_size} ".encode() + path.read_bytes())
+    return known.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Every CUDA source compiled by nvcc for every architecture: ptxas's report of its resources, and its instructions.
+"""The CUDA sources compiled by nvcc for an architecture: ptxas's report of its resources, and its instructions.
 
 No GPU is needed. Results are kept in build/cuda_code until a source changes."""
 
@@ -110,6 +110,12 @@ def usage(archs: Sequence[str]) -> dict[tuple[str, str], Usage]:
                 _count(r"(\d+) bytes smem", text),
             )
     return found
+
+
+def warnings(archs: Sequence[str]) -> list[str]:
+    """What nvcc printed where it warned."""
+    logs = {cubin: cubin.with_name(cubin.name + ".log").read_text() for cubin in cubins(tuple(archs)).values()}
+    return [f"{cubin}\n{text[:2000]}" for cubin, text in logs.items() if re.search(r"\bwarning\b", text)]
 
 
 def disassembler() -> str | None:

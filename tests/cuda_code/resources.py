@@ -1,34 +1,53 @@
-"""Registers of every CUDA kernel on every architecture: the table `resources.tsv`. It holds no spills, as none may be.
+"""Registers of every CUDA kernel on every architecture: the table `resources.tsv`, which names the sources that it was
+made from. It holds no spills, as none may be.
 
-python -m tests.cuda_code.resources          compares with the table
+python -m tests.cuda_code.resources          compiles all, compares with the table
 python -m tests.cuda_code.resources --write  writes it anew
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from .compiling import Usage, architectures, nvcc_version, usage
+from tests.compile_cache import ROOT, digest
+
+from .compiling import Usage, architectures, nvcc_version, sources, usage, warnings
 
 TABLE = Path(__file__).with_name("resources.tsv")
 Found = Mapping[tuple[str, str], Usage]
 
 
-def read() -> tuple[str, dict[tuple[str, str], int]]:
-    """The version of nvcc that made the table, and its rows: (kernel, architecture) to registers."""
+def made_from() -> str:
+    """Digest of the kernels' sources and of all that they include of ours."""
+    found: set[Path] = set()
+    waiting = sources()
+    while waiting:
+        path = waiting.pop().resolve()
+        if path not in found:
+            found.add(path)
+            names = re.findall(r'#include "(.+)"', path.read_text())
+            places = (path.parent, ROOT / "csrc", ROOT / "csrc" / "include")
+            waiting += [place / name for name in names for place in places if (place / name).exists()]
+    return digest(found)
+
+
+def read() -> tuple[str, str, dict[tuple[str, str], int]]:
+    """The version of nvcc that made the table, its sources, and its rows: (kernel, architecture) to registers."""
     head, columns, *lines = TABLE.read_text().splitlines()
     archs, rows = columns.split("\t")[1:], {}
     for line in lines:
         kernel, *registers = line.split("\t")
         rows |= {(kernel, arch): int(count) for arch, count in zip(archs, registers, strict=True)}
-    return head.removeprefix("# registers, nvcc "), rows
+    version, _, of_these = head.removeprefix("# registers, nvcc ").partition(", sources ")
+    return version, of_these, rows
 
 
 def write(found: Found) -> None:
     archs = architectures()
-    lines = [f"# registers, nvcc {nvcc_version()}", "\t".join(("kernel", *archs))]
+    lines = [f"# registers, nvcc {nvcc_version()}, sources {made_from()}", "\t".join(("kernel", *archs))]
     for kernel in sorted({kernel for kernel, _ in found}):
         lines.append("\t".join((kernel, *(str(found[kernel, arch].registers) for arch in archs))))
     TABLE.write_text("\n".join(lines) + "\n")
@@ -48,10 +67,12 @@ def faults(found: Found) -> list[str]:
 
 
 def differences(found: Found) -> list[str]:
-    """From the table, in the kernels that there are and, on the version of nvcc that made it, in registers."""
-    version, rows = read()
-    archs = set(architectures())
-    bad = [f"{kernel} {arch}: not in the table" for kernel, arch in sorted(found.keys() - rows.keys())]
+    """From the table, on the architectures that were compiled: in the kernels that there are and, on the version of
+    nvcc that made it, in registers."""
+    version, of_these, rows = read()
+    archs = {arch for _, arch in found}
+    bad = [] if of_these == made_from() else ["the sources changed since the table was written"]
+    bad += [f"{kernel} {arch}: not in the table" for kernel, arch in sorted(found.keys() - rows.keys())]
     gone = sorted((kernel, arch) for kernel, arch in rows.keys() - found.keys() if arch in archs)
     bad += [f"{kernel} {arch}: in the table, but compiled no longer" for kernel, arch in gone]
     if version == nvcc_version():
@@ -63,7 +84,7 @@ def differences(found: Found) -> list[str]:
 
 if __name__ == "__main__":
     result = usage(architectures())
-    problems = faults(result)
+    problems = faults(result) + warnings(architectures())
     if "--write" not in sys.argv:
         problems += differences(result)
     elif not problems:

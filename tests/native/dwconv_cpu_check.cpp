@@ -1,5 +1,4 @@
 // The CPU kernels, instantiated as -DCNV2_VECTOR=... -DCNV2_STRIP=..., against the double precision reference.
-// Pair<Vec8> x 14 is, index for index, what AVX-512 runs, on any machine with AVX2.
 #include <cstdlib>
 #include <memory>
 

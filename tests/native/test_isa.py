@@ -20,11 +20,8 @@ needs_library = pytest.mark.skipif(library.why_not("cpu") is not None, reason=st
 @pytest.mark.parametrize(
     ("vector", "strip", "flags"),
     [
-        pytest.param("Vec4", 7, (), id="scalar"),
         pytest.param("Vec4", 7, SANITIZED, id="scalar-sanitized"),
         pytest.param("Vec8", 7, AVX2, id="avx2", marks=needs_avx2),
-        # What the AVX-512 object runs, vector for vector, on pairs of 256-bit registers.
-        pytest.param("Pair<Vec8>", 14, AVX2, id="16-wide", marks=needs_avx2),
         # The AVX-512 vectors themselves, each instruction on sixteen lanes in memory.
         pytest.param(
             "Vec16",

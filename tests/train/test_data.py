@@ -171,7 +171,7 @@ def test_streams_go_on_where_they_were_stopped(kind, workers, hub, shards):
     source = streams.Shards(shards) if kind == "wds" else streams.HubStream(hub, "train")
     whole = stream(source, steps(accumulate=2, per_epoch=3, epochs=2), workers)
     assert len(whole) == 12
-    for at in range(6) if workers == 0 else (2, 4):
+    for at in (1, 3, 5) if workers == 0 else (2, 4):
         epoch, step = divmod(at, 3)
         taken = {}
         for batch in whole[6 * epoch : 2 * at]:

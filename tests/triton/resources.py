@@ -1,12 +1,13 @@
 """The launches of the eight models' widths (of some kernels a sample, see below), compiled for every family of chips:
-the table `resources.tsv`.
+the table `resources.tsv`, which names the sources that it was made from.
 
-python -m tests.triton.resources          compares with the table
-python -m tests.triton.resources --write  writes it anew
+python -m tests.triton.resources          compiles all, says what is wrong
+python -m tests.triton.resources --write  and writes the table anew
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import itertools
 import sys
@@ -20,6 +21,7 @@ from convnextv2_fast.models.convnextv2 import SIZES
 from convnextv2_fast.ops._triton import chip as chips
 from convnextv2_fast.ops.mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
+from tests.compile_cache import ROOT, digest
 
 from .compiling import Job, Resources, compile_all, launches
 from .variants import persistent
@@ -77,25 +79,46 @@ def jobs(families: Sequence[str]) -> list[tuple[Job, str]]:
     return list(found)
 
 
-def compiled(families: tuple[str, ...] = FAMILIES) -> dict[tuple[str, str], Resources | str]:
+def sample(tasks: Sequence[tuple[Job, str]]) -> list[tuple[Job, str]]:
+    """A quarter of the launches, and one of every kernel for each family; those of one label together."""
+    first: dict[tuple[str, str], str] = {}
+    for job, family in tasks:
+        first.setdefault((family, job.kernel), job.label())
+
+    def taken(job: Job, family: str) -> bool:
+        label = job.label()
+        return hashlib.sha256(f"{family} {label}".encode()).digest()[0] < 64 or first[family, job.kernel] == label
+
+    return [task for task in tasks if taken(*task)]
+
+
+def compiled(tasks: Sequence[tuple[Job, str]]) -> dict[tuple[str, str], Resources | str]:
     """(family, label) to what it takes; a failure to compile is its message."""
-    return {(family, job.label()): result for job, family, result in compile_all(jobs(families))}
+    return {(family, job.label()): result for job, family, result in compile_all(tasks)}
 
 
-def read() -> tuple[str, dict[tuple[str, str], Resources]]:
-    """The Triton version of the committed table and its rows."""
+def sources() -> str:
+    """Digest of all that decides what is launched and compiled."""
+    ops = ROOT / "convnextv2_fast" / "ops"
+    return digest([*ops.glob("*/triton*.py"), *ops.glob("_triton/*.py"), *ops.glob("_triton/*.tsv")])
+
+
+def read() -> tuple[str, str, dict[tuple[str, str], Resources]]:
+    """The Triton version of the committed table, its sources and its rows."""
     head, _, *lines = TABLE.read_text().splitlines()
     rows = {}
     for line in lines:
         family, label, registers, spills, shared, matrix = line.split("\t")
         rows[family, label] = Resources(int(registers), int(spills), int(shared), matrix)
-    return head.removeprefix("# triton "), rows
+    version, _, made_from = head.removeprefix("# triton ").partition(", sources ")
+    return version, made_from, rows
 
 
 def write(found: dict[tuple[str, str], Resources | str]) -> None:
     import triton
 
-    lines = [f"# triton {triton.__version__}", "family\tlaunch\tregisters\tspilled bytes\tshared bytes\tmatrix"]
+    head = f"# triton {triton.__version__}, sources {sources()}"
+    lines = [head, "family\tlaunch\tregisters\tspilled bytes\tshared bytes\tmatrix"]
     for (family, label), r in sorted(found.items()):
         assert isinstance(r, Resources), f"{family} {label}: {r}"
         lines.append("\t".join(map(str, (family, label, r.registers, r.spills, r.shared, r.matrix))))
@@ -126,8 +149,9 @@ def faults(found: dict[tuple[str, str], Resources | str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    result = compiled(tuple(a for a in sys.argv[1:] if not a.startswith("-")) or FAMILIES)
+    result = compiled(jobs(FAMILIES))
     problems = faults(result)
     print(*problems, f"{len(result)} launches, {len(problems)} faults", sep="\n")
     if "--write" in sys.argv and not problems:
         write(result)
+    sys.exit(bool(problems))

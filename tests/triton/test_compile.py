@@ -1,4 +1,5 @@
-"""The launches of all eight models compile for every family of chips, without a spill, on its matrix instructions."""
+"""The launches of all eight models compile for every family of chips, without a spill, on its matrix instructions: all
+of them when the table is written, a quarter here."""
 
 import pytest
 
@@ -12,10 +13,17 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def found():
+def tasks():
     from . import resources
 
-    return resources.compiled()
+    return resources.jobs(resources.FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def found(tasks):
+    from . import resources
+
+    return resources.compiled(resources.sample(tasks))
 
 
 def test_no_spills_within_shared_memory_on_matrix_units(found):
@@ -25,16 +33,18 @@ def test_no_spills_within_shared_memory_on_matrix_units(found):
     assert not bad, "\n".join(bad)
 
 
-def test_the_resource_table_is_current(found):
-    """Exact on the version that wrote it: python -m tests.triton.resources --write."""
+def test_the_resource_table_is_current(tasks, found):
+    """Every launch of these sources is in it; its figures are exact on the version of Triton that wrote it."""
     import triton
 
     from . import resources
 
-    version, rows = resources.read()
-    assert set(rows) == set(found), "the launches changed: write the table anew"
+    version, made_from, rows = resources.read()
+    assert made_from == resources.sources(), "the kernels changed: python -m tests.triton.resources --write"
+    assert set(rows) == {(family, job.label()) for job, family in tasks}
+    assert len(rows) // 5 < len(found) < len(rows) // 2
     if version == triton.__version__:
-        assert rows == found
+        assert {key: rows[key] for key in found} == found
 
 
 @pytest.mark.parametrize("plane", [(1, 1), (9, 1), (1, 16), (16, 16)], ids=str)

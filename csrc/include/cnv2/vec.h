@@ -215,45 +215,5 @@ struct Vec16 {
 
 #endif  // __AVX512F__ ...
 
-// Two vectors as one of twice the width. With it the 16-lane kernels run, index for index, on CPUs without AVX-512.
-template <class V>
-struct Pair {
-  static constexpr int width = 2 * V::width;
-  V lo, hi;
-
-  static CNV2_INLINE int low(int n) { return n < V::width ? n : V::width; }
-  static CNV2_INLINE int high(int n) { return n - low(n); }
-  static CNV2_INLINE Pair zero() { return {V::zero(), V::zero()}; }
-  static CNV2_INLINE Pair set(float value) { return {V::set(value), V::set(value)}; }
-  template <class T>
-  static CNV2_INLINE Pair load(const T* p) {
-    return {V::load(p), V::load(p + V::width)};
-  }
-  template <class T>
-  static CNV2_INLINE Pair load(const T* p, int n) {
-    return {V::load(p, low(n)), V::load(p + low(n), high(n))};
-  }
-  template <class T>
-  CNV2_INLINE void store(T* p) const {
-    lo.store(p);
-    hi.store(p + V::width);
-  }
-  template <class T>
-  CNV2_INLINE void store(T* p, int n) const {
-    lo.store(p, low(n));
-    hi.store(p + low(n), high(n));
-  }
-  static CNV2_INLINE Pair add(Pair a, Pair b) { return {V::add(a.lo, b.lo), V::add(a.hi, b.hi)}; }
-  static CNV2_INLINE Pair sub(Pair a, Pair b) { return {V::sub(a.lo, b.lo), V::sub(a.hi, b.hi)}; }
-  static CNV2_INLINE Pair mul(Pair a, Pair b) { return {V::mul(a.lo, b.lo), V::mul(a.hi, b.hi)}; }
-  static CNV2_INLINE Pair fma(Pair a, Pair b, Pair c) { return {V::fma(a.lo, b.lo, c.lo), V::fma(a.hi, b.hi, c.hi)}; }
-  static CNV2_INLINE Pair min(Pair a, Pair b) { return {V::min(a.lo, b.lo), V::min(a.hi, b.hi)}; }
-  static CNV2_INLINE Pair max(Pair a, Pair b) { return {V::max(a.lo, b.lo), V::max(a.hi, b.hi)}; }
-  static CNV2_INLINE Pair round(Pair a) { return {V::round(a.lo), V::round(a.hi)}; }
-  static CNV2_INLINE Pair pow2(Pair n) { return {V::pow2(n.lo), V::pow2(n.hi)}; }
-  CNV2_INLINE Pair keep(int n) const { return {lo.keep(low(n)), hi.keep(high(n))}; }
-  CNV2_INLINE float sum() const { return V::add(lo, hi).sum(); }
-};
-
 }  // namespace
 }  // namespace cnv2
