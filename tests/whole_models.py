@@ -42,7 +42,7 @@ def test_training_step_with_drop_path(model, backend):
 
 
 def test_compiled_for_any_size(model, backend):
-    """One graph for both: batch and width are free, and the height as long as the last stage has one row."""
+    """One graph for both: batch and width are free."""
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
     for shape, stance in (((2, 3, 32, 64), "default"), ((3, 3, 32, 96), "fail_on_recompile")):
         x = torch.randn(shape)

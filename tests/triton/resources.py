@@ -81,13 +81,14 @@ def jobs(families: Sequence[str]) -> list[tuple[Job, str]]:
 
 def sample(tasks: Sequence[tuple[Job, str]]) -> list[tuple[Job, str]]:
     """A quarter of the launches, and one of every kernel for each family; those of one label together."""
-    first: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, str, str], str] = {}
     for job, family in tasks:
-        first.setdefault((family, job.kernel), job.label())
+        first.setdefault((family, job.module, job.kernel), job.label())
 
     def taken(job: Job, family: str) -> bool:
         label = job.label()
-        return hashlib.sha256(f"{family} {label}".encode()).digest()[0] < 64 or first[family, job.kernel] == label
+        of_four = hashlib.sha256(f"{family} {label}".encode()).digest()[0] % 4
+        return of_four == 0 or first[family, job.module, job.kernel] == label
 
     return [task for task in tasks if taken(*task)]
 
