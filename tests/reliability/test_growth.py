@@ -22,9 +22,12 @@ pytestmark = [
 def test_nothing_grows(name):
     calls = CALLS.get(name, growth.CALLS)
     command = [sys.executable, "-m", "tests.reliability.growth", name, str(calls)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    kib, objects, packed = map(int, done.stdout.split())
+    for _ in range(2):  # a leak grows in both; the allocator takes another arena now and then
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+        kib, objects, packed = map(int, done.stdout.split())
+        if kib <= KIB:
+            break
     assert kib <= KIB and objects <= 20 and packed == 0, done.stdout
 
 
