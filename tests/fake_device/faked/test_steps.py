@@ -1,5 +1,6 @@
-"""Inference, training steps and FCMAE steps from end to end: nothing is read from the device, so a CUDA graph can hold
-them, and every tensor stays on it. The fixture `called` says how."""
+"""Inference, training steps and FCMAE steps from end to end: between the operators nothing is read from the device,
+which a CUDA graph could not hold, and every tensor stays on it. Operators run their fakes. The fixture `called` says
+how."""
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 import convnextv2_fast as cf
 from tests.ecosystem.subjects import NAMES, SMALL, build
 
-MODELS = {name: build(name) for name in NAMES}  # with values: timm reads some of them to build a model
+MODELS = {name: build(name) for name in NAMES}  # with values: building a model reads some, as drop path's rates
 MAE = {
     scope: cf.fcmae.FCMAE(decoder_embed_dim=32, init="std02", img_size=64, grn_scope=scope, **SMALL)
     for scope in ("sample", "batch")

@@ -9,7 +9,7 @@ collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
 
 def patch_once_a_launch():
     """The interpreter replaces the functions of triton.language anew whenever a kernel calls a device function, which
-    takes a third of its time. Once a launch is enough, for each set of modules that a function sees."""
+    takes a fifth to a half of its time. Once a launch is enough, for each set of modules that a function sees."""
     import triton.language as tl
     import triton.runtime.interpreter as interpreter
 
