@@ -1,5 +1,6 @@
 """The public names, and an import that costs little and touches no device."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -59,27 +60,33 @@ def test_upstream_modules_have_upstream_names():
         assert all(hasattr(module, n) for n in names.split()), module
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+def run(code: str, **env: str) -> str:
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **env})
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def test_lean_import():
-    """Under 0.3 s on top of torch (best of three: machines hiccup), no CUDA context, nothing optional imported."""
+    """Under 0.3 s on top of torch (best of three: machines hiccup), no CUDA context, nothing optional imported.
+
+    CPU time, with bytecode in place after the first of the three, as pip leaves it: neither waiting beside other tests
+    nor compiling this folder's sources is part of the import.
+    """
     code = """
         import sys, time, torch
         before = set(sys.modules)
-        start = time.perf_counter()
+        start = time.process_time()
         import convnextv2_fast
-        elapsed = time.perf_counter() - start
+        elapsed = time.process_time() - start
         new = {m.split(".")[0] for m in set(sys.modules) - before}
         assert not torch.cuda.is_initialized()
         heavy = new & {"triton", "timm", "transformers", "rich", "matplotlib", "torchvision", "safetensors"}
         assert not heavy, heavy
         print(elapsed)
     """
-    assert min(float(run(code)) for _ in range(3)) < 0.3
+    # an empty value is an unset one
+    assert min(float(run(code, PYTHONDONTWRITEBYTECODE="")) for _ in range(3)) < 0.3
 
 
 def test_the_suite_runs_on_poisoned_memory():
