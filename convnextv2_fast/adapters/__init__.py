@@ -14,7 +14,7 @@ from ..dispatch import UnsupportedInputError
 from ..models import convnextv2, convnextv2_sparse
 from . import upstream
 from ._report import AccelerateReport, NotReplaced, Replaced
-from ._swap import Accelerated, Swap, accelerated, is_accelerated, original_class
+from ._swap import Accelerated, Forward, Inspection, Swap, accelerated, is_accelerated, original_class
 
 __all__ = ["AccelerateReport", "NotReplaced", "Replaced", "accelerate", "restore"]
 
@@ -49,22 +49,10 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     replaced, left = [], []
     for name, module in list(model.named_modules()):
         cls = original_class(module) if is_accelerated(module) else type(module)
-        swap, derived = _swap_of(module, cls, swaps)
-        if swap is None:
-            if derived is not None:
-                above = isinstance(module, Accelerated)  # FSDP2's class over ours
-                reason = "accelerated already, then wrapped" if above else f"a class derived from {derived.__name__}"
-                left.append(NotReplaced(name, cls.__name__, reason))
-            continue
-        found = swap.inspect(module)
-        if found is None:
-            continue
-        reasons = found.reasons
-        if "forward" in module.__dict__:  # it would hide ours
-            found, reasons = found._replace(ops=()), ("has a forward of its own",)
-        left += [NotReplaced(name, cls.__name__, reason) for reason in reasons]
-        if found.ops:
-            module.__class__ = accelerated(cls, swap.forward)
+        forward, found = _inspect(module, cls, swaps)
+        left += [NotReplaced(name, cls.__name__, reason) for reason in found.reasons]
+        if forward is not None:
+            module.__class__ = accelerated(cls, forward)
             replaced.append(Replaced(name, cls.__name__, " + ".join(found.ops)))
     ours = any(isinstance(module, convnextv2.Block | convnextv2_sparse.Block) for module in model.modules())
     if not (replaced or left or ours or notes):
@@ -101,17 +89,20 @@ def _swaps() -> tuple[dict[type, list[Swap]], list[str]]:
     return found, notes
 
 
-def _swap_of(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tuple[Swap | None, type | None]:
-    """The swap for a module of this class; or the known class that its own is derived from."""
-    if upstream.is_block(module):
-        return upstream.block_swap(cls), None
-    for swap in swaps.get(cls, ()):
-        if swap.inspect(module) is not None:
-            return swap, None
-    if cls in swaps:
-        return None, None
-    bases = (base for base in cls.__mro__[1:] if base in swaps and base is not nn.Sequential)
-    return None, next(bases, None)
+def _inspect(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tuple[Forward | None, Inspection]:
+    """The forward for a module of this class, if ops of ours would run in it; which, and why others would not."""
+    for swap in [upstream.block_swap(cls)] if upstream.is_block(module) else swaps.get(cls, ()):
+        found = swap.inspect(module)
+        if found is not None and "forward" in module.__dict__:  # it would hide ours
+            found = Inspection((), ("has a forward of its own",))
+        if found is not None:
+            return swap.forward if found.ops else None, found
+    derived = next((base for base in cls.__mro__[1:] if base in swaps and base is not nn.Sequential), None)
+    if cls in swaps or derived is None:
+        return None, Inspection((), ())
+    if isinstance(module, Accelerated):  # FSDP2's class over ours
+        return None, Inspection((), ("accelerated already, then wrapped",))
+    return None, Inspection((), (f"a class derived from {derived.__name__}",))
 
 
 def _notes(model: nn.Module, ours: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ import glob
 import io
 import itertools
 import random
+import tarfile
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -57,6 +58,15 @@ class Shards:
             raise TrainingError(f"{pattern}: there are no such shards")
 
     def open(self, seed: int, epoch: int, part: int, parts: int) -> Iterable[Raw]:
+        try:
+            yield from self._samples(seed, epoch, part, parts)
+        except (OSError, EOFError, tarfile.TarError) as error:
+            # webdataset adds the stream and the name of the shard to what tarfile says
+            words = error.args if isinstance(error, tarfile.TarError) else (str(error),)
+            said = ", ".join(w for w in words if isinstance(w, str))
+            raise TrainingError(f"a shard cannot be read: {said}") from None
+
+    def _samples(self, seed: int, epoch: int, part: int, parts: int) -> Iterator[Raw]:
         import webdataset
 
         draw = random.Random(f"{seed}/{epoch}")

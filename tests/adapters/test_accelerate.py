@@ -229,7 +229,7 @@ def test_threads_share_a_model(model, x):
 def test_it_is_quick_and_copies_nothing():
     with torch.device("meta"):  # a copy of a weight would show as time and memory; here it cannot even be made
         model = timm.create_model("convnextv2_huge")
-    start = time.perf_counter()
+    start = time.process_time()
     report = cf.accelerate(model)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert len(report.replaced) == 4 + 36 and not report.not_replaced

@@ -191,6 +191,18 @@ def test_processes_share_a_stream(shards):
     assert sorted(images) == [(0,), (0,), (1,), (1,), (2,), (2,)]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["cut", "not a tar file", "gone"])
+def test_a_damaged_shard_is_named(shards, tmp_path, damage, workers):
+    source, shard = streams.Shards(shards), tmp_path / "shard-1.tar"
+    if damage == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:700] if damage == "cut" else b"<html>404</html>")
+    with pytest.raises(TrainingError, match=r"^a shard cannot be read: [^\n]*shard-1\.tar'?$"):
+        stream(source, steps(batch=9, per_epoch=1, epochs=1), workers)
+
+
 def test_streams_that_cannot_be_used(tmp_path, hub):
     with pytest.raises(TrainingError, match="there are no such shards"):
         streams.Shards(str(tmp_path / "*.tar"))
