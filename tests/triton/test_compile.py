@@ -1,5 +1,5 @@
 """The launches of all eight models compile for every family of chips, without a spill, on its matrix instructions: all
-of them when the table is written, a quarter here."""
+of them when the table is written, a tenth here."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_the_resource_table_is_current(tasks, found):
     version, made_from, rows = resources.read()
     assert made_from == resources.sources(), "the kernels changed: python -m tests.triton.resources --write"
     assert set(rows) == {(family, job.label()) for job, family in tasks}
-    assert len(rows) // 5 < len(found) < len(rows) // 2
+    assert len(rows) // 12 < len(found) < len(rows) // 4
     if version == triton.__version__:
         assert {key: rows[key] for key in found} == found
 
