@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from . import tidy
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -108,3 +110,24 @@ def report(kind: str) -> tuple[str, dict[str, object]]:
     machine, today = describe(), str(datetime.date.today())
     stem = f"{kind}-{str(machine['torch']).replace('+', '-')}-{today}"
     return stem, {"machine": machine, "date": today, **commit()}
+
+
+def origin(commit_named: str = "") -> tidy.Origin:
+    """What the rows of a run on this machine begin with.
+
+    Args:
+        commit_named: where there is no git, what `git describe --always --abbrev=40 --dirty` said of this tree.
+    """
+    found = commit()
+    if found["commit"] is None and commit_named:
+        found = {"commit": commit_named.removesuffix("-dirty"), "dirty": commit_named.endswith("-dirty")}
+    card = gpu()
+    if card is not None:
+        machine = str(card["name"])
+    else:
+        from convnextv2_fast import library as native
+
+        machine = f"{cpu_model()}, {native.cpu_isa()}, {torch.get_num_threads()} threads"
+    return tidy.Origin(
+        machine, torch.__version__, version("triton") or "", str(found["commit"] or ""), found["dirty"]
+    )

@@ -65,9 +65,11 @@ class Case:
     sets: int
     work: Work
 
-    def __init__(self, name: str, setting: Setting, backward: bool) -> None:
-        self.setting, self.backward = setting, backward
-        self.name = f"{name}-{'forward_backward' if backward else 'forward'}-{setting.precision}-{setting.device}"
+    def __init__(self, name: str, setting: Setting, backward: bool, *, sample: str, batch: int) -> None:
+        self.setting, self.backward, self.batch = setting, backward, batch
+        passes = "forward_backward" if backward else "forward"
+        self.name = f"{name}-{passes}-{setting.precision}-{setting.device}"
+        self.what = f"{sample}-{passes}"  # the column `case` of results, which have batch and dtype of their own
 
     def __repr__(self) -> str:
         return self.name
@@ -79,7 +81,7 @@ class OpCase(Case):
     kind = "op"
 
     def __init__(self, op: str, shape: Shape, setting: Setting, backward: bool = False) -> None:
-        super().__init__(f"{op}-{shape}", setting, backward)
+        super().__init__(f"{op}-{shape}", setting, backward, sample=f"{op}-{shape.sample}", batch=shape.n)
         self.op, self.shape = op, shape
         self.work = problems.work(op, shape, setting.width, backward=backward)
         # rotate among inputs that together exceed any last-level cache

@@ -47,8 +47,8 @@ def grad_vector(named: dict[str, Tensor]) -> Tensor:
 class ModuleCase(Case):
     """A module from tensor to tensor: forward, or forward, loss and backward (no optimiser: it is the same for all)."""
 
-    def __init__(self, name: str, setting: Setting, backward: bool) -> None:
-        super().__init__(name, setting, backward)
+    def __init__(self, name: str, setting: Setting, backward: bool, *, sample: str, batch: int) -> None:
+        super().__init__(name, setting, backward, sample=sample, batch=batch)
         self.sets = 1 if setting.smoke else 2
 
     input_shape: tuple[int, ...]
@@ -150,7 +150,7 @@ class BlockCase(ModuleCase):
     kind = "block"
 
     def __init__(self, shape: Shape, setting: Setting, backward: bool = False) -> None:
-        super().__init__(f"block-{shape}", setting, backward)
+        super().__init__(f"block-{shape}", setting, backward, sample=f"block-{shape.sample}", batch=shape.n)
         self.dim, self.input_shape = shape.c, (shape.n, shape.c, shape.h, shape.w)
         rows = shape.n * shape.h * shape.w
         halves = (
@@ -189,7 +189,9 @@ class ModelCase(ModuleCase):
         resolution: int = 224,
         classes: int = 1000,
     ) -> None:
-        super().__init__(f"convnextv2_{size}-b{batch}-{resolution}px", setting, backward)
+        sample = f"convnextv2_{size}-{resolution}px"
+        name = f"convnextv2_{size}-b{batch}-{resolution}px"
+        super().__init__(name, setting, backward, sample=sample, batch=batch)
         self.size, self.images, self.classes = size, batch, classes
         self.input_shape = (batch, 3, resolution, resolution)
         self.work = model_work(size, batch, resolution, setting.width, backward=backward)
@@ -212,7 +214,9 @@ class FcmaeCase(Case):
     is_model = True
 
     def __init__(self, size: str, batch: int, setting: Setting, resolution: int = 224, scope: str = "batch") -> None:
-        super().__init__(f"fcmae_{size}-b{batch}-{resolution}px-{scope}", setting, True)
+        sample = f"fcmae_{size}-{resolution}px-grn_{scope}"
+        name = f"fcmae_{size}-b{batch}-{resolution}px-{scope}"
+        super().__init__(name, setting, True, sample=sample, batch=batch)
         self.size, self.images, self.scope, self.resolution = size, batch, scope, resolution
         self.sets = 1 if setting.smoke else 2
         grid = resolution // 32

@@ -54,7 +54,12 @@ class Shape:
     k: int = 0
 
     def __str__(self) -> str:
-        return f"{self.n}x{self.h}x{self.w}x{self.c}" + (f"to{self.c_out}k{self.k}" if self.k else "")
+        return f"{self.n}x{self.sample}"
+
+    @property
+    def sample(self) -> str:
+        """Of one sample: 56x56x96, or 56x56x96to192k2."""
+        return f"{self.h}x{self.w}x{self.c}" + (f"to{self.c_out}k{self.k}" if self.k else "")
 
 
 def patch_layout(n: int, side: int, device: str, seed: int) -> PatchLayout:
