@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import os
 import platform
@@ -16,7 +15,7 @@ from . import tidy
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
     """Standard output of a command run in the repository root; empty if it cannot run."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
@@ -35,10 +34,10 @@ def version(package: str) -> str | None:
 
 def commit() -> dict[str, str | bool | None]:
     """Commit of the tree and whether it has uncommitted changes; None where there is no git."""
-    identity = _output("git", "rev-parse", "HEAD")
+    identity = output("git", "rev-parse", "HEAD")
     if not identity:
         return {"commit": None, "dirty": None}
-    return {"commit": identity, "dirty": bool(_output("git", "status", "--porcelain", "--untracked-files=no"))}
+    return {"commit": identity, "dirty": bool(output("git", "status", "--porcelain", "--untracked-files=no"))}
 
 
 def cpu_model() -> str:
@@ -54,7 +53,7 @@ def cpu_model() -> str:
 
 def driver() -> str | None:
     """Version of the NVIDIA driver; None if unknown."""
-    lines = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
+    lines = output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
     return lines[0].strip() if lines else None
 
 
@@ -105,29 +104,22 @@ def describe() -> dict[str, object]:
     }
 
 
-def report(kind: str) -> tuple[str, dict[str, object]]:
-    """The name of today's result files of this kind, and what they begin with."""
-    machine, today = describe(), str(datetime.date.today())
-    stem = f"{kind}-{str(machine['torch']).replace('+', '-')}-{today}"
-    return stem, {"machine": machine, "date": today, **commit()}
-
-
-def origin(commit_named: str = "") -> tidy.Origin:
+def origin(commit_named: str = "", gpu_named: str = "") -> tidy.Origin:
     """What the rows of a run on this machine begin with.
 
     Args:
         commit_named: where there is no git, what `git describe --always --abbrev=40 --dirty` said of this tree.
+        gpu_named: the GPU that is measured; without it, the CPU is.
     """
     found = commit()
     if found["commit"] is None and commit_named:
         found = {"commit": commit_named.removesuffix("-dirty"), "dirty": commit_named.endswith("-dirty")}
-    card = gpu()
-    if card is not None:
-        machine = str(card["name"])
-    else:
+    machine = gpu_named
+    if not machine:
         from convnextv2_fast import library as native
 
         machine = f"{cpu_model()}, {native.cpu_isa()}, {torch.get_num_threads()} threads"
+    identity, dirty = str(found["commit"] or ""), found["dirty"]
     return tidy.Origin(
-        machine, torch.__version__, version("triton") or "", str(found["commit"] or ""), found["dirty"]
+        machine, torch.__version__, version("triton") or "", identity, None if dirty is None else bool(dirty)
     )

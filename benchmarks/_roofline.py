@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ._timing import interleaved, watch_for
+from ._timing import Timing, interleaved, watch_for
 from .sizes import SIZES
 
 
@@ -43,9 +43,17 @@ class Ceilings:
         return max(work.bytes / self.copy, work.flops / self.gemm)
 
 
-@functools.cache
-def ceilings(device: str, dtype: torch.dtype) -> Ceilings:
-    """Measures a large copy (bytes read plus written) and a large matrix product in `dtype`, once per process."""
+@dataclass(frozen=True)
+class Measured:
+    """A timed call, what one of them does (bytes or operations), and the side of its matrices, if it has such."""
+
+    timing: Timing
+    work: float
+    side: int = 0
+
+
+def copy_and_product(device: str, dtype: torch.dtype) -> tuple[Measured, Measured]:
+    """Times a large copy (bytes read plus written) and a large square matrix product in `dtype`."""
     if device == "cuda":
         elements, side, rounds = 1 << 28, 8192, 15
     else:
@@ -64,7 +72,14 @@ def ceilings(device: str, dtype: torch.dtype) -> Ceilings:
     for failed in best.values():
         if isinstance(failed, Exception):
             raise failed
-    return Ceilings(2 * source.nbytes / min(best["copy"].seconds), 2 * side**3 / min(best["gemm"].seconds))
+    return Measured(best["copy"], 2.0 * source.nbytes), Measured(best["gemm"], 2.0 * side**3, side)
+
+
+@functools.cache
+def ceilings(device: str, dtype: torch.dtype) -> Ceilings:
+    """The best of :func:`copy_and_product`, measured once per process."""
+    copy, product = copy_and_product(device, dtype)
+    return Ceilings(copy.work / min(copy.timing.seconds), product.work / min(product.timing.seconds))
 
 
 def op_work(op: str, rows: int, c: int, width: int, *, backward: bool, c_out: int = 0, k: int = 1) -> Work:

@@ -36,6 +36,11 @@ class Timing:
     def median(self) -> float:
         return quantile(self.seconds, 0.5)
 
+    def percentiles(self) -> dict[str, float]:
+        """Median, 20th and 80th percentile in ms: the columns `ms`, `p20`, `p80` of results."""
+        named = {"ms": 0.5, "p20": 0.2, "p80": 0.8}
+        return {name: 1e3 * quantile(self.seconds, q) for name, q in named.items()}
+
     def milliseconds(self) -> dict[str, float]:
         """Median, 20th and 80th percentile in ms, and the number of rounds."""
         named = {"ms": 0.5, "ms_p20": 0.2, "ms_p80": 0.8}
@@ -156,7 +161,8 @@ def rotated(names: list[str], by: int) -> list[str]:
 
 
 def graphed(run: Run, sets: int) -> Run:
-    """`run` captured in CUDA graphs, one for each input set; calling it replays, without launch overhead.
+    """`run` captured in CUDA graphs, one for each input set; calling it replays, without launch overhead, and gives what
+    that graph writes its result to.
 
     Raises:
         RuntimeError: what `run` does cannot be captured.
@@ -171,9 +177,15 @@ def graphed(run: Run, sets: int) -> Run:
     for i in range(sets):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            run(i)
-        graphs.append((graph, run))  # `run` holds the weights and inputs: a graph owns its outputs alone
-    return lambda i: graphs[i % sets][0].replay()
+            result = run(i)
+        graphs.append((graph, result, run))  # `run` holds the weights and inputs: a graph owns its outputs alone
+
+    def replay(i: int) -> object:
+        graph, result, _ = graphs[i % sets]
+        graph.replay()
+        return result
+
+    return replay
 
 
 def peak_memory(run: Run, device: str) -> int | None:

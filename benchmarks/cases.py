@@ -95,10 +95,10 @@ class OpCase(Case):
     @functools.cached_property
     def gradients(self) -> list[Tensor]:
         """Of the result, one for each problem."""
-        g = torch.Generator().manual_seed(99)
+        g = torch.Generator(device=self.setting.device).manual_seed(99)
         with torch.no_grad():
             like = self.problems[0].run(problems.reference(self.op), self.problems[0].tensors)
-        return [torch.randn(like.shape, generator=g).to(like) for _ in self.problems]
+        return [torch.randn(like.shape, generator=g, device=like.device).to(like) for _ in self.problems]
 
     @functools.cached_property
     def expected(self) -> list[Tensor]:

@@ -1,10 +1,10 @@
-"""Rows of the GPU report on the 7x7 depthwise convolution alone: forward, dgrad, wgrad, and the whole backward (dgrad,
-wgrad and the bias's gradient) at a model's four stages; torch on cuDNN, torch on ATen's own kernels, and ours."""
+"""The 7x7 depthwise convolution alone: forward, dgrad (gradient of the input), wgrad (of the weight), and the whole
+backward (both and the bias's gradient); torch on cuDNN, torch on ATen's own kernels, and ours."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,11 +14,9 @@ from convnextv2_fast.ops import _cuda
 from convnextv2_fast.ops._common import taps
 
 from . import _check
-from ._roofline import Work, ceilings
-from ._timing import Timing, interleaved, peak_memory, watch_for
-from .measure import Effort, one_line, significant
+from ._roofline import Work
+from ._timing import Run
 
-Row = dict[str, Any]
 # Activations that a pass must move, in units of N*H*W*C elements.
 UNITS = {"forward": 2, "dgrad": 2, "wgrad": 2, "backward": 3}
 MASKS = {"dgrad": [True, False, False], "wgrad": [False, True, False], "backward": [True, True, True]}
@@ -71,14 +69,14 @@ def our_pass(which: str, weight: Tensor, bias: Tensor, backend: str) -> Pass:
 
 def providers(device: str) -> list[str]:
     """torch's two and ours, whether they can run or not."""
-    return ["cudnn", "aten", "fast-cuda", "fast-cuda-mma", "fast-triton"] if device == "cuda" else ["aten"]
+    return ["cudnn", "aten", "fast-cuda-fma", "fast-cuda-mma", "fast-triton"] if device == "cuda" else ["aten"]
 
 
 def why_not(provider: str, device: str, dtype: torch.dtype) -> str:
     """Why a provider of ours cannot run here; empty: it can."""
-    backend = provider.removeprefix("fast-").removesuffix("-mma")
-    if backend == provider:
+    if not provider.startswith("fast-"):
         return ""
+    backend = provider.split("-")[1]
     if provider.endswith("-mma") and dtype == torch.float32:
         return "the tensor cores take 16-bit activations"
     missing = dispatch.backends()[backend]
@@ -87,62 +85,48 @@ def why_not(provider: str, device: str, dtype: torch.dtype) -> str:
     return "; ".join(missing or found.reasons(spec))
 
 
-def rows(
-    stages: Sequence[tuple[int, int]], batch: int, precision: str, device: str, effort: Effort
-) -> tuple[list[str], Callable[[], list[Row]]]:
-    """Keys of all rows, and what measures them; `stages`: side and channels of each."""
-    dtype, wanted = getattr(torch, precision), providers(device)
+@dataclass(frozen=True)
+class PassCase:
+    """One pass of the convolution on `[batch, side, side, c]`."""
 
-    def name(side: int, c: int, which: str) -> str:
-        return f"dwconv7x7-{batch}x{side}x{side}x{c}-{which}-{precision}"
+    batch: int
+    side: int
+    c: int
+    which: str
+    dtype: torch.dtype
+    device: str
 
-    def one(side: int, c: int, which: str, provider: str) -> Row:
-        row: Row = {"name": name(side, c, which), "provider": provider}
-        reason = why_not(provider, device, dtype)
-        if reason:
-            return row | {"status": "skipped", "reason": reason}
-        elements = batch * side * side * c
-        work = Work(UNITS[which] * elements * dtype.itemsize, UNITS[which] // 2 * 2 * 49 * elements)
-        sets = 1 if effort.rounds == 1 else max(2, min(8, round(256e6 / work.bytes)))
+    @property
+    def what(self) -> str:
+        """The column `case` of results."""
+        return f"dwconv7x7-{self.side}x{self.side}x{self.c}-{self.which}"
+
+    @property
+    def work(self) -> Work:
+        elements = self.batch * self.side**2 * self.c
+        return Work(UNITS[self.which] * elements * self.dtype.itemsize, UNITS[self.which] // 2 * 2 * 49 * elements)
+
+    def candidate(self, provider: str, sets: int) -> tuple[Run, float]:
+        """What runs, over `sets` inputs in turn, and its error against float64. Within torch.inference_mode()."""
         layout = torch.contiguous_format if provider == "aten" else torch.channels_last
 
         def plane() -> Tensor:
-            return torch.randn(batch, c, side, side, device=device).to(dtype).contiguous(memory_format=layout)
+            shape = (self.batch, self.c, self.side, self.side)
+            return torch.randn(shape, device=self.device).to(self.dtype).contiguous(memory_format=layout)
 
         xs, gs = [plane() for _ in range(sets)], [plane() for _ in range(sets)]
-        weight, bias = (torch.randn(size, device=device).to(dtype) / 7 for size in ((c, 1, 7, 7), (c,)))
+        sizes = ((self.c, 1, 7, 7), (self.c,))
+        weight, bias = (torch.randn(size, device=self.device).to(self.dtype) / 7 for size in sizes)
         if provider.startswith("fast-"):
-            call = our_pass(which, weight, bias, provider.removeprefix("fast-"))
+            call = our_pass(self.which, weight, bias, provider.removeprefix("fast-"))
         else:
-            call = torch_pass(which, weight, bias, provider == "cudnn")
-        with torch.inference_mode():
-            exact = torch_pass(which, weight.double(), bias.double(), False)(xs[0].double(), gs[0].double())
-            with _check.poisoned(device):
-                error = _check.difference(list(call(xs[0], gs[0])), list(exact))
+            call = torch_pass(self.which, weight, bias, provider == "cudnn")
+        exact = torch_pass(self.which, weight.double(), bias.double(), False)(xs[0].double(), gs[0].double())
+        with _check.poisoned(self.device):
+            found = _check.difference(list(call(xs[0], gs[0])), list(exact))
+        _check.require(found, self.dtype, False, f"{self.what}, {provider}")
 
-            def run(i: int) -> Sequence[Tensor]:
-                return call(xs[i % sets], gs[i % sets])
+        def run(i: int) -> Sequence[Tensor]:
+            return call(xs[i % sets], gs[i % sets])
 
-            limits = {"warmup": effort.warmup, "round_seconds": effort.round_seconds, "max_seconds": effort.max_seconds}
-            timing = interleaved({"it": run}, watch=watch_for(device), rounds=effort.rounds, **limits)["it"]
-            if not isinstance(timing, Timing):
-                raise timing
-            row |= {"status": "ok", "max_relative_error": error.max_relative}
-            row["gb_per_s"] = significant(work.bytes / timing.median / 1e9)
-            row["roofline_share"] = significant(ceilings(device, dtype).floor(work) / timing.median)
-            peak = peak_memory(run, device)
-            return row | timing.milliseconds() | ({} if peak is None else {"peak_mib": round(peak / 2**20, 1)})
-
-    cases = [(side, c, which, provider) for side, c in stages for which in UNITS for provider in wanted]
-
-    def measure() -> list[Row]:
-        found = []
-        for side, c, which, provider in cases:
-            try:
-                found.append(one(side, c, which, provider))
-            except Exception as error:
-                failed = {"status": "failed", "reason": one_line(error)}
-                found.append({"name": name(side, c, which), "provider": provider} | failed)
-        return found
-
-    return [f"{name(*case[:3])} / {case[3]}" for case in cases], measure
+        return run, found.max_relative

@@ -70,8 +70,9 @@ class ModuleCase(Case):
 
     @functools.cached_property
     def inputs(self) -> list[Tensor]:
-        g = torch.Generator().manual_seed(1)
-        return [torch.randn(self.input_shape, generator=g).to(self.placement) for _ in range(self.sets)]
+        device = self.setting.device
+        g = torch.Generator(device=device).manual_seed(1)
+        return [torch.randn(self.input_shape, generator=g, device=device).to(self.placement) for _ in range(self.sets)]
 
     @functools.cached_property
     def placement(self) -> Tensor:
@@ -102,17 +103,20 @@ class ModuleCase(Case):
         self.objective(y, 0).backward()
         return [y, x.grad, grad_vector({name: value.grad for name, value in leaves.items()})]
 
-    def outputs(self, module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor, *, names: bool) -> list[Tensor]:
-        """What `expected` holds, from a candidate; the parameters' gradients only if it has our names."""
+    def outputs(
+        self, module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor, *, names: bool, inputs: bool = True
+    ) -> list[Tensor]:
+        """What `expected` holds, from a candidate; the parameters' gradients only if it has our names, the input's only
+        with `inputs`."""
         module.zero_grad(set_to_none=True)
-        x = x.detach().requires_grad_(self.backward)
+        x = x.detach().requires_grad_(self.backward and inputs)
         y = self.step(call, x, 0)
         if not self.backward:
             return [y]
         named = {name: p.grad for name, p in module.named_parameters()}
-        found = [y.detach(), x.grad, grad_vector(named)]
+        found = [y.detach(), *([x.grad] if inputs else []), *([grad_vector(named)] if names else [])]
         module.zero_grad(set_to_none=True)
-        return found if names else found[:2]
+        return found
 
     def candidate(
         self,
@@ -125,7 +129,8 @@ class ModuleCase(Case):
     ) -> Candidate:
         """`module` in the case's place and precision; `call` runs it (default: itself).
 
-        A compiled module is checked on the timed input against itself uncompiled: another batch would compile again.
+        A compiled module is checked on the timed input against itself uncompiled: another batch, or an input that wants
+        a gradient, would compile again.
         """
         module = module.to(device=self.setting.device, dtype=self.setting.dtype).to(memory_format=memory_format)
         module.train(self.backward)
@@ -138,7 +143,7 @@ class ModuleCase(Case):
             return self.step(call, inputs[i % self.sets], i)
 
         if compiled:
-            checked = functools.partial(self.outputs, module, x=inputs[0], names=False)
+            checked = functools.partial(self.outputs, module, x=inputs[0], names=True, inputs=False)
             return Candidate(run, lambda: checked(call=call), lambda: checked(call=module))
         outputs = functools.partial(self.outputs, module, call, inputs[0][: self.checked], names=names)
         return Candidate(run, outputs, lambda: self.expected if names else self.expected[:2])
@@ -234,12 +239,12 @@ class FcmaeCase(Case):
     @functools.cached_property
     def inputs(self) -> list[tuple[Tensor, Tensor]]:
         """Images and masks `[N, L]`, every sample keeping the same number of patches."""
-        g, found = torch.Generator().manual_seed(1), []
+        device, found = self.setting.device, []
+        g = torch.Generator(device=device).manual_seed(1)
         for _ in range(self.sets):
-            images = torch.randn(self.images, 3, self.resolution, self.resolution, generator=g)
-            order = torch.rand(self.images, (self.resolution // 32) ** 2, generator=g).argsort(dim=1)
-            images = images.to(self.setting.device, self.setting.dtype)
-            found.append((images, (order >= self.kept).float().to(self.setting.device)))
+            images = torch.randn(self.images, 3, self.resolution, self.resolution, generator=g, device=device)
+            order = torch.rand(self.images, (self.resolution // 32) ** 2, generator=g, device=device).argsort(dim=1)
+            found.append((images.to(self.setting.dtype), (order >= self.kept).float()))
         return found
 
     @functools.cached_property

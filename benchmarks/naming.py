@@ -41,4 +41,6 @@ def published(provider: str, *, graph: bool = False) -> tuple[str, str]:
         mode = provider.removeprefix("fast-")
         return OURS, f"{mode} graph" if graph else mode
     whose, mode = _PEERS[provider]
-    return whose, "graph" if graph else mode
+    if graph:
+        mode = "graph" if mode == "eager" else f"{mode} graph"
+    return whose, mode

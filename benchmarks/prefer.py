@@ -15,7 +15,7 @@ from typing import Any
 from convnextv2_fast import dispatch, preferences
 from convnextv2_fast.preferences import ANY, TABLE, Preference
 
-from ._report import write_atomically
+from .tidy import write_atomically
 
 RIVALS = ("cuda", "triton")
 LAYOUTS = {"sparse_dwconv": "patch"}  # what the report measures of an op; the others dense

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import convnextv2_fast as cf
-from convnextv2_fast import dispatch, preferences
+from convnextv2_fast import dispatch
 
 from . import masked_dense, peers, problems, upstream_eager
 from .cases import Candidate, Case, OpCase
@@ -22,6 +21,8 @@ from .module_cases import BlockCase, FcmaeCase, ModelCase, ModuleCase
 from .peers import Unavailable
 
 Builder = Callable[[Any], Candidate]
+# What torch.compile compiles with. A dry run sets "eager", which traces only, or "", which leaves everything as it is.
+compile_backend = "inductor"
 _registry: dict[str, dict[str, Builder]] = {"op": {}, "block": {}, "model": {}, "fcmae": {}}
 _on_request: set[tuple[str, str]] = set()
 
@@ -75,31 +76,26 @@ def build(name: str, case: Case) -> Candidate:
         Unavailable: it cannot run here; the message is the skip reason.
         KeyError: unknown provider.
     """
-    if name.startswith("fast-"):
+    if name.startswith("fast-") and name not in _registry[case.kind]:
         return _fast(name.removeprefix("fast-"), case)
-    if case.setting.smoke and "compile" in name and not (isinstance(case, OpCase) and case.op == "grn"):
+    inductor = "compile" in name and compile_backend == "inductor"
+    if case.setting.smoke and inductor and not (isinstance(case, OpCase) and case.op == "grn"):
         raise Unavailable("--smoke compiles grn only: torch.compile takes 20 s and more for each of the others")
     return _registry[case.kind][name](case)
 
 
-@contextlib.contextmanager
-def preferred() -> Iterator[None]:
-    """Each op on the backend that `preferences` names first: what the automatic choice takes once it may."""
-    with contextlib.ExitStack() as stack:
-        for op in dispatch.registered_ops():
-            row = preferences.find(op, preferences.ANY, preferences.family())
-            if row is not None:
-                stack.enter_context(cf.use_backend(row.backend, op=op))
-        yield
+def compiled(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
+    """`function` under torch.compile, static shapes."""
+    if compile_backend == "inductor":
+        return torch.compile(function, dynamic=False, mode=mode)
+    return torch.compile(function, dynamic=False, backend=compile_backend) if compile_backend else function
 
 
 def _fast(backend: str, case: Case) -> Candidate:
-    combined = backend == "preferred"
     missing = dispatch.backends()
-    for name in ("cuda", "triton") if combined else (backend,):
-        if missing.get(name):
-            raise Unavailable(f"{name}: {'; '.join(missing[name])}")
-    chosen = preferred if combined else functools.partial(cf.use_backend, backend)
+    if missing.get(backend):
+        raise Unavailable(f"{backend}: {'; '.join(missing[backend])}")
+    chosen = functools.partial(cf.use_backend, backend)
     if isinstance(case, OpCase):
         tensors, layout = case.problems[0].tensors, case.problems[0].layout
         spec = dispatch.Spec.of(case.op, *tensors, layout=layout)._replace(needs_grad=case.backward)
@@ -164,7 +160,7 @@ def _op_channels_last(case: OpCase) -> Candidate:
 
 @provider("compile", "op")
 def _op_compile(case: OpCase) -> Candidate:
-    return case.candidate(torch.compile(_eager_op(case), dynamic=False))
+    return case.candidate(compiled(_eager_op(case)))
 
 
 @provider("timm", "op")
@@ -226,38 +222,32 @@ def _timm_module(case: ModuleCase) -> torch.nn.Module:
 
 def _compiled(case: ModuleCase, module: torch.nn.Module, *, names: bool, mode: str | None = None) -> Candidate:
     """channels_last beneath: the layout that compiled code prefers."""
-    compiled = torch.compile(module, dynamic=False, mode=mode)
-    return case.candidate(module, call=compiled, memory_format=torch.channels_last, names=names, compiled=True)
+    call = compiled(module, mode)
+    return case.candidate(module, call=call, memory_format=torch.channels_last, names=names, compiled=True)
 
 
-def _fast_compile(backend: str, case: Case) -> Candidate:
-    """Our module as a user of torch.compile has it: our operators in Inductor's graph, no Python between them."""
-    missing = dispatch.backends()[backend]
-    if missing:
-        raise Unavailable(f"{backend}: {'; '.join(missing)}")
-    module = case.ours()  # type: ignore[attr-defined]
-    module.load_state_dict(case.state)  # type: ignore[attr-defined]
-    if isinstance(case, FcmaeCase):
-        module = module.to(device=case.setting.device, dtype=case.setting.dtype)
+def _as_used(case: Any, compile_it: bool = False, mode: str | None = None) -> Candidate:
+    """Our module as a user has it: backends chosen automatically, under torch.compile if asked for."""
+    module = case.ours()
+    module.load_state_dict(case.state)
+    if isinstance(case, ModuleCase):
+        call = compiled(module, mode) if compile_it else None
+        return case.candidate(module, call=call, compiled=compile_it)
+    module = module.to(device=case.setting.device, dtype=case.setting.dtype)
 
-        def pretrain(images: Tensor, mask: Tensor) -> Any:
-            with cf.use_backend(backend):
-                return module(images, mask=mask)
+    def pretrain(images: Tensor, mask: Tensor) -> Any:
+        return module(images, mask=mask, kept=case.kept)  # known to whoever draws the mask: nothing is read back
 
-        fast = torch.compile(pretrain, dynamic=False)
-        return case.candidate(module, fast, sparse_names=True, plain=pretrain)
-    assert isinstance(case, ModuleCase)
-    compiled = torch.compile(module, dynamic=False)
-
-    def call(x: Tensor) -> Tensor:
-        with cf.use_backend(backend):
-            return compiled(x)
-
-    return case.candidate(module, call=call, compiled=True)
+    if compile_it:
+        return case.candidate(module, compiled(pretrain, mode), sparse_names=True, plain=pretrain)
+    return case.candidate(module, pretrain, sparse_names=True)
 
 
-for _backend in ("cuda", "triton"):
-    provider(f"compile-fast-{_backend}", "model", "fcmae", on_request=True)(functools.partial(_fast_compile, _backend))
+provider("fast", "model", "fcmae", on_request=True)(_as_used)
+provider("fast-compile", "model", "fcmae", on_request=True)(functools.partial(_as_used, compile_it=True))
+provider("fast-reduce-overhead", "model", "fcmae", on_request=True)(
+    functools.partial(_as_used, compile_it=True, mode="reduce-overhead")
+)
 
 
 @provider("eager", "block", "model")
@@ -349,6 +339,15 @@ def _fcmae_masked_dense(case: FcmaeCase) -> Candidate:
 
 @provider("masked-dense-compile", "fcmae")
 def _fcmae_masked_dense_compile(case: FcmaeCase) -> Candidate:
+    return _masked_dense_compiled(case)
+
+
+@provider("masked-dense-max-autotune", "fcmae", on_request=True)
+def _fcmae_masked_dense_autotune(case: FcmaeCase) -> Candidate:
+    return _masked_dense_compiled(case, "max-autotune")
+
+
+def _masked_dense_compiled(case: FcmaeCase, mode: str | None = None) -> Candidate:
     module = _masked_dense_module(case)
-    call = torch.compile(module, dynamic=False)
+    call = compiled(module, mode)
     return case.candidate(module, call, sparse_names=False, memory_format=torch.channels_last, plain=module)

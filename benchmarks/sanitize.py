@@ -6,6 +6,7 @@ compute-sanitizer --tool memcheck python -m benchmarks.sanitize
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
@@ -18,23 +19,21 @@ from .problems import Shape
 
 # odd sides, channels off every vector width, several samples; FCMAE's planes need sides that are multiples of 7
 SHAPES = {"patch_conv": [Shape(2, 9, 8, 3, 8, 4), Shape(1, 5, 7, 40, 24, 2)], "sparse_dwconv": [Shape(2, 14, 14, 40)]}
+BACKENDS = ("cuda", "cpu", "triton")  # Triton last: it compiles
 USUAL = [Shape(1, 1, 1, 8), Shape(2, 7, 7, 40), Shape(3, 13, 5, 48), Shape(1, 9, 16, 96)]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
-    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16"))
-    options = parser.parse_args()
-    device, ran = options.device, 0
-    for backend in ("cuda", "cpu", "triton"):  # Triton last: it compiles
+def run_all(device: str, precisions: Sequence[str], backends: Sequence[str] = BACKENDS) -> int:
+    """Runs every kernel that can run on the device, checking its results; how many runs there were."""
+    ran = 0
+    for backend in backends:
         for op in dispatch.registered_ops():
             implementation = next((i for i in dispatch.implementations(op) if i.backend == backend), None)
             if implementation is None:
                 continue
             tensor_cores = backend == "cuda" and op in ("dwconv_layer_norm", "sparse_dwconv")
-            mma = ["bfloat16 mma"] if tensor_cores and "bfloat16" in options.precisions else []
-            for precision in (*options.precisions, *mma):
+            mma = ["bfloat16 mma"] if tensor_cores and "bfloat16" in precisions else []
+            for precision in (*precisions, *mma):
                 precision, _cuda.DWCONV = precision.split()[0], "mma" if precision.endswith("mma") else "fma"
                 for shape in SHAPES.get(op, USUAL):
                     setting = Setting(device, precision, smoke=True)
@@ -50,7 +49,16 @@ def main() -> int:
             print(f"{backend} {op}: {ran} kernel runs so far", flush=True)
     if device == "cuda":
         torch.cuda.synchronize()
-    print(f"{ran} kernel runs" if ran else f"no native kernel can run on {device}: nothing to watch")
+    return ran
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16"))
+    options = parser.parse_args()
+    ran = run_all(options.device, options.precisions)
+    print(f"{ran} kernel runs" if ran else f"no native kernel can run on {options.device}: nothing to watch")
     return 0
 
 

@@ -1,0 +1,53 @@
+"""The code that compilers made, taken along to the next machine of the same kind and brought back from it.
+
+torch.compile and Triton find their files by absolute paths, so the cache always lies in the same place. Compiling the
+peers takes a quarter of an account; with the cache of an earlier one it should take much less.
+"""
+
+from __future__ import annotations
+
+import getpass
+import io
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+
+PLACE = Path(tempfile.gettempdir()) / f"convnextv2_fast-compiled-{getpass.getuser()}"
+MOST = 16 << 20  # bytes of the archive
+# Texts of what was compiled on the way: they must exist, nothing reads them.
+EMPTIED = (".ttir", ".ttgir", ".llir", ".source")
+LEFT_OUT = (".lock", ".log")
+
+
+def use() -> None:
+    """Has torch.compile and Triton keep what they compile here."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(PLACE / "inductor")
+    os.environ["TRITON_CACHE_DIR"] = str(PLACE / "triton")
+
+
+def unpack(archive: Path, place: Path = PLACE) -> int:
+    """Fills the cache from an archive; how many files it has."""
+    place.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(place, filter="data")
+        return sum(member.isfile() for member in tar.getmembers())
+
+
+def pack(archive: Path, place: Path = PLACE, most: int = MOST) -> str:
+    """Writes the cache to an archive. Returns a sentence: how large it is, or why there is none."""
+    files = sorted(path for path in place.rglob("*") if path.is_file() and path.suffix not in LEFT_OUT)
+    if not files:
+        return "nothing was compiled"
+    with tarfile.open(archive, "w:gz", compresslevel=6) as tar:
+        for path in files:
+            content = b"" if path.suffix in EMPTIED else path.read_bytes()
+            entry = tarfile.TarInfo(str(path.relative_to(place)))
+            entry.size, entry.mtime = len(content), int(path.stat().st_mtime)
+            entry.mode = 0o644 | (path.stat().st_mode & 0o111)
+            tar.addfile(entry, io.BytesIO(content))
+    size = archive.stat().st_size
+    if size > most:
+        archive.unlink()
+        return f"the compilers' cache is not kept: {size / 2**20:.1f} MiB, {most / 2**20:.0f} may be"
+    return f"the compilers' cache: {len(files)} files, {size / 2**20:.1f} MiB"

@@ -1,0 +1,162 @@
+"""Every op at the shapes of the model's four stages, all alternatives that exist, replayed as CUDA graphs: which kernel
+is the faster one. The automatic choice is renewed from these rows (:mod:`benchmarks.prefer`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convnextv2_fast import UnsupportedInputError, dispatch
+from convnextv2_fast.ops import _cuda
+
+from .. import _check, depthwise, naming, problems
+from .._timing import Run, Timing, graphed, interleaved, watch_for
+from ..cases import OpCase, Setting
+from ..measure import one_line
+from ..problems import Shape
+from ..tidy import noted
+from . import children, correctness, scale
+from .context import Context
+
+BATCHES = (128, 256)
+LIMITS: Mapping[str, Any] = {"rounds": 9, "warmup": 2, "round_seconds": 0.003, "max_seconds": 0.7}
+DRY: Mapping[str, Any] = {"rounds": 1, "warmup": 0}
+CONVOLUTIONS = ("dwconv_layer_norm", "sparse_dwconv")
+STRATEGIES = ("materialize", "recompute", "chunked")
+SETS = 2  # of inputs, rotated: each of them passes the last-level cache, at these batches
+Call = Callable[..., Tensor]
+
+
+def run(context: Context) -> None:
+    names = ["mlp_grn", "dwconv_layer_norm", "dwconv7x7", "sparse_dwconv", "patch_conv", "layer_norm", "grn"]
+    names += [op for op in dispatch.registered_ops() if op not in names]
+    jobs = [(name, one, (name, len(names) - i, context)) for i, name in enumerate(names)]
+    for name, code in children.spread(jobs, log=context.log, ends=context.ends - 1, at_once=1):
+        if code != 0:
+            context.say(f"{name}: {children.ending(code, context.log(name))}")
+
+
+def one(name: str, waiting: int, context: Context) -> None:
+    """An op, in its share of the time: `waiting` of them are left, this one counted."""
+    scale.prepare_process(context)
+    ends = time.monotonic() + context.left() / waiting
+    for what, batch, dtype, candidates in groups(name, context):
+        if time.monotonic() > ends - 1 and not context.dry:
+            context.say(f"{name}: its share of the time ended before {what}, batch {batch}")
+            return
+        compare(context, what, batch, dtype, candidates)
+
+
+Candidates = dict[str, Callable[[], tuple[Run, float]]]  # by provider id: what runs, and its error; checked when built
+
+
+def groups(name: str, context: Context) -> Iterator[tuple[str, int, str, Candidates]]:
+    """What is compared, group by group: case, batch, dtype, and what builds each candidate."""
+    dtype = "float32" if context.dry else "bfloat16"
+    for batch in (1,) if context.dry else BATCHES:
+        if name == "dwconv7x7":
+            for side, c in scale.stages(context):
+                for which in depthwise.UNITS:
+                    case = depthwise.PassCase(batch, side, c, which, getattr(torch, dtype), context.device)
+                    yield case.what, batch, dtype, passes(case)
+            continue
+        for shape in scale.op_shapes(name, context, batch):
+            for backward in (False, True):
+                case_ = op_case(name, shape, context, dtype, backward)
+                yield case_.what, batch, dtype, alternatives(case_, context)
+
+
+def op_case(name: str, shape: Shape, context: Context, dtype: str, backward: bool) -> OpCase:
+    case = OpCase(name, shape, Setting(context.device, dtype, context.dry), backward)
+    case.sets = 1 if context.dry else SETS
+    return case
+
+
+def passes(case: depthwise.PassCase) -> Candidates:
+    """The convolution alone: torch's and ours."""
+
+    def build(provider: str) -> tuple[Run, float]:
+        with torch.inference_mode():
+            run, error = case.candidate(provider, SETS)
+
+            def call(i: int) -> object:
+                with torch.inference_mode():
+                    return run(i)
+
+            return call, error
+
+    able = [name for name in depthwise.providers(case.device) if not depthwise.why_not(name, case.device, case.dtype)]
+    return {name: (lambda name=name: build(name)) for name in able}
+
+
+def alternatives(case: OpCase, context: Context) -> Candidates:
+    """Our backends, and within them the kernels and strategies that there are a choice of."""
+    found: Candidates = {}
+    for backend in correctness.backends(context):
+        if not any(each.backend == backend for each in dispatch.implementations(case.op)):
+            continue
+        if correctness.forbidden(context, case.op, backend, case.setting.precision):
+            continue
+        if backend == "cuda" and case.op in CONVOLUTIONS:
+            for kernel in ("fma", "mma"):
+                found[f"fast-cuda-{kernel}"] = builder(case, backend, kernel=kernel)
+        elif backend == "triton" and case.op == "mlp_grn":
+            for strategy in STRATEGIES:
+                found[f"fast-triton-{strategy}"] = builder(case, backend, strategy=strategy)
+        else:
+            found[f"fast-{backend}"] = builder(case, backend)
+    return found
+
+
+def builder(case: OpCase, backend: str, kernel: str = "", **extra: Any) -> Callable[[], tuple[Run, float]]:
+    """`kernel`: which of the convolution's, "fma" or "mma"; `extra` goes to the op."""
+
+    def with_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            _cuda.DWCONV = kernel or "auto"
+            return function(*arguments, **named)
+
+        return call
+
+    def build() -> tuple[Run, float]:
+        candidate = case.candidate(with_kernel(problems.public(case.op)), backend=backend, **extra)
+        with _check.poisoned(case.setting.device):
+            found = _check.difference(list(with_kernel(candidate.outputs)()), list(candidate.expected()))
+        _check.require(found, case.setting.working_dtype, False, f"{case.name}, {backend}")
+        return with_kernel(candidate.run), found.max_relative
+
+    return build
+
+
+def compare(context: Context, what: str, batch: int, dtype: str, candidates: Candidates) -> None:
+    """Builds, captures and times a group, interleaved; a row for each candidate."""
+    runs: dict[str, Run] = {}
+    errors: dict[str, float] = {}
+    replayed = context.device == "cuda"
+    wanted = [
+        name for name in candidates if not context.has(what, *naming.published(name, graph=replayed), batch, dtype)
+    ]
+    for name in wanted:
+        label = f"{what}, batch {batch}, {' '.join(naming.published(name))}"
+        try:
+            run, errors[name] = candidates[name]()
+            runs[name] = graphed(run, SETS) if replayed else run
+        except UnsupportedInputError:
+            continue  # this alternative does not exist here
+        except Exception as error:
+            context.say(f"{label}: {one_line(error)}")
+    limits = DRY if context.dry else LIMITS
+    for name, timing in interleaved(runs, watch=watch_for(context.device), **limits).items():
+        if not isinstance(timing, Timing):
+            context.say(f"{what}, batch {batch}, {name}: {one_line(timing)}")
+            continue
+        figures = timing.percentiles() | {"rel_error": errors[name], "note": noted(rounds=len(timing.seconds))}
+        columns = naming.published(name, graph=replayed)
+        context.add(what, *columns, batch=batch, dtype=dtype, **figures)
+    runs.clear()
+    if replayed:
+        torch.cuda.empty_cache()

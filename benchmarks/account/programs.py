@@ -1,0 +1,28 @@
+"""Other programs that a part starts: they run in its group, and end with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from .._machine import ROOT
+
+
+def begin(command: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Starts a command in the repository root, its output in a log."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment
+        )
+
+
+def finish(process: subprocess.Popen[bytes], ends: float) -> int | None:
+    """Its exit code; None if it ran until `ends` (on :func:`time.monotonic`'s clock), and had to be ended."""
+    try:
+        return process.wait(timeout=max(0.1, ends - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
