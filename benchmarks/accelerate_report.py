@@ -7,13 +7,10 @@ form is checked against the eager model before anything is timed. Then what `acc
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,13 +20,15 @@ import convnextv2_fast as cf
 from convnextv2_fast.ops import _kept
 from convnextv2_fast.testing import randomise
 
-from . import _machine, peers
+from . import _machine, _run, peers, tidy
+from ._run import Rows, Run, table
 from ._timing import CpuWatch, Timing, interleaved
+from .naming import OURS
 
 BATCH, PIXELS, CLASSES = 8, 224, 1000
 TOLERANCE = 1e-4
-OURS, UNPACKED = "accelerated", "accelerated, nothing packed"
-Run = Callable[[int], object]
+FAST, UNPACKED = "accelerated", "accelerated, nothing packed"
+Call = Callable[[int], object]
 
 
 def timm_tiny(name: str) -> nn.Module:
@@ -43,30 +42,31 @@ def transformers_tiny() -> nn.Module:
     return peers.Logits(ConvNextV2ForImageClassification(config))
 
 
+# Library and model. convnext_tiny is ConvNeXt V1.
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "timm convnextv2_tiny": functools.partial(timm_tiny, "convnextv2_tiny"),
-    "transformers ConvNextV2 tiny": transformers_tiny,
-    "timm convnext_tiny (V1)": functools.partial(timm_tiny, "convnext_tiny"),
+    "timm/convnextv2_tiny": functools.partial(timm_tiny, "convnextv2_tiny"),
+    "transformers/convnextv2_tiny": transformers_tiny,
+    "timm/convnext_tiny": functools.partial(timm_tiny, "convnext_tiny"),
 }
 
 
-def unpacked(run: Run) -> Run:
+def unpacked(call: Call) -> Call:
     """The same with CONVNEXTV2_FAST_PREPACK=0."""
 
     def without(i: int) -> object:
         _kept.enabled = False
         try:
-            return run(i)
+            return call(i)
         finally:
             _kept.enabled = True
 
     return without
 
 
-def runs(model: nn.Module, x: Tensor, train: bool) -> dict[str, Run]:
-    """The forms of one model, checked."""
+def forms(model: nn.Module, x: Tensor, train: bool) -> dict[str, Call]:
+    """The forms of one model by mode, checked."""
 
-    def of(m: nn.Module, call: Any) -> Run:
+    def of(m: nn.Module, call: Any) -> Call:
         def step(_: int) -> Tensor:
             m.zero_grad(set_to_none=True)
             y = call(x)
@@ -81,39 +81,38 @@ def runs(model: nn.Module, x: Tensor, train: bool) -> dict[str, Run]:
 
     eager, compiled, fast = (copy.deepcopy(model).train(train) for _ in range(3))
     cf.accelerate(fast)
-    found = {"eager": of(eager, eager), "torch.compile": of(compiled, torch.compile(compiled)), OURS: of(fast, fast)}
+    found = {"eager": of(eager, eager), "compile": of(compiled, torch.compile(compiled)), FAST: of(fast, fast)}
     if not train:
-        found[UNPACKED] = unpacked(found[OURS])
+        found[UNPACKED] = unpacked(found[FAST])
     want = found["eager"](0)
-    for name, run in found.items():
-        error = (run(0) - want).abs().max() / want.abs().max()  # type: ignore[operator, attr-defined]
+    for name, call in found.items():
+        error = (call(0) - want).abs().max() / want.abs().max()  # type: ignore[operator, attr-defined]
         assert error <= TOLERANCE, f"{name}: differs by {error:.1e}"
     return found
 
 
-def measured(rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Every model and mode, its forms interleaved."""
-    found = []
+def measured(run: Run, rounds: int, seconds: float) -> None:
+    """Every model, forward and forward with backward, its forms interleaved."""
     x = torch.randn(BATCH, 3, PIXELS, PIXELS, generator=torch.Generator().manual_seed(0))
     for name, make in MODELS.items():
-        model = randomise(make(), 0)
-        for mode in ("inference", "training"):
-            forms = runs(model, x, mode == "training")
-            timings = interleaved(forms, watch=CpuWatch(), rounds=rounds, warmup=2, max_seconds=seconds, least=5)
-            for form, timing in timings.items():
+        model, library = randomise(make(), 0), name.partition("/")[0]
+        for passes in ("forward", "forward_backward"):
+            calls = forms(model, x, passes == "forward_backward")
+            timings = interleaved(calls, watch=CpuWatch(), rounds=rounds, warmup=2, max_seconds=seconds, least=5)
+            for mode, timing in timings.items():
                 assert isinstance(timing, Timing), timing
-                found.append({"model": name, "mode": mode, "form": form, **timing.milliseconds()})
-                print(f"  {name} {mode} {form}: {found[-1]['ms']:.1f} ms", flush=True)
+                provider = OURS if mode in (FAST, UNPACKED) else library
+                figures = {"batch": BATCH, "dtype": "float32", **_run.timed(timing, library)}
+                row = run.add("accelerate", f"{name}-{PIXELS}px-{passes}", provider, mode=mode, **figures)
+                print(f"  {row.case} {mode}: {row.ms:.1f} ms", flush=True)
             torch._dynamo.reset()
-    return found
 
 
-def cost() -> list[dict[str, Any]]:
-    """Milliseconds of `accelerate`, bytes of parameters, and bytes that inference then keeps packed."""
-    found = []
+def cost(run: Run) -> None:
+    """Milliseconds of `accelerate`, the size of the parameters, and what inference then keeps packed."""
     for name, make in MODELS.items():
         _kept.clear()
-        model = make().eval()
+        model, library = make().eval(), name.partition("/")[0]
         addresses = [p.data_ptr() for p in model.parameters()]
         start = time.perf_counter()
         report = cf.accelerate(model)
@@ -123,56 +122,68 @@ def cost() -> list[dict[str, Any]]:
         with torch.no_grad():
             model(torch.randn(1, 3, PIXELS, PIXELS))
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
-        row = {"model": name, "accelerate_ms": round(elapsed, 2), "modules": len(report.replaced), "added_bytes": added}
-        found.append(row | {"parameter_bytes": weights, "packed_bytes_in_inference": _kept.kept_bytes()})
-    return found
+        note = tidy.noted(
+            modules=len(report.replaced),
+            added_bytes=added,
+            parameters_mib=f"{weights / 2**20:.6g}",
+            packed_mib=f"{_kept.kept_bytes() / 2**20:.6g}",
+            **{library: _machine.version(library)},
+        )
+        run.add("accelerate-cost", name, OURS, mode=FAST, dtype="float32", ms=elapsed, note=note)
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The tables."""
-    machine = results["machine"]
+def times(rows: Rows) -> list[str]:
+    """The table of models: ours in ms, and how many times as long the other forms take."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.part == "accelerate" and row.ms:
+            found.setdefault(row.case, {})[row.mode] = row.ms
+    columns = {"eager": "eager", "compile": "torch.compile", UNPACKED: "accelerated, nothing packed"}
+    lines = []
+    for case, ms in found.items():
+        model, passes = case.split(f"-{PIXELS}px-")
+        ratios = (f"{ms[mode] / ms[FAST]:.2f}x" if mode in ms else "" for mode in columns)
+        lines.append([model, "inference" if passes == "forward" else "training", f"{ms[FAST]:.0f}", *ratios])
+    return table(["model", "", "accelerated, ms", *columns.values()], lines)
+
+
+def costs(rows: Rows) -> list[str]:
+    """The table of what `accelerate` itself takes."""
+    lines = []
+    for row in rows:
+        if row.part == "accelerate-cost":
+            n = row.notes
+            sizes = [f"{float(n[name]):.0f}" for name in ("parameters_mib", "packed_mib")]
+            lines.append([row.case, n["modules"], f"{row.ms:.1f}", n["added_bytes"], *sizes])
+    return table(["model", "modules", "ms", "bytes added", "parameters, MiB", "packed, MiB"], lines)
+
+
+def markdown(rows: Rows) -> str:
+    """The page."""
     lines = [
         "# timm and transformers models, accelerated, on a CPU",
         "",
-        f"{machine['cpu']}, {machine['threads']} threads; torch {machine['torch']}; {results['date']}, "
-        f"commit {results['commit'][:12]}. `make accelerate-report`. Float32, {PIXELS} px, batch {BATCH}; training: "
-        "forward and backward; interleaved, medians in ms.",
+        f"{_run.told(rows)} `make accelerate-report`. Float32, {PIXELS} px, batch {BATCH}; training: forward and "
+        "backward; medians of interleaved rounds. Ratios: how many times as long as accelerated.",
         "",
-        "| model | mode | form | ms | times ours |",
-        "|---|---|---|---|---|",
-    ]
-    ours = {(r["model"], r["mode"]): r["ms"] for r in results["rows"] if r["form"] == OURS}
-    for r in results["rows"]:
-        ratio = r["ms"] / ours[r["model"], r["mode"]]
-        lines.append(f"| {r['model']} | {r['mode']} | {r['form']} | {r['ms']:.0f} | {ratio:.2f} |")
-    lines += [
+        *times(rows),
         "",
         "`accelerate` itself, and what inference on the CPU then keeps packed (none with `CONVNEXTV2_FAST_PREPACK=0`):",
         "",
-        "| model | modules | ms | parameters, MiB | memory added by `accelerate` | packed, MiB |",
-        "|---|---|---|---|---|---|",
+        *costs(rows),
+        "",
     ]
-    for r in results["cost"]:
-        weights, packed = r["parameter_bytes"] / 2**20, r["packed_bytes_in_inference"] / 2**20
-        lines.append(
-            f"| {r['model']} | {r['modules']} | {r['accelerate_ms']:.1f} | {weights:.0f} | {r['added_bytes']} | "
-            f"{packed:.0f} |"
-        )
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/accelerate-report"))
+def main(arguments: list[str] | None = None) -> None:
+    parser = _run.options("accelerate-report", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem, results = _machine.report("accelerate")
-    results["cost"] = cost()
-    results["rows"] = measured(*((5, 10.0) if args.quick else (15, 60.0)))
-    (args.out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.out / f"{stem}.md").write_text(markdown(results))
-    print(f"wrote {stem}.json and .md")
+    args = parser.parse_args(arguments)
+    run = _run.begin(parser, args, "--quick" if args.quick else "")
+    cost(run)
+    measured(run, *((5, 10.0) if args.quick else (15, 60.0)))
+    run.finish(markdown)
 
 
 if __name__ == "__main__":

@@ -1,174 +1,205 @@
-"""The CPU report as a page and as a plot."""
+"""The CPU report as a page and as a plot, made of its rows."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-Results = dict[str, Any]
-Row = dict[str, Any]
-OURS = "fast-cpu"
+from . import _run
+from ._run import Plot, Rows, table
+from .naming import OURS
+from .tidy import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 LABELS = {
-    OURS: "convnextv2_fast",
-    "compile": "torch.compile",
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "masked-dense": "masked dense",
-    "masked-dense-compile": "masked dense, torch.compile",
+    ("upstream", "eager"): "eager",
+    ("upstream", "channels_last"): "channels_last",
+    ("upstream", "compile"): "torch.compile",
+    ("onnxruntime", ""): "ONNX Runtime",
+    ("openvino", ""): "OpenVINO",
+    ("masked-dense", "eager"): "masked dense",
+    ("masked-dense", "compile"): "masked dense, torch.compile",
 }
+SPEED = {
+    "inference": "Inference",
+    "training": "Training step",
+    "pretraining": "FCMAE step",
+    "sizes": "All sizes, batch 1",
+}
+GROWTH = ("growth-batch", "growth-side", "growth-threads")
+PARTS = ("ceilings", *SPEED, "ops", "memory", *GROWTH)
 
 
-def groups(rows: list[Row]) -> dict[str, dict[str, Row]]:
-    """Rows by case, then provider."""
-    found: dict[str, dict[str, Row]] = {}
+def label(row: Row) -> str:
+    """Whose code, as a reader knows it."""
+    return OURS if row.provider == OURS else LABELS[row.provider, row.mode]
+
+
+def of(rows: Rows, part: str) -> list[Row]:
+    """The rows of one part."""
+    return [row for row in rows if row.part == part]
+
+
+def groups(rows: Rows) -> Iterator[dict[str, Row]]:
+    """The rows that were timed together, by label."""
+    found: dict[tuple[object, ...], dict[str, Row]] = {}
     for row in rows:
-        found.setdefault(row["case"], {})[row["provider"]] = row
-    return found
+        found.setdefault((row.part, row.case, row.batch, row.dtype), {})[label(row)] = row
+    yield from found.values()
 
 
-def lead(group: dict[str, Row]) -> tuple[float, str] | None:
-    """How many times faster ours is than the fastest peer of the group, and which that is."""
-    timed = {name: row["ms"] for name, row in group.items() if "ms" in row}
-    peers = {name: ms for name, ms in timed.items() if name != OURS}
-    if OURS not in timed or not peers:
+def lead(group: Mapping[str, Row]) -> tuple[str, float] | None:
+    """The fastest peer of a group, and how many times as long as ours it takes."""
+    peers = {name: row.ms for name, row in group.items() if name != OURS and row.ms}
+    if OURS not in group or not peers:
         return None
     fastest = min(peers, key=lambda name: peers[name])
-    return peers[fastest] / timed[OURS], fastest
+    return fastest, peers[fastest] / _ms(group[OURS])
 
 
-def exponent(times: dict[str, float]) -> float:
+def exponent(times: Mapping[int, float]) -> float:
     """The slope of log time over log size, by least squares."""
-    xs, ys = [math.log(float(k)) for k in times], [math.log(v) for v in times.values()]
+    xs, ys = [math.log(k) for k in times], [math.log(v) for v in times.values()]
     mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
-    slope = sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)) / sum((x - mx) ** 2 for x in xs)
-    return round(slope, 3)
+    return sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)) / sum((x - mx) ** 2 for x in xs)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-    ]
+def model(row: Row) -> str:
+    """The size: atto of convnextv2_atto-224px-forward."""
+    return re.split(r"[_-]", row.case)[1]
 
 
-def _speed(rows: list[Row]) -> list[str]:
-    names = list(dict.fromkeys(row["provider"] for row in rows))
+def _ms(row: Row) -> float:
+    assert row.ms is not None, row.key
+    return row.ms
+
+
+def _per_image(row: Row) -> float:
+    return _ms(row) / (row.batch or 1)
+
+
+def _speed(rows: Rows) -> list[str]:
+    names = list(dict.fromkeys(label(row) for row in rows))
     lines = []
-    for group in groups(rows).values():
+    for group in groups(rows):
         first = next(iter(group.values()))
-        cells = [f"{first['model']}, batch {first['batch']}, {first['precision']}"]
-        for name in names:
-            row = group.get(name, {})
-            cells.append(f"{row['ms_per_image']:.2f} ({row['best_ms'] / row['batch']:.2f})" if "ms" in row else "-")
+        cells = [model(first), str(first.batch), first.dtype]
+        cells += [f"{_per_image(group[name]):.2f}" if name in group else "" for name in names]
         found = lead(group)
-        cells.append(f"{found[0]:.2f}x {LABELS.get(found[1], found[1])}" if found else "-")
-        ours = group.get(OURS, {})
-        cells.append(f"{100 * ours['roofline_share']:.0f} %" if "roofline_share" in ours else "-")
-        lines.append(cells)
-    head = [
-        "ms per image, median (best)",
-        *(LABELS.get(n, n) for n in names),
-        "ours against the fastest peer",
-        "roofline",
+        cells += [found[0], f"{found[1]:.2f}x"] if found else ["", ""]
+        share = group[OURS].notes.get("roofline_share") if OURS in group else None
+        lines.append([*cells, f"{100 * float(share):.0f} %" if share else ""])
+    return table(["model", "batch", "dtype", *names, "fastest peer", "its time over ours", "roofline"], lines)
+
+
+def _ceilings(rows: Rows) -> list[str]:
+    """Measured limits, a line a dtype."""
+    found = {(row.case, row.dtype): row.notes for row in rows}
+    lines = []
+    for dtype in dict.fromkeys(row.dtype for row in rows):
+        copy = f"{float(found['copy', dtype]['gb_per_s']):.1f}"
+        lines.append([dtype, copy, f"{1e3 * float(found['gemm', dtype]['tflop_per_s']):.0f}"])
+    return [
+        *table(["measured limits", "copy, GB/s", "PyTorch's matrix products, GFLOP/s"], lines),
+        "",
+        "Roofline, below: the time that a case's bytes and operations need at these limits, as a share of the time it "
+        "took. More than 100 %: faster than PyTorch's own matrix product.",
     ]
-    return _table(head, lines)
 
 
-def markdown(results: Results) -> str:
-    """The whole report."""
-    m = results["machine"]
-    lines = [f"# CPU report, {results['date']}", ""]
-    lines.append(
-        f"{m['cpu']}, {m['threads']} threads, {m['cpu_isa']}; torch {m['torch']}. Commit "
-        f"{results['commit'] or 'unversioned'}{' with changes' if results['dirty'] else ''}."
-    )
-    for precision, limit in results["limits"].items():
-        lines.append(
-            f"Measured limits, {precision}: copy {limit['copy_gb_per_s']:.1f} GB/s, matrix products "
-            f"{limit['gemm_gflop_per_s']:.0f} GFLOP/s (the roofline of the last column)."
-        )
-    lines.append("")
-    for name, title in (
-        ("inference", "Inference"),
-        ("training", "Training step"),
-        ("pretraining", "FCMAE step"),
-        ("sizes", "All sizes, batch 1"),
-    ):
-        if name in results:
-            lines += [f"## {title}", "", *_speed(results[name])]
-            skipped = {(r["provider"], r["reason"]) for r in results[name] if "reason" in r}
-            lines += [f"{LABELS.get(who, who)}: {why}." for who, why in sorted(skipped)] + [""] * bool(skipped)
-    if "weight_gradient" in results:
-        rows = [
-            [
-                f"C={r['c']}, {r['side']}x{r['side']}",
-                f"{r['ms'][OURS]:.2f}",
-                f"{r['ms']['torch']:.2f}",
-                f"{r['ratio']:.1f}x",
-            ]
-            for r in results["weight_gradient"]
-        ]
+def _weight_gradient(rows: Rows) -> list[str]:
+    lines = []
+    for case in dict.fromkeys(row.case for row in rows):
+        ms = {row.provider: _ms(row) for row in rows if row.case == case}
+        side, _, c = case.split("-")[1].split("x")
+        ours, theirs = ms[OURS], ms["pytorch"]
+        lines.append([c, side, f"{ours:.2f}", f"{theirs:.2f}", f"{theirs / ours:.1f}x"])
+    return table(["channels", "side", "ours, ms", "PyTorch, ms", "PyTorch's time over ours"], lines)
+
+
+def _memory(rows: Rows) -> list[str]:
+    peak = {row.provider: row.peak_mib or 0.0 for row in rows}
+    lines = [[OURS if name == OURS else "eager", f"{mib:.0f}"] for name, mib in peak.items()]
+    return [
+        "Resident peak above parameters, gradients and input. "
+        f"Eager keeps {peak['upstream'] / peak[OURS]:.1f} times as much.",
+        "",
+        *table(["", "MiB"], lines),
+    ]
+
+
+def _growth(rows: Rows) -> list[str]:
+    lines = []
+    for part, what in (("growth-batch", "batch"), ("growth-side", "side, pixels")):
+        times = {}
+        for row in of(rows, part):
+            found = re.search(r"-(\d+)px-", row.case)
+            assert found, row.case
+            times[(row.batch or 1) if part == "growth-batch" else int(found[1])] = _ms(row)
+        if len(times) > 1:
+            lines += [f"Time of atto grows as {what.partition(',')[0]} to the power of {exponent(times):.2f}:", ""]
+            lines += [*table([what, "ms"], ([str(n), f"{ms:.1f}"] for n, ms in times.items())), ""]
+    threads = {row.mode: _ms(row) for row in of(rows, "growth-threads")}
+    if threads:
         lines += [
-            "## Depthwise weight gradient, batch 8, float32",
+            "tiny, batch 8:",
             "",
-            *_table(["", "ours, ms", "PyTorch, ms", ""], rows),
+            *table(["threads", "ms"], ([n.split()[0], f"{t:.0f}"] for n, t in threads.items())),
         ]
-    if "memory" in results:
-        ours, eager = results["memory"][OURS], results["memory"]["eager"]
-        lines += [
-            "## Memory of a training step, tiny, batch 8",
-            "",
-            f"Resident peak above parameters, gradients and input: ours {ours:.0f} MiB, eager {eager:.0f} MiB "
-            f"({eager / ours:.1f} times less).",
-            "",
-        ]
-    if "growth" in results:
-        g = results["growth"]
-        lines += [
-            "## Growth",
-            "",
-            *_table(["atto, batch", *g["batch"]], [["ms", *(f"{v:.1f}" for v in g["batch"].values())]]),
-            *_table(["atto, pixels", *g["pixels"]], [["ms", *(f"{v:.1f}" for v in g["pixels"].values())]]),
-            f"Time grows as batch^{exponent(g['batch'])} and as side^{exponent(g['pixels'])} (2 is linear in the "
-            f"area). tiny, batch 8: {g['threads']['1']:.0f} ms on one thread, {g['threads']['2']:.0f} ms on two, "
-            f"{g['threads']['1'] / g['threads']['2']:.2f} times faster.",
-            "",
-        ]
+    return lines
+
+
+def body(rows: Rows) -> str:
+    """The page without its title."""
+    lines = [_run.told(rows), ""]
+    if of(rows, "ceilings"):
+        lines += [*_ceilings(of(rows, "ceilings")), ""]
+    for part, title in SPEED.items():
+        if of(rows, part):
+            lines += [f"## {title}", "", "Milliseconds per image, medians.", "", *_speed(of(rows, part)), ""]
+    if of(rows, "ops"):
+        lines += ["## Depthwise weight gradient, batch 8, float32", "", *_weight_gradient(of(rows, "ops")), ""]
+    if of(rows, "memory"):
+        lines += ["## Memory of a training step, tiny, batch 8", "", *_memory(of(rows, "memory")), ""]
+    grown = [row for row in rows if row.part in GROWTH]
+    if grown:
+        lines += ["## Growth", "", *_growth(grown), ""]
     return "\n".join(lines)
 
 
-def plot(results: Results, path: Path) -> None:
-    """Bars of images per second, relative to eager, for inference and training in float32."""
-    import matplotlib
+def markdown(rows: Rows) -> str:
+    """The whole report."""
+    return f"# CPU report\n\n{body(rows)}"
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    chosen = [("inference", g) for g in groups(results.get("inference", [])).values()]
-    chosen += [("training", g) for g in groups(results.get("training", [])).values()]
-    chosen = [(what, g) for what, g in chosen if next(iter(g.values()))["precision"] == "float32"]
+def figure(rows: Rows) -> Figure | None:
+    """Bars of images per second for inference and training in float32; None if there is no such row."""
+    from matplotlib.figure import Figure
+
+    chosen = list(groups([row for row in rows if row.dtype == "float32"]))
     if not chosen:
-        return
-    figure, axes = pyplot.subplots(1, len(chosen), figsize=(2.5 * len(chosen), 3.4), sharey=False)
-    for axis, (what, group) in zip(axes if len(chosen) > 1 else [axes], chosen, strict=True):
-        timed = {name: row for name, row in group.items() if "ms" in row}
-        first = next(iter(timed.values()))
-        rates = [1e3 * row["batch"] / row["ms"] for row in timed.values()]
-        colours = ["#2b6cb0" if name == OURS else "#cbd5e0" for name in timed]
-        bars = axis.bar(range(len(timed)), rates, color=colours)
+        return None
+    drawn = Figure(figsize=(2.5 * len(chosen), 3.4))
+    for i, group in enumerate(chosen):
+        axis = drawn.add_subplot(1, len(chosen), i + 1)
+        first = next(iter(group.values()))
+        rates = [1e3 / _per_image(row) for row in group.values()]
+        colours = ["#2b6cb0" if name == OURS else "#cbd5e0" for name in group]
+        bars = axis.bar(range(len(group)), rates, color=colours)
         axis.bar_label(bars, [f"{rate:.3g}" for rate in rates], fontsize=7)
-        axis.set_xticks(range(len(timed)), [LABELS.get(n, n) for n in timed], rotation=60, ha="right", fontsize=7)
-        axis.set_title(f"{first['model']}, batch {first['batch']}\n{what}", fontsize=9)
+        axis.set_xticks(range(len(group)), list(group), rotation=60, ha="right", fontsize=7)
+        axis.set_title(f"{model(first)}, batch {first.batch}\n{first.part}", fontsize=9)
         axis.tick_params(axis="y", labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
-    (axes[0] if len(chosen) > 1 else axes).set_ylabel("images per second", fontsize=8)
-    m = results["machine"]
-    figure.suptitle(
-        f"float32, 224 x 224, {m['cpu']}, {m['threads']} threads; medians of interleaved rounds", fontsize=8
-    )
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+        if i == 0:
+            axis.set_ylabel("images per second", fontsize=8)
+    drawn.suptitle(f"float32, 224 x 224, {rows[0].machine}; medians of interleaved rounds", fontsize=8)
+    drawn.tight_layout()
+    return drawn
+
+
+PLOT = Plot("inference", ("inference", "training"), figure)

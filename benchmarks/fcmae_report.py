@@ -7,28 +7,33 @@ encoder's time against the share that is removed. Every rival is checked against
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
+import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 import convnextv2_fast as cf
 
-from . import _machine
+from . import _run
+from ._run import Plot, Rows, Run, table
 from ._timing import CpuWatch, Timing, interleaved
 from .masked_dense import MaskedDenseFCMAE
 from .module_cases import randomise_grn
+from .naming import OURS, published
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZES, PARTS = ("atto", "tiny"), ("encoder", "step")
 BATCH, PIXELS, RATIO = 8, 224, 0.6
 RATIOS = tuple(i / 10 for i in range(10))
 TOLERANCE = 1e-4
-OURS, BEST = "fast-cpu", "masked-dense-compile-channels_last"
-Run = Callable[[int], object]
+RIVALS = ("masked-dense", "masked-dense-channels_last", "masked-dense-compile", "masked-dense-compile-channels_last")
+Call = Callable[[int], object]
+Calls = dict[str, Call]
 
 
 class Subject:
@@ -49,7 +54,7 @@ class Subject:
     def kept(self, mask: Tensor) -> int:
         return int((mask[0] == 0).sum())
 
-    def step(self) -> dict[str, Run]:
+    def step(self) -> Calls:
         """Whole steps."""
         kept, ours = self.kept(self.mask), self.ours
 
@@ -59,12 +64,12 @@ class Subject:
             loss.backward()
             return loss
 
-        return {OURS: fast, **self._dense(lambda model: model, lambda model, y: y[0], lambda loss: loss.backward())}
+        return {"fast": fast, **self._dense(lambda model: model, lambda model, y: y[0], lambda loss: loss.backward())}
 
-    def encoder(self) -> dict[str, Run]:
+    def encoder(self) -> Calls:
         """The encoder alone, with a given gradient of its map."""
         rivals = self._dense(lambda model: model.encode, lambda m, y: y, lambda y: y.backward(self.gradient))
-        return {OURS: lambda _: self.encode(self.mask), **rivals}
+        return {"fast": lambda _: self.encode(self.mask), **rivals}
 
     def encode(self, mask: Tensor) -> Tensor:
         self.ours.zero_grad(set_to_none=True)
@@ -72,8 +77,8 @@ class Subject:
         y.backward(self.gradient)
         return y
 
-    def _dense(self, part: Any, result: Any, backward: Any) -> dict[str, Run]:
-        runs: dict[str, Run] = {}
+    def _dense(self, part: Any, result: Any, backward: Any) -> Calls:
+        runs: Calls = {}
         for name, model in self.rivals.items():
             last = name.endswith("channels_last")
             images = self.images.to(memory_format=torch.channels_last) if last else self.images
@@ -90,120 +95,137 @@ class Subject:
         return runs
 
 
-def agreed(runs: dict[str, Run]) -> dict[str, Run]:
+def agreed(calls: Calls) -> Calls:
     """The same, once every one has given ours' result.
 
     Raises:
         AssertionError: one has not.
     """
-    want = runs[OURS](0).detach()  # type: ignore[attr-defined]
-    for name, run in runs.items():
-        error = (run(0).detach() - want).abs().max() / want.abs().max()  # type: ignore[attr-defined]
+    want = calls["fast"](0).detach()  # type: ignore[attr-defined]
+    for name, call in calls.items():
+        error = (call(0).detach() - want).abs().max() / want.abs().max()  # type: ignore[attr-defined]
         assert error <= TOLERANCE, f"{name}: differs by {error:.1e}"
-    return runs
+    return calls
 
 
-def rows(rounds: int, seconds: float) -> list[dict[str, Any]]:
+def beside(run: Run, rounds: int, seconds: float) -> None:
     """Both sizes and both parts, every provider, interleaved."""
-    found = []
-    for size in ("atto", "tiny"):
+    for size in SIZES:
         subject = Subject(size)
-        for part in ("encoder", "step"):
-            runs = agreed(getattr(subject, part)())
-            timings = interleaved(runs, watch=CpuWatch(), rounds=rounds, warmup=2, max_seconds=seconds, least=5)
+        for part in PARTS:
+            calls = agreed(getattr(subject, part)())
+            timings = interleaved(calls, watch=CpuWatch(), rounds=rounds, warmup=2, max_seconds=seconds, least=5)
             for name, timing in timings.items():
                 assert isinstance(timing, Timing), timing
-                row = {"size": size, "part": part, "provider": name, **timing.milliseconds()}
-                found.append(row | {"best_ms": round(1e3 * min(timing.seconds), 3)})
-                print(f"  {size} {part} {name}: {row['ms']:.1f} ms", flush=True)
+                provider, mode = published(name)
+                figures = {"mode": mode, "batch": BATCH, "dtype": "float32", **_run.timed(timing)}
+                row = run.add("fcmae", f"fcmae_{size}-{PIXELS}px-{part}", provider, **figures)
+                print(f"  {size} {part} {name}: {row.ms:.1f} ms", flush=True)
             torch._dynamo.reset()
-    return found
 
 
-def by_ratio(size: str, rounds: int) -> list[dict[str, Any]]:
-    """The encoder's milliseconds for every share removed, interleaved."""
+def by_ratio(run: Run, size: str, rounds: int) -> None:
+    """The encoder for every share removed, interleaved."""
     subject = Subject(size)
-    masks = {ratio: subject.ours.gen_random_mask(subject.images, ratio) for ratio in RATIOS}
-    runs: dict[str, Run] = {str(r): lambda _, m=m: subject.encode(m) for r, m in masks.items()}
-    timings = interleaved(runs, watch=CpuWatch(), rounds=rounds, warmup=1)
-    found = []
-    for ratio, mask in masks.items():
-        timing = timings[str(ratio)]
+    masks = {str(ratio): subject.ours.gen_random_mask(subject.images, ratio) for ratio in RATIOS}
+    calls: Calls = {ratio: lambda _, m=m: subject.encode(m) for ratio, m in masks.items()}
+    provider, mode = published("fast")
+    for ratio, timing in interleaved(calls, watch=CpuWatch(), rounds=rounds, warmup=1).items():
         assert isinstance(timing, Timing), timing
-        found.append({"size": size, "ratio": ratio, "kept": subject.kept(mask), "ms": round(1e3 * timing.median, 3)})
-    print(f"  {size} by ratio: {[row['ms'] for row in found]}", flush=True)
+        figures = _run.timed(timing, kept_patches=subject.kept(masks[ratio]))
+        case = f"fcmae_{size}-{PIXELS}px-encoder-removed{ratio}"
+        row = run.add("fcmae", case, provider, mode=mode, batch=BATCH, dtype="float32", **figures)
+        print(f"  {size}, {ratio} removed: {row.ms:.1f} ms", flush=True)
+
+
+def steps(rows: Rows) -> dict[tuple[str, str], dict[tuple[str, str], float]]:
+    """Milliseconds by size and part, then by provider and mode."""
+    found: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    for row in rows:
+        match = re.fullmatch(r"fcmae_(\w+)-\d+px-(encoder|step)", row.case)
+        if match and row.ms:
+            found.setdefault((match[1], match[2]), {})[row.provider, row.mode] = row.ms
     return found
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The tables."""
-    machine = results["machine"]
+def shares(rows: Rows, size: str) -> list[tuple[float, int, float]]:
+    """Of a size: the share removed, the patches kept, and the encoder's milliseconds."""
+    found = []
+    for row in rows:
+        match = re.fullmatch(rf"fcmae_{size}-\d+px-encoder-removed([\d.]+)", row.case)
+        if match and row.ms:
+            found.append((float(match[1]), int(row.notes["kept_patches"]), row.ms))
+    return found
+
+
+def times(rows: Rows) -> list[str]:
+    """The table of encoders and steps, ours beside each form of masked dense."""
+    columns = {"convnextv2_fast": (OURS, "eager"), **{f"{p}, {m}": (p, m) for p, m in map(published, RIVALS)}}
+    lines = []
+    for (size, part), ms in steps(rows).items():
+        lines.append([size, part, *(f"{ms[key]:.0f}" if key in ms else "" for key in columns.values())])
+    return table(["model", "part", *columns], lines)
+
+
+def markdown(rows: Rows) -> str:
+    """The page."""
+    kept = [
+        [size, f"{removed:.1f}", str(patches), f"{ms:.1f}", f"{ms / patches:.2f}"]
+        for size in SIZES
+        for removed, patches, ms in shares(rows, size)
+    ]
     lines = [
         "# FCMAE on a CPU: sparse beside masked dense",
         "",
-        f"{machine['cpu']}, {machine['threads']} threads; torch {machine['torch']}; {results['date']}, "
-        f"commit {results['commit'][:12]}. `make fcmae-report`. Forward and backward, float32, {PIXELS} px, batch "
-        f"{BATCH}, {RATIO:.0%} of the patches removed; interleaved, medians (best) in ms.",
+        f"{_run.told(rows)} `make fcmae-report`. Milliseconds of forward and backward, medians of interleaved rounds; "
+        f"float32, {PIXELS} px, batch {BATCH}, {RATIO:.0%} of the patches removed.",
         "",
-        "| size | part | provider | ms | best | times ours |",
-        "|---|---|---|---|---|---|",
-    ]
-    ours = {(r["size"], r["part"]): r["ms"] for r in results["rows"] if r["provider"] == OURS}
-    for row in results["rows"]:
-        cells = (row["size"], row["part"], row["provider"], f"{row['ms']:.1f}", f"{row['best_ms']:.1f}")
-        lines.append(f"| {' | '.join(cells)} | {row['ms'] / ours[row['size'], row['part']]:.2f} |")
-    lines += [
+        *times(rows),
         "",
         "The encoder against the share removed:",
         "",
-        "| size | removed | patches kept of 49 | ms | a patch kept |",
+        *table(["model", "removed", "patches kept of 49", "ms", "ms a patch kept"], kept),
     ]
-    lines += ["|---|---|---|---|---|"]
-    for row in results["ratios"]:
-        each = row["ms"] / row["kept"]
-        lines.append(f"| {row['size']} | {row['ratio']:.1f} | {row['kept']} | {row['ms']:.1f} | {each:.2f} |")
     return "\n".join(lines) + "\n"
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
+def figure(rows: Rows) -> Figure | None:
     """The encoder's time against the share removed, with the masked dense one's at 60 %, which knows no other."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, size in zip(figure.subplots(1, 2), ("atto", "tiny"), strict=True):
-        mine = [row for row in results["ratios"] if row["size"] == size]
-        axes.plot([r["ratio"] for r in mine], [r["ms"] for r in mine], "o-", label="convnextv2_fast")
-        share = mine[0]["ms"] / mine[0]["kept"]
-        axes.plot(
-            [r["ratio"] for r in mine], [share * r["kept"] for r in mine], ":", color="grey", label="in proportion"
-        )
-        for provider, style in (("masked-dense-channels_last", "--"), (BEST, "-.")):
-            wanted = (size, "encoder", provider)
-            ms = next(r["ms"] for r in results["rows"] if (r["size"], r["part"], r["provider"]) == wanted)
-            axes.axhline(ms, linestyle=style, color="C3", label=provider)
+    drawn = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, size in zip(drawn.subplots(1, len(SIZES)), SIZES, strict=True):
+        mine = shares(rows, size)
+        if not mine:
+            return None
+        removed = [ratio for ratio, _, _ in mine]
+        axes.plot(removed, [ms for _, _, ms in mine], "o-", label="convnextv2_fast")
+        a_patch = mine[0][2] / mine[0][1]
+        axes.plot(removed, [a_patch * kept for _, kept, _ in mine], ":", color="grey", label="in proportion")
+        for name, style in (("masked-dense-channels_last", "--"), ("masked-dense-compile-channels_last", "-.")):
+            ms = steps(rows)[size, "encoder"][published(name)]
+            axes.axhline(ms, linestyle=style, color="C3", label=", ".join(published(name)))
         axes.set_title(f"{size}, encoder, batch {BATCH}")
         axes.set_xlabel("share of patches removed")
         axes.set_ylabel("ms, forward and backward")
         axes.set_ylim(0)
         axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
-    FigureCanvasAgg(figure).print_figure(path, dpi=120)
+    return drawn
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/fcmae-report"))
+PLOT = Plot("fcmae", ("fcmae",), figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _run.options("fcmae-report", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem, results = _machine.report("fcmae")
-    results["rows"] = rows(5 if args.quick else 11, 30.0 if args.quick else 100.0)
-    results["ratios"] = [row for size in ("atto", "tiny") for row in by_ratio(size, 3 if args.quick else 7)]
-    (args.out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.out / f"{stem}.md").write_text(markdown(results))
-    plot(results, args.out / f"{stem}.png")
-    print(f"wrote {stem}.json, .md and .png")
+    args = parser.parse_args(arguments)
+    run = _run.begin(parser, args, "--quick" if args.quick else "")
+    beside(run, 5 if args.quick else 11, 30.0 if args.quick else 100.0)
+    for size in SIZES:
+        by_ratio(run, size, 3 if args.quick else 7)
+    run.finish(markdown, PLOT)
 
 
 if __name__ == "__main__":

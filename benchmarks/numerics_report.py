@@ -7,13 +7,10 @@ model is the reference in plain PyTorch; "plain" is the same reference in the ro
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +21,12 @@ from convnextv2_fast.cli._models import build, images
 from convnextv2_fast.models.convnextv2 import SIZES
 from convnextv2_fast.testing import gradient_error, relative_error, tolerance
 
-from . import _machine
+from . import _run
+from ._run import Rows, Run, table
+from .naming import OURS
 
 BATCH, PIXELS = 2, 64
+KINDS = ("logits", "gradients")
 Outcome = tuple[Tensor, dict[str, Tensor]]  # logits, and the gradient of each parameter
 
 
@@ -39,8 +39,10 @@ class Precision:
 
     @property
     def name(self) -> str:
-        dtype = str(self.autocast or self.weights).removeprefix("torch.")
-        return f"autocast {dtype}" if self.autocast else dtype
+        """As in the column `dtype`: `amp` is autocast to bfloat16."""
+        if self.autocast is None:
+            return str(self.weights).removeprefix("torch.")
+        return "amp" if self.autocast == torch.bfloat16 else f"amp-{str(self.autocast).removeprefix('torch.')}"
 
     @property
     def coarsest(self) -> torch.dtype:
@@ -59,7 +61,7 @@ PRECISIONS = (
     Precision(torch.float32, torch.bfloat16),
     Precision(torch.float32, torch.float16),
 )
-MODES = ("eager", "compiled")
+MODES = ("eager", "compile")
 
 
 def objective(logits: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ def plain(state: Mapping[str, Tensor], precision: Precision) -> Outcome:
 def ours(model: nn.Module, precision: Precision, mode: str) -> Outcome:
     """The module on this library's kernels."""
     model = copy.deepcopy(model).to(precision.weights)
-    run: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True) if mode == "compiled" else model
+    run: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True) if mode == "compile" else model
     with precision.context():
         logits = run(images(BATCH, PIXELS).to(precision.weights))
     objective(logits).backward()
@@ -93,66 +95,86 @@ def errors(got: Outcome, exact: Outcome) -> dict[str, float]:
     return {"logits": relative_error(got[0], exact[0]), "gradients": gradient_error(got[1], exact[1])}
 
 
-def rows(size: str, modes: tuple[str, ...] = MODES) -> Iterator[dict[str, Any]]:
+def measured(run: Run, size: str, modes: tuple[str, ...] = MODES) -> None:
     """Every precision and mode of one model."""
     model = build(size).eval()
     state = model.state_dict()
     exact = plain(state, Precision(torch.float64))
     for precision in PRECISIONS:
-        beside = errors(plain(state, precision), exact)
+        found = {("pytorch", "plain"): errors(plain(state, precision), exact)}
         for mode in modes:
-            if mode == "compiled" and precision.autocast is not None:
-                continue
-            found = errors(ours(model, precision, mode), exact)
-            within = all(found[k] <= tolerance(beside[k], precision.coarsest) for k in found)
-            yield {"model": size, "precision": precision.name, "mode": mode, "ours": found, "plain": beside} | {
-                "within": within
-            }
+            if mode == "eager" or precision.autocast is None:
+                found[OURS, mode] = errors(ours(model, precision, mode), exact)
+        for (provider, mode), each in found.items():
+            for kind, error in each.items():
+                case = f"convnextv2_{size}-{PIXELS}px-{kind}"
+                run.add("numerics", case, provider, mode=mode, batch=BATCH, dtype=precision.name, rel_error=error)
+                print(f"  {case} {precision.name} {provider} {mode}: {error:.1e}", flush=True)
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The table."""
-    machine = results["machine"]
-    lines = [
-        "# Errors against float64",
-        "",
-        f"{machine['cpu']}, CPU code {machine['cpu_isa']}; torch {machine['torch']}; {results['date']}, commit "
-        f"{results['commit'][:12]}. `make numerics-report`. Batch {BATCH}, {PIXELS} px.",
-        "",
-        *table(results),
-    ]
-    return "\n".join([*lines, ""])
+@dataclass(frozen=True)
+class Pair:
+    """One error of ours, and that of plain PyTorch in the same precision."""
+
+    ours: float
+    plain: float
+    precision: Precision
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.plain
+
+    @property
+    def within(self) -> bool:
+        """Whether it keeps the rule of the library."""
+        return self.ours <= tolerance(self.plain, self.precision.coarsest)
 
 
-def table(results: Mapping[str, Any]) -> list[str]:
-    """One row for each model, precision and mode: errors of ours, and how many times plain PyTorch's they are."""
-    lines = ["| model | precision | mode | logits | of plain | gradients | of plain |", "|---|---|---|---|---|---|---|"]
-    for r in results["rows"]:
-        cells = [r["model"], r["precision"], r["mode"]]
-        for kind in ("logits", "gradients"):
-            mine, theirs = r["ours"][kind], r["plain"][kind]
-            cells += [f"{mine:.1e}", f"{mine / theirs:.2f}x"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+def pairs(rows: Rows) -> dict[tuple[str, str, str], dict[str, Pair]]:
+    """By model, precision and mode; then of the logits and of the gradients."""
+    precisions = {precision.name: precision for precision in PRECISIONS}
+    beside = {(row.case, row.dtype): row.rel_error for row in rows if row.provider == "pytorch"}
+    found: dict[tuple[str, str, str], dict[str, Pair]] = {}
+    for row in rows:
+        theirs = beside[row.case, row.dtype]
+        if row.provider == OURS and row.rel_error is not None and theirs:
+            name, _, kind = row.case.split("-")
+            pair = Pair(row.rel_error, theirs, precisions[row.dtype])
+            found.setdefault((name.removeprefix("convnextv2_"), row.dtype, row.mode), {})[kind] = pair
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/numerics-report"))
+def summary(rows: Rows) -> str:
+    """How many rows of the table keep the rule, and the largest ratio."""
+    found = [each.values() for each in pairs(rows).values()]
+    kept = sum(all(pair.within for pair in each) for each in found)
+    largest = max(pair.ratio for each in found for pair in each)
+    return f"{kept} of {len(found)} rows keep the rule; the largest ratio is {largest:.2f}."
+
+
+def errors_table(rows: Rows) -> list[str]:
+    """One line for each model, precision and mode: errors of ours, and how many times plain PyTorch's they are."""
+    lines = []
+    for key, each in pairs(rows).items():
+        cells = (cell for kind in KINDS for cell in (f"{each[kind].ours:.1e}", f"{each[kind].ratio:.2f}x"))
+        lines.append([*key, *cells])
+    return table(["model", "dtype", "mode", "logits", "logits, of plain", "gradients", "gradients, of plain"], lines)
+
+
+def markdown(rows: Rows) -> str:
+    """The page."""
+    head = f"{_run.told(rows)} `make numerics-report`. Batch {BATCH}, {PIXELS} px. {summary(rows)}"
+    return "\n".join(["# Errors against float64", "", head, "", *errors_table(rows), ""])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _run.options("numerics-report", __doc__)
     parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem, results = _machine.report("numerics")
-    found: list[dict[str, Any]] = []
-    results["rows"] = found
+    args = parser.parse_args(arguments)
+    run = _run.begin(parser, args, "" if set(args.models) == set(SIZES) else "--models")
     for size in args.models:
-        for row in rows(size):
-            found.append(row)
-            print(row, flush=True)
-            (args.out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-            (args.out / f"{stem}.md").write_text(markdown(results))
-    beyond = [row for row in found if not row["within"]]
-    print(f"wrote {stem}.json and .md; beyond twice plain PyTorch's error: {len(beyond)}")
+        measured(run, size)
+    run.finish(markdown)
 
 
 if __name__ == "__main__":

@@ -8,29 +8,30 @@ interleaved rounds. The weights are random, so no class names are shown: they wo
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import functools
-import json
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import _machine, providers
+from . import _machine, _run, providers
 from ._check import difference, tolerance
+from ._run import Plot, Rows, Run
 from .cases import Setting
 from .measure import Effort, Outcome, measure
 from .module_cases import ModelCase
+from .naming import OURS, published
 from .peers import Unavailable, need
+from .tidy import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")
 PEERS = ("eager", "channels_last", "compile")
 MINIMUM, TRAINING = 45.0, 3.0  # seconds to compile inference, at first guess; a training step takes so many times that
-RESULTS = Path(__file__).resolve().parent / "results"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
@@ -116,63 +117,75 @@ def parity_table(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def speed_table(case: ModelCase, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    """Prints one group; returns its rows for the JSON file."""
-    base = outcomes["eager"].timing.median if outcomes["eager"].timing else None
-    cells, rows = [], []
+def add_rows(run: Run, case: ModelCase, outcomes: dict[str, Outcome]) -> None:
+    """What was timed of one group."""
     for name, outcome in outcomes.items():
-        row: dict[str, Any] = {"case": case.name, "provider": name, "status": outcome.status}
+        if outcome.timing is not None:
+            provider, mode = published(name)
+            placed = {"batch": case.batch, "dtype": case.setting.precision}
+            figures = {"rel_error": outcome.info["max_relative_error"], **_run.timed(outcome.timing, provider)}
+            run.add("photos", case.what, provider, mode=mode, **placed, **figures)
+
+
+def speed_table(case: ModelCase, outcomes: dict[str, Outcome]) -> None:
+    """Prints one group."""
+    base = outcomes["eager"].timing.median if outcomes["eager"].timing else None
+    cells = []
+    for name, outcome in outcomes.items():
         if outcome.timing is None:
-            cells.append([name, "-", "-", "-", f"{outcome.status}: {outcome.reason}"])
-            rows.append(row | {"reason": outcome.reason})
+            cells.append([name, "-", "-", "-", "-", "-", f"{outcome.status}: {outcome.reason}"])
             continue
         times = outcome.timing.milliseconds()
-        speedup = base / outcome.timing.median if base else float("nan")
-        spread = f"{times['ms']:.1f} ({times['ms_p20']:.1f}-{times['ms_p80']:.1f})"
-        cells.append(
-            [name, spread, f"{outcome.info['images_per_s']:.2f}", f"{speedup:.2f}x", f"{times['rounds']} rounds"]
-        )
-        rows.append(row | times | outcome.info | {"speedup_over_eager": round(speedup, 3)})
+        speedup = f"{base / outcome.timing.median:.2f}x" if base else "-"
+        spread = [f"{times[key]:.1f}" for key in ("ms", "ms_p20", "ms_p80")]
+        rate = f"{outcome.info['images_per_s']:.2f}"
+        cells.append([name, *spread, rate, speedup, f"{times['rounds']} rounds"])
     what = "training step (forward, loss, backward)" if case.backward else "inference"
-    head = ["provider", "ms, median (20 % - 80 %)", "img/s", "vs eager", ""]
+    head = ["provider", "ms, median", "20 %", "80 %", "img/s", "vs eager", ""]
     table(f"convnextv2_{case.size}, {what}, batch {case.images}, {case.setting.precision}", head, cells)
-    return rows
 
 
-def save(results: dict[str, Any], directory: Path) -> None:
-    """Writes the numbers as JSON and a bar chart as PNG."""
-    directory.mkdir(parents=True, exist_ok=True)
-    stem = f"photos-{results['machine']['torch'].replace('+', '-')}-{results['date'][:10]}"
-    (directory / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"wrote {stem}.json")
-    try:
-        import matplotlib
-    except ImportError:
-        print("no PNG: matplotlib is not installed")
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def form(row: Row) -> str:
+    """Provider and mode in one word or two."""
+    return f"{row.provider}, {row.mode}" if row.mode else row.provider
 
-    groups = sorted({row["case"] for row in results["speed"]})
-    figure, axes = pyplot.subplots(1, len(groups), figsize=(4.2 * len(groups), 3.4), squeeze=False)
-    for axis, group in zip(axes[0], groups, strict=True):
-        rows = [row for row in results["speed"] if row["case"] == group and "ms" in row]
-        colours = ["tab:blue" if row["provider"].startswith("fast-") else "tab:gray" for row in rows]
-        axis.barh([row["provider"] for row in rows], [row["ms"] for row in rows], color=colours)
+
+def markdown(rows: Rows) -> str:
+    """The page."""
+    lines = []
+    for row in rows:
+        spread = (f"{row.ms:.1f}", f"{row.p20:.1f}", f"{row.p80:.1f}")
+        lines.append([row.case, str(row.batch), form(row), *spread, f"{row.rel_error:.1e}"])
+    head = ["case", "batch", "provider", "ms, median", "20 %", "80 %", "rel. error"]
+    return "\n".join(["# Photographs", "", f"{_run.told(rows)} `make bench`.", "", *_run.table(head, lines), ""])
+
+
+def figure(rows: Rows) -> Figure:
+    """A panel of bars for each case and batch."""
+    from matplotlib.figure import Figure
+
+    groups = sorted({(row.case, row.batch) for row in rows})
+    drawn = Figure(figsize=(4.2 * len(groups), 3.4))
+    for i, group in enumerate(groups):
+        axis = drawn.add_subplot(1, len(groups), i + 1)
+        mine = [row for row in rows if (row.case, row.batch) == group]
+        colours = ["#2b6cb0" if row.provider == OURS else "#cbd5e0" for row in mine]
+        axis.barh([form(row) for row in mine], [row.ms or 0.0 for row in mine], color=colours)
         axis.invert_yaxis()
         axis.set_xlabel("ms (median, less is better)")
-        axis.set_title(group, fontsize=7)
-    machine = results["machine"]
-    figure.suptitle(f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}", fontsize=8)
-    figure.tight_layout()
-    figure.savefig(directory / f"{stem}.png", dpi=120)
-    print(f"wrote {stem}.png")
+        axis.set_title(f"{group[0]}, batch {group[1]}", fontsize=7)
+    drawn.suptitle(f"{rows[0].machine}, torch {rows[0].torch}", fontsize=8)
+    drawn.tight_layout()
+    return drawn
+
+
+PLOT = Plot("photos", ("photos",), figure)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 1 if any backend is wrong."""
-    parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--save", action="store_true", help="write JSON and PNG under benchmarks/results/")
+    parser = _run.options("photos", (__doc__ or "").splitlines()[0])
+    parser.prog = "make bench"
     parser.add_argument("--size", default="tiny", help="atto .. huge (default tiny)")
     parser.add_argument("--resolution", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)
@@ -180,8 +193,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=240.0, help="seconds in all, as near as can be (default 240)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes most of the time")
     options = parser.parse_args(arguments)
+    card = _machine.gpu()
+    run = _run.begin(parser, options, gpu_named=str(card["name"]) if card else "")
     began = time.monotonic()
-    setting = Setting("cuda" if torch.cuda.is_available() else "cpu", "float32")
+    setting = Setting("cuda" if card else "cpu", "float32")
     machine = _machine.describe()
     print(f"{machine['cpu']}, {machine['threads']} threads, {machine['torch_isa']}; torch {machine['torch']}")
     print(f"device {setting.device}; CPU library: {machine['cpu_library']}; CUDA library: {machine['cuda_library']}")
@@ -194,7 +209,6 @@ def main(arguments: list[str] | None = None) -> int:
     wrong = any(row["status"] == "WRONG" for row in checked)
     wanted = [*(f"fast-{name}" for name in providers.backends()), *PEERS]
     effort = Effort(rounds=options.rounds, warmup=1, round_seconds=0.0, max_seconds=options.seconds)
-    speed = []
     why = "--no-compile" if options.no_compile else ""  # torch.compile is left out
     compiling = MINIMUM  # seconds that compiling inference took
     for case in cases:
@@ -209,12 +223,10 @@ def main(arguments: list[str] | None = None) -> int:
             compiling = outcomes["compile"].info.get("prepare_s", compiling)
         if outcomes["compile"].timing is None:
             why = outcomes["compile"].reason  # it will not fare better in the next group
-        speed += speed_table(case, {name: outcomes[name] for name in wanted})
+        add_rows(run, case, outcomes)
+        speed_table(case, {name: outcomes[name] for name in wanted})
         wrong = wrong or any(outcome.wrong for outcome in outcomes.values())
-    if options.save:
-        date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        results = {"command": "make bench", "date": date, "machine": machine, "parity": checked, "speed": speed}
-        save(results, RESULTS)
+    run.finish(markdown, PLOT)
     return int(wrong)
 
 

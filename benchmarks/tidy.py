@@ -8,7 +8,7 @@
 | part | the question that the row helps to answer: `inference`, `ops`, `numerics` and so on |
 | case | what is computed, without batch and dtype: `convnextv2_tiny-224px-forward` |
 | provider, mode | whose code, and how it runs: `timm`, `max-autotune` |
-| batch, dtype | images (empty where there are none), and the dtype, or `amp` (autocast to bfloat16) |
+| batch, dtype | images (empty where there are none), and the dtype, or `amp` (autocast to bfloat16), `amp-float16` |
 | ms, p20, p80 | median, 20th and 80th percentile in milliseconds; empty: the row is no timing |
 | peak_mib | memory allocated at the peak, above what was there before, in MiB |
 | rel_error | largest error against the reference, relative to its largest element |
@@ -87,7 +87,8 @@ class Row:
     @property
     def key(self) -> tuple[str, ...]:
         """What a row is recognised by within a file."""
-        return (self.part, self.case, self.provider, self.mode, "" if self.batch is None else str(self.batch), self.dtype)
+        batch = "" if self.batch is None else str(self.batch)
+        return (self.part, self.case, self.provider, self.mode, batch, self.dtype)
 
     @property
     def notes(self) -> dict[str, str]:
@@ -210,16 +211,17 @@ def keep(rows: Iterable[Row], date: str, directory: Path = RESULTS) -> Path:
     return path
 
 
-def newest(part: str, machine: str = "", directory: Path = RESULTS) -> tuple[Path, list[Row]]:
-    """The newest file with rows of a part, of machines whose name contains `machine`, and those rows.
+def newest(part: str, machine: str = "", case: str = "", directory: Path = RESULTS) -> tuple[Path, list[Row]]:
+    """The newest file with rows of a part, and those rows; of machines whose name contains `machine` and of cases that
+    begin with `case`.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    for path in sorted(directory.glob("*.csv"), key=lambda path: path.stem[-10:], reverse=True):
+    for path in sorted(directory.glob("*.csv"), key=lambda path: (path.stem[-10:], path.name), reverse=True):
         if path.name.endswith(".parts.csv"):
             continue
-        rows = [row for row in read(path) if row.part == part and machine in row.machine]
+        rows = [row for row in read(path) if row.part == part and machine in row.machine and row.case.startswith(case)]
         if rows:
             return path, rows
     raise FileNotFoundError(f"no committed result has rows of the part {part!r}")

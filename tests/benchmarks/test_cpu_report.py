@@ -1,88 +1,136 @@
-"""The CPU report: its arithmetic, its pages, and its measurements at a size where they take a second."""
+"""The CPU report: its arithmetic, its page, and its measurements at a size where they take a second."""
 
-import json
 import mmap
 
 import pytest
 
-from benchmarks import cpu_pages, cpu_report
+from benchmarks import _machine, cpu_pages, cpu_report, tidy
+from benchmarks._run import Run
 from benchmarks.cases import Setting
 from benchmarks.module_cases import ModelCase
+from benchmarks.naming import OURS, published
+from benchmarks.tidy import Origin, Row
+from convnextv2_fast import library
 
-OURS = cpu_report.OURS
-
-
-def row(provider, ms, case="atto-b2", precision="float32"):
-    measured = {"ms": ms, "best_ms": ms, "ms_per_image": ms / 2, "roofline_share": 0.5}
-    return {"case": case, "model": "atto", "batch": 2, "provider": provider, "precision": precision, **measured}
+ORIGIN = Origin("a processor, avx2, 2 threads", "2.13.0", "", "abc", True)
 
 
-RESULTS = {
-    "machine": {"cpu": "a processor", "threads": 2, "cpu_isa": "avx2", "torch": "2.13.0"},
-    "date": "2026-01-01",
-    "commit": "abc",
-    "dirty": True,
-    "limits": {"float32": {"copy_gb_per_s": 10.0, "gemm_gflop_per_s": 100.0}},
-    "inference": [
-        row(OURS, 10.0),
-        row("eager", 40.0),
-        row("openvino", 15.0),
-        {"case": "atto-b2", "provider": "onnxruntime", "status": "skipped", "reason": "not installed"},
-    ],
-    "training": [row(OURS, 20.0), row("compile", 50.0)],
-    "weight_gradient": [{"c": 96, "side": 56, "ms": {OURS: 1.0, "torch": 12.5}, "ratio": 12.5}],
-    "memory": {OURS: 100.0, "eager": 550.0},
-    "growth": {
-        "batch": {"1": 2.0, "2": 4.0, "4": 8.0},
-        "pixels": {"128": 1.0, "256": 4.0},
-        "threads": {"1": 30.0, "2": 15.0},
-    },
-}
+def row(part, provider, ms, case="convnextv2_atto-224px-forward", batch=2, **rest):
+    whose, mode = published(provider)
+    return Row.of(ORIGIN, part, case, whose, mode=mode, batch=batch, dtype="float32", ms=ms, **rest)
+
+
+def grown(part, case, batch, ms, mode="eager"):
+    return Row.of(ORIGIN, part, case, OURS, mode=mode, batch=batch, dtype="float32", ms=ms)
+
+
+STEP, WGRAD = "convnextv2_tiny-224px-forward_backward", "dwconv7x7-56x56x96-wgrad"
+FCMAE = "fcmae_tiny-224px-grn_batch-forward_backward"
+ROWS = [
+    Row.of(ORIGIN, "ceilings", "copy", "pytorch", dtype="float32", note="gb_per_s=10.0"),
+    Row.of(ORIGIN, "ceilings", "gemm", "pytorch", dtype="float32", note="tflop_per_s=0.1"),
+    row("inference", "fast-cpu", 10.0, note="rounds=5; roofline_share=0.5"),
+    row("inference", "eager", 40.0),
+    row("inference", "openvino", 15.0),
+    row("training", "fast-cpu", 20.0, STEP),
+    row("training", "compile", 50.0, STEP),
+    row("pretraining", "fast-cpu", 20.0, FCMAE),
+    row("pretraining", "masked-dense-compile", 60.0, FCMAE),
+    row("sizes", "fast-cpu", 10.0, batch=1),
+    row("sizes", "eager", 22.5, batch=1),
+    row("ops", "fast-cpu", 1.0, WGRAD),
+    Row.of(ORIGIN, "ops", WGRAD, "pytorch", mode="eager", batch=8, dtype="float32", ms=12.5),
+    Row.of(ORIGIN, "memory", STEP, OURS, mode="eager", batch=8, dtype="float32", peak_mib=100.0),
+    Row.of(ORIGIN, "memory", STEP, "upstream", mode="eager", batch=8, dtype="float32", peak_mib=550.0),
+    *(grown("growth-batch", "convnextv2_atto-224px-forward", n, 2.0 * n) for n in (1, 2, 4)),
+    *(grown("growth-side", f"convnextv2_atto-{side}px-forward", 1, side**2 / 1e4) for side in (128, 256)),
+    grown("growth-threads", "convnextv2_tiny-224px-forward", 8, 30.0, "1 thread"),
+    grown("growth-threads", "convnextv2_tiny-224px-forward", 8, 15.0, "2 threads"),
+]
+
+
+def of(part):
+    return [found for found in ROWS if found.part == part]
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "rows.csv"
+    tidy.write(path, [])
+    return Run(ORIGIN, "2030-01-01", path, save=False)
 
 
 def test_the_lead_is_over_the_fastest_peer():
-    (group,) = cpu_pages.groups(RESULTS["inference"]).values()
-    assert cpu_pages.lead(group) == (1.5, "openvino")
+    (group,) = cpu_pages.groups(of("inference"))
+    assert cpu_pages.lead(group) == ("OpenVINO", 1.5)
     assert cpu_pages.lead({"eager": group["eager"]}) is None
     assert cpu_pages.lead({OURS: group[OURS]}) is None
 
 
 def test_the_exponent_of_growth():
-    assert cpu_pages.exponent({"1": 3.0, "2": 6.0, "8": 24.0}) == 1.0
-    assert cpu_pages.exponent({"100": 1.0, "200": 4.0}) == 2.0
+    assert cpu_pages.exponent({1: 3.0, 2: 6.0, 8: 24.0}) == pytest.approx(1.0)
+    assert cpu_pages.exponent({100: 1.0, 200: 4.0}) == pytest.approx(2.0)
 
 
 def test_the_page_has_every_part():
-    text = cpu_pages.markdown(RESULTS)
+    text = cpu_pages.markdown(ROWS)
     for expected in (
-        "Commit abc with changes",
-        "| atto, batch 2, float32 | 5.00 (5.00) | 20.00 (20.00) | 7.50 (7.50) | - | 1.50x OpenVINO | 50 % |",
-        "ONNX Runtime: not installed.",
-        "2.50x torch.compile",
-        "| C=96, 56x56 | 1.00 | 12.50 | 12.5x |",
-        "ours 100 MiB, eager 550 MiB (5.5 times less)",
-        "batch^1.0 and as side^2.0",
-        "30 ms on one thread, 15 ms on two, 2.00 times faster",
+        "a processor, avx2, 2 threads; torch 2.13.0; commit abc with uncommitted changes.",
+        "| float32 | 10.0 | 100 |",
+        "| model | batch | dtype | convnextv2_fast | eager | OpenVINO | fastest peer | its time over ours | roofline |",
+        "| atto | 2 | float32 | 5.00 | 20.00 | 7.50 | OpenVINO | 1.50x | 50 % |",
+        "| tiny | 2 | float32 | 10.00 | 25.00 | torch.compile | 2.50x |  |",
+        "| tiny | 2 | float32 | 10.00 | 30.00 | masked dense, torch.compile | 3.00x |  |",
+        "| atto | 1 | float32 | 10.00 | 22.50 | eager | 2.25x |  |",
+        "| 96 | 56 | 1.00 | 12.50 | 12.5x |",
+        "Eager keeps 5.5 times as much.",
+        "| convnextv2_fast | 100 |",
+        "Time of atto grows as batch to the power of 1.00:",
+        "Time of atto grows as side to the power of 2.00:",
+        "| 256 | 6.6 |",
+        "| 1 | 30 |\n| 2 | 15 |",
     ):
         assert expected in text
 
 
-def test_the_plot(tmp_path):
+@pytest.mark.parametrize("part", cpu_pages.PARTS)
+def test_a_part_may_be_missing(part):
+    text = cpu_pages.markdown([found for found in ROWS if found.part != part])
+    assert text.startswith("# CPU report") and len(text) < len(cpu_pages.markdown(ROWS))
+
+
+def test_the_plot():
     pytest.importorskip("matplotlib")
-    cpu_pages.plot(RESULTS, tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    cpu_pages.plot({**RESULTS, "inference": [], "training": []}, tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
+    drawn = cpu_pages.figure([*of("inference"), *of("training")])
+    assert [len(axes.patches) for axes in drawn.axes] == [3, 2]
+    assert drawn.axes[0].patches[0].get_height() == pytest.approx(200.0), "two images in 10 ms"
+    half = Row.of(ORIGIN, "inference", "convnextv2_atto-224px-forward", OURS, mode="cpu", dtype="bfloat16", ms=1.0)
+    assert cpu_pages.figure([half]) is None
 
 
-def test_a_group_is_measured():
+def test_a_group_is_measured(run, capsys):
     case = ModelCase("atto", 2, Setting("cpu", "float32", True), resolution=32, classes=10)
-    rows = cpu_report.rows_of(case, (OURS, "eager"), 1, 1.0)
-    assert [found["provider"] for found in rows] == [OURS, "eager"]
+    cpu_report.group(run, "inference", case, ("fast-torch", "eager", "fast-cuda"), 1, 1.0)
+    rows = tidy.read(run.path)
+    assert [(row.provider, row.mode) for row in rows] == [(OURS, "torch"), ("upstream", "eager")]
     for found in rows:
-        assert found["status"] in ("ok", "skipped")  # skipped: ours, where no compiler built it
-        if found["status"] == "ok":
-            assert found["ms_per_image"] == pytest.approx(found["ms"] / 2, rel=1e-3) and found["best_ms"] > 0
+        assert (found.case, found.batch, found.dtype) == ("convnextv2_atto-32px-forward", 2, "float32")
+        assert found.ms > 0 and found.rel_error < 1e-4 and float(found.notes["roofline_share"]) > 0
+    assert "fast-cuda: skipped: " in capsys.readouterr().out, "what cannot run is told, and is no row"
+
+
+@pytest.mark.skipif(library.why_not("cpu") is not None, reason="the CPU kernels are not built")
+def test_the_weight_gradient_is_measured(run, monkeypatch):
+    monkeypatch.setattr(cpu_report, "PLANES", ((8, 7),))
+    monkeypatch.setattr(cpu_report, "compare", lambda calls: {name: _once(call) for name, call in calls.items()})
+    cpu_report.weight_gradient(run, True)
+    rows = tidy.read(run.path)
+    assert [(row.provider, row.mode) for row in rows] == [(OURS, "cpu"), ("pytorch", "eager")]
+    assert {(row.case, row.batch) for row in rows} == {("dwconv7x7-7x7x8-wgrad", 8)}
+
+
+def _once(call):
+    return cpu_report.interleaved({"it": call}, watch=cpu_report.CpuWatch(), rounds=1, warmup=0)["it"]
 
 
 def test_memory_is_that_of_the_process():
@@ -94,19 +142,21 @@ def test_memory_is_that_of_the_process():
         assert cpu_report.memory("VmHWM") - before > 60 << 20
 
 
-def test_parts_are_saved_as_they_come(tmp_path, monkeypatch):
-    """A run cut short leaves what it has."""
+def test_a_run_cut_short_leaves_what_it_had(tmp_path, monkeypatch):
+    def measured(run, quick):
+        for found in of("memory"):
+            run.add("memory", found.case, found.provider, mode=found.mode, batch=8, peak_mib=found.peak_mib)
 
-    def broken(quick):
+    def broken(run, quick):
+        run.add("growth-batch", "a", OURS, ms=1.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cpu_report, "PARTS", {"memory": lambda quick: RESULTS["memory"], "growth": broken})
-    monkeypatch.setattr("sys.argv", ["cpu_report", "--out", str(tmp_path)])
+    monkeypatch.setattr(_machine, "origin", lambda **_: ORIGIN)
+    monkeypatch.setattr(cpu_report, "PARTS", {"memory": measured, "growth": broken})
     with pytest.raises(KeyboardInterrupt):
-        cpu_report.main()
-    (path,) = tmp_path.glob("*.json")
-    assert json.loads(path.read_text())["memory"] == RESULTS["memory"]
-    monkeypatch.setattr("sys.argv", ["cpu_report", "--out", str(tmp_path), "--only", "memory"])
-    cpu_report.main()
+        cpu_report.main(["--out", str(tmp_path)])
+    (path,) = tmp_path.glob("*.csv")
+    assert [found.part for found in tidy.read(path)] == ["memory", "memory", "growth-batch"]
+    cpu_report.main(["--out", str(tmp_path), "--only", "memory"])
     (page,) = tmp_path.glob("*.md")
-    assert "5.5 times less" in page.read_text()
+    assert "5.5 times as much" in page.read_text() and "growth" not in path.read_text()

@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import photos
+from benchmarks import _machine, _run, photos, tidy
+from benchmarks.naming import OURS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,18 +49,26 @@ def test_the_suite_reports_interleaved_rounds(tmp_path):
 def test_photos(capsys, monkeypatch, tmp_path):
     """`make bench`, on the smallest model and small photographs, without torch.compile."""
     pytest.importorskip("skimage")
-    monkeypatch.setattr(photos, "RESULTS", tmp_path / "results")
-    arguments = ["--size", "atto", "--resolution", "64", "--rounds", "1", "--no-compile", "--save"]
-    assert photos.main(arguments) == 0
+    monkeypatch.setattr(_run, "RESULTS", tmp_path / "results")
+    origin = replace(_machine.origin(), commit="a" * 40, dirty=False)
+    monkeypatch.setattr(_machine, "origin", lambda **_: origin)
+    out = ["--out", str(tmp_path / "out"), "--save"]
+    assert photos.main(["--size", "atto", "--resolution", "64", "--rounds", "1", "--no-compile", *out]) == 0
     shown = capsys.readouterr().out
     assert "Parity" in shown and "fast-torch" in shown and "--no-compile" in shown
-    (path,) = (tmp_path / "results").glob("*.json")
-    saved = json.loads(path.read_text())
-    parity = {row["backend"]: row for row in saved["parity"]}
-    assert parity["torch"]["status"] == "ok" and parity["torch"]["max_relative_error"] < 1e-4
-    assert {row["provider"] for row in saved["speed"]} >= {"fast-torch", "eager", "channels_last", "compile"}
-    assert not any(row["status"] == "failed" for row in saved["speed"])
-    assert len(list((tmp_path / "results").glob("*.png"))) == bool(importlib.util.find_spec("matplotlib"))
+    (path,) = (tmp_path / "results").glob("*.csv")
+    rows = tidy.read(path)
+    assert {(row.part, row.dtype) for row in rows} == {("photos", "float32")}
+    found = {(row.provider, row.mode) for row in rows}
+    assert found >= {(OURS, "torch"), ("upstream", "eager"), ("upstream", "channels_last")}
+    assert ("upstream", "compile") not in found, "what did not run is no row"
+    assert {(row.case, row.batch) for row in rows} == {
+        ("convnextv2_atto-64px-forward", 4),
+        ("convnextv2_atto-64px-forward", 1),
+        ("convnextv2_atto-64px-forward_backward", 4),
+    }
+    assert all(row.ms > 0 and row.rel_error < 1e-3 for row in rows)
+    assert len(list((tmp_path / "results").glob("*-photos.png"))) == bool(importlib.util.find_spec("matplotlib"))
 
 
 def test_photographs_are_photographs():
@@ -71,7 +81,7 @@ def test_photographs_are_photographs():
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_the_makefile_names_its_targets():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("test", "bench", "benchmarks-smoke", "gpu-report", "venv", "build", "lint", "format", "clean"):
+    for target in ("test", "bench", "benchmarks-smoke", "gpu-account", "venv", "build", "lint", "format", "clean"):
         assert target in shown
 
 

@@ -77,5 +77,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert {path.with_suffix(".html").name.lower() for path in SOURCES} - {"readme.html"} <= names
     api = (tmp_path / "site" / "api.html").read_text()
     assert "mlp_grn" in api and "Raises" in api
-    home = (tmp_path / "site" / "performance.html").read_text()
-    assert 'href="results/cpu-' in home and 'src="results/cpu-' in home
+    figures = (tmp_path / "site" / "performance.html").read_text()
+    for kind, name in (("href", r"[\w-]+\.csv"), ("src", r"[\w-]+-inference\.png")):
+        found = re.search(f'{kind}="(results/{name})"', figures)
+        assert found and (tmp_path / "site" / found[1]).exists()

@@ -1,26 +1,29 @@
-"""The models against float64, in every precision: small ones here, all eight in the committed report."""
-
-import json
+"""The models against float64, in every precision: small ones here, all eight in the committed result."""
 
 import pytest
 
-from benchmarks import numerics_report
+from benchmarks import numerics_report, tidy
+from benchmarks._run import Run
+from benchmarks.tidy import Origin
 from convnextv2_fast.models.convnextv2 import SIZES
-from tools.docs.blocks import newest
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["atto", "nano"])
-def test_no_worse_than_twice_plain_pytorch(size):
-    rows = list(numerics_report.rows(size, modes=("eager",)))
-    assert len(rows) == len(numerics_report.PRECISIONS)
-    assert all(row["within"] for row in rows), rows
+def test_no_worse_than_twice_plain_pytorch(size, tmp_path):
+    run = Run(Origin("here", "", commit="abc"), "2030-01-01", tmp_path / "rows.csv", save=False)
+    tidy.write(run.path, [])
+    numerics_report.measured(run, size, modes=("eager",))
+    pairs = numerics_report.pairs(tidy.read(run.path))
+    assert len(pairs) == len(numerics_report.PRECISIONS)
+    assert all(pair.within for kinds in pairs.values() for pair in kinds.values()), pairs
 
 
-def test_the_report_covers_every_model_precision_and_mode():
-    rows = json.loads(newest("numerics").read_text())["rows"]
+def test_the_result_covers_every_model_precision_and_mode():
+    pairs = numerics_report.pairs(tidy.newest("numerics")[1])
     plain = [p.name for p in numerics_report.PRECISIONS if p.autocast is None]
     cases = [(p, mode) for p in plain for mode in numerics_report.MODES]
     cases += [(p.name, "eager") for p in numerics_report.PRECISIONS if p.autocast is not None]
-    assert {(r["model"], r["precision"], r["mode"]) for r in rows} == {(s, *case) for s in SIZES for case in cases}
-    assert all(row["within"] for row in rows)
+    assert set(pairs) == {(size, *case) for size in SIZES for case in cases}
+    assert all(set(kinds) == set(numerics_report.KINDS) for kinds in pairs.values())
+    assert all(pair.within for kinds in pairs.values() for pair in kinds.values())

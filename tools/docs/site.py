@@ -18,7 +18,7 @@ from mkdocs.structure.files import File, Files
 from tools.docs import pages
 
 CARRIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "README.md": "index.md"}
-RESULTS = "benchmarks/results"
+RESULTS, RESULT_FILES = "benchmarks/results", (".csv", ".png")
 _ORIGIN = {site: source for source, site in CARRIED.items() if site != "index.md"}
 
 
@@ -27,21 +27,18 @@ def _mounted(path: str) -> str | None:
     if path in CARRIED:
         return CARRIED[path]
     name = PurePosixPath(path)
-    if str(name.parent) == RESULTS and name.suffix in (".md", ".png"):
+    if str(name.parent) == RESULTS and name.suffix in RESULT_FILES:
         return f"results/{name.name}"
     return None
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Adds the carried pages, and the results' tables and plots."""
+    """Adds the carried pages, and the results: CSV files and plots."""
     for site, source in _ORIGIN.items():
         files.append(File.generated(config, site, content=(pages.ROOT / source).read_text(encoding="utf-8")))
     for path in sorted((pages.ROOT / RESULTS).iterdir()):
-        if path.suffix in (".md", ".png"):
+        if path.suffix in RESULT_FILES:
             files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
-    for file in files:
-        if file.src_uri.startswith("results/"):
-            file.inclusion = file.inclusion.NOT_IN_NAV
     return files
 
 
@@ -52,10 +49,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         PluginError: a target that is not in the repository.
     """
     here = page.file.src_uri
-    if here.startswith("results/"):
-        origin = f"{RESULTS}/{here.removeprefix('results/')}"
-    else:
-        origin = _ORIGIN.get(here, f"docs/{here}")
+    origin = _ORIGIN.get(here, f"docs/{here}")
 
     def change(head: str, target: str) -> str | None:
         if "://" in target or target.startswith(("#", "mailto:")):
