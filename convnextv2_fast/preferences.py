@@ -1,4 +1,8 @@
-"""Which backend of an op the automatic choice tries first on a GPU: `preferences.tsv`, measured or a stated prior."""
+"""What the automatic choice takes on a GPU: `preferences.tsv`, measured or a stated prior.
+
+For each op, the backend that is tried first. For the CUDA backend's depthwise convolution of 16-bit dense planes, a row
+DWCONV_KERNEL, one of its two kernels: "fma" or "mma".
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).with_name("preferences.tsv")
 ANY = "*"
+DWCONV_KERNEL = "dwconv_kernel"
 
 
 class Preference(NamedTuple):
@@ -62,6 +67,25 @@ def family() -> str:
         return ANY
     major, minor = library.capability()
     return f"sm_{major}{minor}"
+
+
+_kernels: dict[str, str] = {}
+
+
+def dwconv_kernel() -> str:
+    """The kernel of the depthwise convolution that is faster on the current GPU.
+
+    Both are right on every one, so the first GPU's answer is kept; torch.compile folds the look-up instead."""
+    if torch.compiler.is_compiling():
+        return _dwconv_kernel(family())
+    if DWCONV_KERNEL not in _kernels:
+        _kernels[DWCONV_KERNEL] = _dwconv_kernel(family())
+    return _kernels[DWCONV_KERNEL]
+
+
+def _dwconv_kernel(family: str) -> str:
+    row = find(DWCONV_KERNEL, ANY, family)
+    return "mma" if row is None else row.backend
 
 
 def order(spec: Spec, candidates: Sequence[Implementation]) -> Sequence[Implementation]:
