@@ -1,14 +1,15 @@
 # Entry point of the repository. Nothing but make, a shell and Python >= 3.10 is assumed; everything else goes into $(VENV).
-#   PYTHON  interpreter that creates the environment (for gpu-report: that runs the report)
+#   PYTHON  interpreter that creates the environment (for gpu-account: that runs it)
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 .DEFAULT_GOAL := help
-.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-report sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
+.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
 PYTHON ?=
-OUT ?= build/gpu-report
+OUT ?=
 COMMIT ?=
+CACHE ?= build/compiled.tar.gz
 ARGS ?=
 PY = $(VENV)/bin/python
 PIP = "$(PY)" -m pip --disable-pip-version-check
@@ -17,15 +18,15 @@ NATIVE = find csrc cmake CMakeLists.txt setup.py pyproject.toml -type f
 
 help:
 	@echo "make test              environment, build, the whole test suite      (ARGS='-k grn' for a part, ARGS='-n 0' in one process)"
-	@echo "make bench             parity and speed on four photographs          (ARGS=--save writes results)"
+	@echo "make bench             parity and speed on four photographs          (ARGS=--save keeps the rows)"
 	@echo "make benchmarks-smoke  every benchmark once, tiny"
-	@echo "make cpu-report        the CPU kernels beside other runtimes     OUT=directory ARGS='--quick --only inference'"
-	@echo "make fcmae-report      sparse pre-training beside masked dense      OUT=directory ARGS=--quick"
-	@echo "make accelerate-report timm's and transformers' models, accelerated    OUT=directory ARGS=--quick"
-	@echo "make numerics-report   errors of the eight models against float64      OUT=directory ARGS='--models atto'"
+	@echo "make cpu-report        the CPU kernels beside other runtimes     OUT=directory ARGS='--quick --only inference' ARGS=--save"
+	@echo "make fcmae-report      sparse pre-training beside masked dense      OUT=directory ARGS=--quick ARGS=--save"
+	@echo "make accelerate-report timm's and transformers' models, accelerated    OUT=directory ARGS=--quick ARGS=--save"
+	@echo "make numerics-report   errors of the eight models against float64      OUT=directory ARGS='--models atto' ARGS=--save"
 	@echo "make pretrain-photos   a small pre-training, drawn                  (ARGS=--save writes docs/pictures)"
 	@echo "make sanitize-cpu      the CPU kernels under the address, undefined-behaviour and thread sanitizers"
-	@echo "make gpu-report        tests, sanitizer, measurements on a GPU       PYTHON=python3 OUT=directory"
+	@echo "make gpu-account       everything measured on a GPU, in ten minutes    PYTHON=python3 OUT=directory ARGS='--parts host,ratios'"
 	@echo "make wheels            sdist and wheels into dist/, audited, tried    CUDA_VERSIONS='13.0 13.2' WHEELS='any cpu 13.0'"
 	@echo "make check-abi         a wheel of dist/ on other versions of torch   TORCH_VERSIONS='2.10.0 newest' (6 GB each)"
 	@echo "make wheel-index       pages that serve dist/ to pip                 INDEX=build/index"
@@ -102,16 +103,16 @@ benchmarks-smoke: build
 	@"$(PY)" -m pytest benchmarks --smoke -q --benchmark-columns=median $(ARGS)
 
 cpu-report: build
-	@"$(PY)" -m benchmarks.cpu_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
+	@"$(PY)" -m benchmarks.cpu_report $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 accelerate-report: build
-	@"$(PY)" -m benchmarks.accelerate_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
+	@"$(PY)" -m benchmarks.accelerate_report $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 numerics-report: build
-	@"$(PY)" -m benchmarks.numerics_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
+	@"$(PY)" -m benchmarks.numerics_report $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 fcmae-report: build
-	@"$(PY)" -m benchmarks.fcmae_report $(if $(filter-out build/gpu-report,$(OUT)),--out "$(OUT)") $(ARGS)
+	@"$(PY)" -m benchmarks.fcmae_report $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 pretrain-photos: build
 	@"$(PY)" -m benchmarks.pretrain_photos $(ARGS)
@@ -119,9 +120,11 @@ pretrain-photos: build
 sanitize-cpu: venv
 	@"$(PY)" -m tests.native.sanitize
 
-# Uses the interpreter given, installs nothing.
-gpu-report:
-	@"$(if $(PYTHON),$(PYTHON),python3)" -m benchmarks.gpu_report --out "$(OUT)" $(if $(COMMIT),--commit "$(COMMIT)") $(ARGS)
+# Uses the interpreter given and the CUDA library that is there; installs and compiles nothing of ours. Where there is no
+# git, COMMIT="$(git describe --always --abbrev=40 --dirty)". CACHE: compiled.tar.gz of an earlier account, if there is one.
+gpu-account:
+	@"$(or $(PYTHON),python3)" -m benchmarks.gpu_account --out "$(or $(OUT),build/gpu-account)" \
+	  --cache "$(CACHE)" $(if $(COMMIT),--commit "$(COMMIT)") $(ARGS)
 
 # Everything is built from the sdist, in build/wheels: an installation in place is not touched. A CUDA release that is not
 # installed here comes from PyPI into build/cuda. WHEEL_PLATFORM: the tag in a manylinux container, manylinux_2_28_x86_64.

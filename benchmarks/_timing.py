@@ -161,8 +161,8 @@ def rotated(names: list[str], by: int) -> list[str]:
 
 
 def graphed(run: Run, sets: int) -> Run:
-    """`run` captured in CUDA graphs, one for each input set; calling it replays, without launch overhead, and gives what
-    that graph writes its result to.
+    """`run` captured in CUDA graphs, one for each input set; calling it replays, without launch overhead, and gives
+    what that graph writes its result to.
 
     Raises:
         RuntimeError: what `run` does cannot be captured.

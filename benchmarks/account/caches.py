@@ -21,7 +21,9 @@ LEFT_OUT = (".lock", ".log")
 
 
 def use() -> None:
-    """Has torch.compile and Triton keep what they compile here."""
+    """Has torch.compile and Triton keep what they compile here. As many processes compile at once as there are
+    processors for, so each gets few helpers of its own: torch would start one for every processor."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(PLACE / "inductor")
     os.environ["TRITON_CACHE_DIR"] = str(PLACE / "triton")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -132,6 +133,7 @@ def import_ahead() -> None:
 
     with contextlib.suppress(Exception):  # the part that needs timm says what is wrong with it
         peers.import_timm()
+    gc.freeze()  # a collection in a child would copy all that memory, page by page
 
 
 def _touch_device() -> None:

@@ -58,6 +58,11 @@ def trace(context: Context, crews: dict[str, Crew], ends: float) -> set[tuple[st
     return done
 
 
+def patience(context: Context) -> float:
+    """Until when a provider may take to get ready: one that hangs must not cost the others."""
+    return min(context.ends, time.monotonic() + 25)
+
+
 def one(context: Context, crew: Crew, subject: Subject, able: list[str], seconds: float) -> None:
     """Times one case, and writes a row for each provider."""
     case = subject.case()
@@ -71,7 +76,7 @@ def one(context: Context, crew: Crew, subject: Subject, able: list[str], seconds
     ]
     if not missing:
         return
-    states = {w.provider: crew.one(w.provider, "ready", subject, ends=context.ends) for w in missing}
+    states = {w.provider: crew.one(w.provider, "ready", subject, ends=patience(context)) for w in missing}
     states = {provider: state for provider, state in states.items() if state}
     once = {provider: state["once"] for provider, state in states.items()}
     rounds = 1 if context.dry else ROUNDS
@@ -83,4 +88,4 @@ def one(context: Context, crew: Crew, subject: Subject, able: list[str], seconds
         state = states[worker.provider]
         figures = {"peak_mib": state["peak_mib"], "rel_error": state["rel_error"], "note": noted(rounds=len(times))}
         context.add(case.what, *worker.columns, **Timing(times).percentiles(), **figures, **columns, part=subject.kind)
-    crew.all("drop", subject, ends=context.ends)
+    crew.all("drop", subject, ends=patience(context))

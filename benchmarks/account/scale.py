@@ -58,11 +58,17 @@ def rival() -> str:
 def ids(kind: str, dry: bool) -> tuple[str, ...]:
     """The providers that are compared, by their ids in :mod:`benchmarks.providers`; "fast-graph" is "fast" captured in
     a CUDA graph."""
-    compiled, tuned = ("compile", "max-autotune") if rival() == "upstream" else ("timm-compile", "timm-max-autotune")
+    wanted = account_ids(kind, rival())
+    if dry:
+        return ("fast", "fast-compile") if kind == "inference" else ("fast", wanted[-2])
+    return wanted
+
+
+def account_ids(kind: str, rival: str) -> tuple[str, ...]:
+    """The same, in full, of this rival."""
+    compiled, tuned = ("compile", "max-autotune") if rival == "upstream" else ("timm-compile", "timm-max-autotune")
     if kind == "pretraining":
         compiled, tuned = "masked-dense-compile", "masked-dense-max-autotune"
-    if dry:
-        return ("fast", "fast-compile") if kind == "inference" else ("fast", compiled)
     return ("fast", "fast-graph", "fast-compile", "fast-reduce-overhead", compiled, tuned)
 
 

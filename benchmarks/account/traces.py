@@ -18,6 +18,7 @@ from .workers import Crew
 
 LONGEST = 100  # characters of a kernel's name
 CPU_ROWS = 40  # operators of the host that are listed, the slowest
+STEPS = 5  # that the wall time is the mean of
 
 
 def run(context: Context) -> None:
@@ -50,7 +51,8 @@ def one(context: Context, crew: Crew, subject: Subject, provider: str) -> None:
         return
     columns = {"batch": subject.batch, "dtype": subject.precision}
     state = crew.one(provider, "ready", subject, ends=context.ends)
-    events = state and crew.one(provider, "traced", subject, ends=context.ends)
+    wall = state and crew.one(provider, "turn", subject, STEPS, ends=context.ends)
+    events = wall and crew.one(provider, "traced", subject, ends=context.ends)
     if not events:
         return
     for side, rows in table(events).items():
@@ -62,7 +64,7 @@ def one(context: Context, crew: Crew, subject: Subject, provider: str) -> None:
             )
         calls = sum(count for _, count, _ in rows)
         context.add(case.what, whose, f"{mode}: {side}: all", ms=1e3 * total, note=noted(calls=calls), **columns)
-    context.add(case.what, whose, f"{mode}: wall", ms=1e3 * state["once"], **columns)
+    context.add(case.what, whose, f"{mode}: wall", ms=1e3 * wall, note=noted(steps=STEPS), **columns)
 
 
 def table(events: list[tuple[str, str, int, float]]) -> dict[str, list[tuple[str, int, float]]]:

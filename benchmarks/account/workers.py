@@ -102,11 +102,9 @@ class Held:
 
     def drop(self, subject: Subject) -> None:
         """Frees what a case holds."""
-        self.runs.pop(subject, None)
-        if self.context.device == "cuda" and scale.compiled(self.provider):
-            from torch._inductor.cudagraph_trees import reset_cudagraph_trees
-
-            reset_cudagraph_trees()
+        self.runs.pop(
+            subject, None
+        )  # and its CUDA graphs; those of torch.compile share one pool, which the next reuses
         self._release()
 
     def _memory(self) -> int | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_account, naming, tidy
+from benchmarks import gpu_account, keep, naming, tidy
 from benchmarks.account import (
     caches,
     children,
@@ -28,6 +28,7 @@ from benchmarks.account.context import Context
 from benchmarks.account.page import Ended
 from benchmarks.account.plan import PARTS, Budget, Part
 from benchmarks.tidy import Origin
+from tools.docs import gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = Origin("a machine", "2.11.0", "3.6.0", "abc", False)
@@ -362,3 +363,35 @@ def test_the_page_is_one_screen(context):
 def test_a_captured_graph_gives_its_result():
     """Workers compare what a graph wrote with what the same calls give when they are launched one by one."""
     assert [t.tolist() for t in workers._tensors([torch.ones(1), torch.zeros(1)])] == [[1.0], [0.0]]
+
+
+def test_an_account_is_kept(context, tmp_path):
+    """In the file of its machine and day, parts of a rerun in place of the first; never from a tree with changes."""
+    results = tmp_path / "results"
+    gpu_account.account(context, [part("a", measures), part("b", measures)], 100.0, [])
+    path = keep.keep(tmp_path, "2030-01-01", results)
+    assert path.name == "a-machine-2030-01-01.csv"
+    tidy.write(context.rows, [context.row("again", "ours", ms=2.0, part="a")])
+    page.write_parts(tmp_path / "account.parts.csv", [Ended("a", "time was up", 1.0, 1)])
+    keep.keep(tmp_path, "2030-01-01", results)
+    assert [(row.part, row.case) for row in tidy.read(path)] == [("b", "case"), ("a", "again")]
+    assert {each.part: each.outcome for each in page.read_parts(path.with_suffix(".parts.csv"))} == {
+        "a": "time was up",
+        "b": "done",
+    }
+    with pytest.raises(ValueError, match="from a clean tree only"):
+        tidy.write(context.rows, [replace(context, origin=replace(ORIGIN, dirty=True)).row("c", "ours", ms=1.0)])
+        keep.keep(tmp_path, "2030-01-01")
+
+
+def test_what_is_not_measured_shrinks_by_itself(context):
+    """README's table: a question goes once one run of one machine has all its rows."""
+    wanted = [
+        (batch, naming.published(name)) for batch in scale.BATCHES["training"] for name in scale.ids("training", False)
+    ]
+    rows = [context.row("m", *who, part="training", batch=batch, ms=1.0) for batch, who in wanted]
+    rows = [replace(row, provider="timm") if row.provider == "upstream" else row for row in rows]
+    assert "training steps of tiny" in gpu.rendered([]) and "hardware's counters" in gpu.rendered(rows)
+    assert "training steps of tiny" not in gpu.rendered(rows)
+    assert "training steps of tiny" in gpu.rendered(rows[1:]), "one is missing"
+    assert "training steps of tiny" in gpu.rendered([rows[0], *(replace(row, machine="b") for row in rows[1:])])

@@ -129,17 +129,40 @@ def disassembler() -> str | None:
 needs_disassembler = pytest.mark.skipif(disassembler() is None, reason="no cuobjdump")
 
 
+@dataclass(frozen=True)
+class Instruction:
+    address: int
+    guard: str  # the predicate that it runs under, '@!P0' for one; '' for none
+    opcode: str  # with its modifiers, 'LDG.E.128.CONSTANT' for one
+    operands: str
+
+
+_INSTRUCTION = re.compile(
+    r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][A-Z0-9_.]+)\s*([^;]*?)\s*;", re.MULTILINE
+)
+
+
+def parse(listing: str) -> tuple[Instruction, ...]:
+    """What cuobjdump prints of one kernel."""
+    return tuple(Instruction(int(address, 16), *rest) for address, *rest in _INSTRUCTION.findall(listing))
+
+
 @functools.cache
-def instructions(arch: str) -> dict[str, Counter[str]]:
-    """Of each kernel, how often each opcode stands in its machine code, 'LDG.E.128.CONSTANT' for one."""
+def listings(cubin: Path) -> dict[str, tuple[Instruction, ...]]:
+    """The machine code of each kernel of a cubin, in the order of its addresses."""
     tool = disassembler()
     assert tool is not None
     environment = {**os.environ, "PATH": f"{Path(tool).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    parts = re.split(r"Function : (\w+)", run([tool, "-sass", str(cubin)], environment))[1:]
+    names = _names(parts[::2])
+    return {names[mangled]: parse(text) for mangled, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+@functools.cache
+def instructions(arch: str) -> dict[str, Counter[str]]:
+    """Of each kernel, how often each opcode stands in its machine code, 'LDG.E.128.CONSTANT' for one."""
     found = {}
     for cubin in cubins((arch,)).values():
-        parts = re.split(r"Function : (\w+)", run([tool, "-sass", str(cubin)], environment))[1:]
-        names = _names(parts[::2])
-        for mangled, text in zip(parts[::2], parts[1::2], strict=True):
-            codes = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", text, re.MULTILINE)
-            found[names[mangled]] = Counter(codes)
+        for kernel, code in listings(cubin).items():
+            found[kernel] = Counter(instruction.opcode for instruction in code)
     return found
