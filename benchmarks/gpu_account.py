@@ -104,6 +104,19 @@ def keep_logs(context: Context) -> None:
                 tar.add(path, path.name)
 
 
+def keep_cache(context: Context, ends: float) -> str:
+    """Brings the compilers' cache back, as far as time goes; says what became of it."""
+    archive, log = context.out / CACHE, context.work / "cache.log"
+    if children.wait(children.start(log, pack, archive), ends) == 0:
+        return children.last_line(log)
+    archive.unlink(missing_ok=True)
+    return "the compilers' cache is not kept: time was up"
+
+
+def pack(archive: Path) -> None:
+    print(caches.pack(archive))
+
+
 def choose(names: Sequence[str]) -> list[Part]:
     """The parts of these names, in their order; without names those that need not be asked for.
 
@@ -162,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ended = account(context, wanted, options.budget - (time.monotonic() - begun), before)
     finally:
         gc.unfreeze()
-        keep_logs(context)
         if not options.dry_run:
-            print(f"== {caches.pack(context.out / CACHE)}")
+            print(f"== {keep_cache(context, begun + options.budget - 2)}")
+        keep_logs(context)
     print(page.summary(tidy.read(context.rows), ended))
     print(f"{time.monotonic() - begun:.0f} s in all")
     red = any("RED" in each.note or each.outcome == "crashed" for each in ended)

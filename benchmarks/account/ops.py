@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from convnextv2_fast import UnsupportedInputError, dispatch
 from convnextv2_fast.ops import _cuda
@@ -17,7 +17,6 @@ from .. import _check, depthwise, naming, problems
 from .._timing import Run, Timing, graphed, interleaved, watch_for
 from ..cases import OpCase, Setting
 from ..measure import one_line
-from ..problems import Shape
 from ..tidy import noted
 from . import children, correctness, scale
 from .context import Context
@@ -27,8 +26,19 @@ LIMITS: Mapping[str, Any] = {"rounds": 9, "warmup": 2, "round_seconds": 0.003, "
 DRY: Mapping[str, Any] = {"rounds": 1, "warmup": 0}
 CONVOLUTIONS = ("dwconv_layer_norm", "sparse_dwconv")
 STRATEGIES = ("materialize", "recompute", "chunked")
-SETS = 2  # of inputs, rotated: each of them passes the last-level cache, at these batches
-Call = Callable[..., Tensor]
+
+Candidates = dict[str, Callable[[], tuple[Run, float]]]  # by provider id: what runs, and its error; checked when built
+
+
+@dataclass(frozen=True)
+class Group:
+    """Candidates that are compared. `sets`: inputs that they rotate among, which together do not fit a cache."""
+
+    what: str
+    batch: int
+    dtype: str
+    sets: int
+    candidates: Candidates
 
 
 def run(context: Context) -> None:
@@ -44,44 +54,36 @@ def one(name: str, waiting: int, context: Context) -> None:
     """An op, in its share of the time: `waiting` of them are left, this one counted."""
     scale.prepare_process(context)
     ends = time.monotonic() + context.left() / waiting
-    for what, batch, dtype, candidates in groups(name, context):
+    for group in groups(name, context):
         if time.monotonic() > ends - 1 and not context.dry:
-            context.say(f"{name}: its share of the time ended before {what}, batch {batch}")
+            context.say(f"{name}: its share of the time ended before {group.what}, batch {group.batch}")
             return
-        compare(context, what, batch, dtype, candidates)
+        compare(context, group)
 
 
-Candidates = dict[str, Callable[[], tuple[Run, float]]]  # by provider id: what runs, and its error; checked when built
-
-
-def groups(name: str, context: Context) -> Iterator[tuple[str, int, str, Candidates]]:
-    """What is compared, group by group: case, batch, dtype, and what builds each candidate."""
+def groups(name: str, context: Context) -> Iterator[Group]:
+    """What is compared, group by group."""
     dtype = "float32" if context.dry else "bfloat16"
     for batch in (1,) if context.dry else BATCHES:
         if name == "dwconv7x7":
             for side, c in scale.stages(context):
                 for which in depthwise.UNITS:
-                    case = depthwise.PassCase(batch, side, c, which, getattr(torch, dtype), context.device)
-                    yield case.what, batch, dtype, passes(case)
+                    alone = depthwise.PassCase(batch, side, c, which, getattr(torch, dtype), context.device)
+                    sets = 1 if context.dry else max(2, min(8, round(256e6 / alone.work.bytes)))
+                    yield Group(alone.what, batch, dtype, sets, passes(alone, sets))
             continue
         for shape in scale.op_shapes(name, context, batch):
             for backward in (False, True):
-                case_ = op_case(name, shape, context, dtype, backward)
-                yield case_.what, batch, dtype, alternatives(case_, context)
+                case = OpCase(name, shape, Setting(context.device, dtype, context.dry), backward)
+                yield Group(case.what, batch, dtype, case.sets, alternatives(case, context))
 
 
-def op_case(name: str, shape: Shape, context: Context, dtype: str, backward: bool) -> OpCase:
-    case = OpCase(name, shape, Setting(context.device, dtype, context.dry), backward)
-    case.sets = 1 if context.dry else SETS
-    return case
-
-
-def passes(case: depthwise.PassCase) -> Candidates:
+def passes(case: depthwise.PassCase, sets: int) -> Candidates:
     """The convolution alone: torch's and ours."""
 
     def build(provider: str) -> tuple[Run, float]:
         with torch.inference_mode():
-            run, error = case.candidate(provider, SETS)
+            run, error = case.candidate(provider, sets)
 
             def call(i: int) -> object:
                 with torch.inference_mode():
@@ -132,31 +134,29 @@ def builder(case: OpCase, backend: str, kernel: str = "", **extra: Any) -> Calla
     return build
 
 
-def compare(context: Context, what: str, batch: int, dtype: str, candidates: Candidates) -> None:
+def compare(context: Context, group: Group) -> None:
     """Builds, captures and times a group, interleaved; a row for each candidate."""
     runs: dict[str, Run] = {}
     errors: dict[str, float] = {}
     replayed = context.device == "cuda"
-    wanted = [
-        name for name in candidates if not context.has(what, *naming.published(name, graph=replayed), batch, dtype)
-    ]
-    for name in wanted:
-        label = f"{what}, batch {batch}, {' '.join(naming.published(name))}"
+    columns = {name: naming.published(name, graph=replayed) for name in group.candidates}
+    for name, build in group.candidates.items():
+        if context.has(group.what, *columns[name], group.batch, group.dtype):
+            continue
         try:
-            run, errors[name] = candidates[name]()
-            runs[name] = graphed(run, SETS) if replayed else run
+            run, errors[name] = build()
+            runs[name] = graphed(run, group.sets) if replayed else run
         except UnsupportedInputError:
             continue  # this alternative does not exist here
         except Exception as error:
-            context.say(f"{label}: {one_line(error)}")
+            context.say(f"{group.what}, batch {group.batch}, {' '.join(columns[name])}: {one_line(error)}")
     limits = DRY if context.dry else LIMITS
     for name, timing in interleaved(runs, watch=watch_for(context.device), **limits).items():
         if not isinstance(timing, Timing):
-            context.say(f"{what}, batch {batch}, {name}: {one_line(timing)}")
+            context.say(f"{group.what}, batch {group.batch}, {' '.join(columns[name])}: {one_line(timing)}")
             continue
         figures = timing.percentiles() | {"rel_error": errors[name], "note": noted(rounds=len(timing.seconds))}
-        columns = naming.published(name, graph=replayed)
-        context.add(what, *columns, batch=batch, dtype=dtype, **figures)
+        context.add(group.what, *columns[name], batch=group.batch, dtype=group.dtype, **figures)
     runs.clear()
     if replayed:
         torch.cuda.empty_cache()

@@ -50,21 +50,42 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return [line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..." for line in lines]
 
 
+MODELS = ("inference", "training", "pretraining")
+OUR_MODES, PEER_MODES = ("eager", "graph", "compile", "reduce-overhead"), ("compile", "max-autotune")
+
+
 def models(rows: Iterable[Row]) -> list[str]:
-    """A line for each whole model, batch and provider: ms, and the time over that of our fastest way to run it."""
-    groups: dict[tuple[str, str, int | None], list[Row]] = {}
+    """A line for each whole model and batch: milliseconds of every provider and mode, and the time of the peers' fastest
+    over that of our fastest."""
+    groups: dict[tuple[str, int], dict[tuple[bool, str], float]] = {}
     for row in rows:
-        if row.part in ("inference", "training", "pretraining") and row.ms is not None:
-            groups.setdefault((row.part, row.case, row.batch), []).append(row)
-    cells = [("part", "batch", "provider", "mode", "ms", "times ours", "peak MiB")]
-    for (part, _, batch), found in groups.items():
-        ours = [row.ms for row in found if row.provider == naming.OURS and row.ms is not None]
-        for row in found:
-            assert row.ms is not None
-            ratio = f"{row.ms / min(ours):.2f}" if ours else ""
-            peak = "" if row.peak_mib is None else f"{row.peak_mib:.0f}"
-            cells.append((part, str(batch), row.provider, row.mode, f"{row.ms:.3f}", ratio, peak))
+        if row.part in MODELS and row.ms is not None:
+            groups.setdefault((row.part, row.batch or 0), {})[row.provider == naming.OURS, row.mode] = row.ms
+    wanted = [*((True, mode) for mode in OUR_MODES), *((False, mode) for mode in PEER_MODES)]
+    head = (mode if ours else f"peer {mode}" for ours, mode in wanted)
+    cells = [["ms", "batch", *head, "peer / ours"]]
+    for (part, batch), found in sorted(groups.items(), key=lambda group: (MODELS.index(group[0][0]), group[0][1])):
+        best = {
+            side: min((ms for (ours, _), ms in found.items() if ours == side), default=0.0) for side in (True, False)
+        }
+        ratio = f"{best[False] / best[True]:.2f}" if best[True] and best[False] else ""
+        times = (f"{found[key]:.3f}" if key in found else "" for key in wanted)
+        cells.append([part, str(batch), *times, ratio])
     return columns(cells) if len(cells) > 1 else []
+
+
+def steps(rows: Iterable[Row]) -> list[str]:
+    """A line for each step that was profiled: its time, and that of its kernels. What is between them is the host's."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in rows:
+        mode, _, what = row.mode.partition(": ")
+        if row.part == "profile" and what in ("wall", "gpu: all"):
+            line = found.setdefault((row.case, row.provider, mode), {})
+            line[what] = f"{row.ms:.3f}"
+            line |= {"launches": row.notes["calls"]} if what == "gpu: all" else {}
+    head = ["step", "provider", "mode", "ms", "kernels, ms", "launches"]
+    cells = [[*key, *(line.get(name, "") for name in ("wall", "gpu: all", "launches"))] for key, line in found.items()]
+    return columns([head, *cells]) if cells else []
 
 
 def summary(rows: Sequence[Row], ended: Sequence[Ended]) -> str:
@@ -79,4 +100,5 @@ def summary(rows: Sequence[Row], ended: Sequence[Ended]) -> str:
     if origin is not None:
         dirty = {True: ", with changes", False: "", None: ", state unknown"}[origin.dirty]
         state = f"; commit {origin.commit[:12] or 'unknown'}{dirty}"
-    return "\n".join([f"{where}{state}", "", *columns(parts), "", *models(rows)])
+    tables = (columns(parts), models(rows), steps(rows))
+    return "\n\n".join([f"{where}{state}", *("\n".join(table) for table in tables if table)])

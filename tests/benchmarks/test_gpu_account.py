@@ -60,6 +60,7 @@ def test_dry_run(tmp_path):
     assert ours and all(row.rel_error < 1e-3 for row in ours)
     for part in ("inference", "training", "pretraining"):
         assert f"\n{part} " in done.stdout, "the ratios are on the screen"
+    assert len(done.stdout.splitlines()) < 50, "a screen"
     assert str(ROOT) not in (tmp_path / "account.csv").read_text(), "no paths in a result"
     assert {path.name for path in tmp_path.iterdir()} == {"account.csv", "account.parts.csv", "logs.tar.gz"}
 
@@ -181,10 +182,8 @@ def test_a_wrong_op_yields_no_figure(context, monkeypatch):
     assert not tidy.read(here.rows)
     assert any(text.startswith("RED grn-") and "relative error" in text for text in here.said())
     assert correctness.forbidden(here, "grn", "cpu", "float32") and correctness.any_forbidden(here)
-    ((_, _, _, candidates), *_) = ops.groups("grn", here)
-    assert not candidates
-    ((_, _, _, candidates), *_) = ops.groups("layer_norm", here)
-    assert candidates
+    assert not any(group.candidates for group in ops.groups("grn", here))
+    assert all(group.candidates for group in ops.groups("layer_norm", here))
 
 
 def test_results_that_do_not_repeat_are_red(context, monkeypatch):
@@ -349,15 +348,24 @@ def test_behind_a_crash_the_device_tests_go_on(context, monkeypatch, codes, afte
 
 
 def test_the_page_is_one_screen(context):
+    columns = {"part": "training", "batch": 64}
     rows = [
-        context.row("m", naming.OURS, "graph", part="training", batch=64, ms=10.0, peak_mib=1000.0),
-        context.row("m", "timm", "max-autotune", part="training", batch=64, ms=15.0),
+        context.row("m", naming.OURS, "eager", ms=38.0, **columns),
+        context.row("m", naming.OURS, "graph", ms=10.0, peak_mib=1000.0, **columns),
+        context.row("m", "timm", "compile", ms=16.0, **columns),
+        context.row("m", "timm", "max-autotune", ms=15.0, **columns),
+        context.row("m", naming.OURS, "eager: wall", ms=38.0, part="profile", batch=64),
+        context.row("m", naming.OURS, "eager: gpu: all", ms=13.5, part="profile", batch=64, note="calls=760"),
+        context.row("m", naming.OURS, "eager: gpu mma_forward", ms=1.5, part="profile", batch=64, note="calls=18"),
     ]
-    text = page.summary(rows, [Ended("host", "done", 3.0, 4), Ended("ratios", "time was up", 9.0, 2, "because " * 40)])
-    assert "a machine, torch 2.11.0, Triton 3.6.0; commit abc" in text
-    assert "timm             max-autotune  15.000  1.50" in text
-    assert max(map(len, text.splitlines())) <= page.WIDTH
-    assert "nothing measured" in page.summary([], [])
+    ended = [Ended("host", "done", 3.0, 4), Ended("ratios", "time was up", 9.0, 2, "because " * 40)]
+    lines = page.summary(rows, ended).splitlines()
+    assert lines[0] == "a machine, torch 2.11.0, Triton 3.6.0; commit abc"
+    (training,) = (line.split() for line in lines if line.startswith("training"))
+    assert training == ["training", "64", "38.000", "10.000", "16.000", "15.000", "1.50"]
+    assert [line.split() for line in lines if "760" in line] == [["m", naming.OURS, "eager", "38.000", "13.500", "760"]]
+    assert max(map(len, lines)) <= page.WIDTH
+    assert page.summary([], []).startswith("nothing measured")
 
 
 def test_a_captured_graph_gives_its_result():
