@@ -2,7 +2,7 @@
 #   PYTHON  interpreter that creates the environment (for gpu-account: that runs it)
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 .DEFAULT_GOAL := help
-.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
+.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account static-figures sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -27,6 +27,7 @@ help:
 	@echo "make pretrain-photos   a small pre-training, drawn                  (ARGS=--save writes docs/pictures)"
 	@echo "make sanitize-cpu      the CPU kernels under the address, undefined-behaviour and thread sanitizers"
 	@echo "make gpu-account       everything measured on a GPU, in ten minutes    PYTHON=python3 OUT=directory ARGS='--parts host,ratios'"
+	@echo "make static-figures    instructions, host time and launches beside their ceilings; no GPU   ARGS=--write"
 	@echo "make wheels            sdist and wheels into dist/, audited, tried    CUDA_VERSIONS='13.0 13.2' WHEELS='any cpu 13.0'"
 	@echo "make check-abi         a wheel of dist/ on other versions of torch   TORCH_VERSIONS='2.10.0 newest' (6 GB each)"
 	@echo "make wheel-index       pages that serve dist/ to pip                 INDEX=build/index"
@@ -125,6 +126,9 @@ sanitize-cpu: venv
 gpu-account:
 	@"$(or $(PYTHON),python3)" -m benchmarks.gpu_account --out "$(or $(OUT),build/gpu-account)" \
 	  --cache "$(CACHE)" $(if $(COMMIT),--commit "$(COMMIT)") $(ARGS)
+
+static-figures: build
+	@"$(PY)" -m tests.static_figures $(ARGS)
 
 # Everything is built from the sdist, in build/wheels: an installation in place is not touched. A CUDA release that is not
 # installed here comes from PyPI into build/cuda. WHEEL_PLATFORM: the tag in a manylinux container, manylinux_2_28_x86_64.

@@ -55,8 +55,8 @@ OUR_MODES, PEER_MODES = ("eager", "graph", "compile", "reduce-overhead"), ("comp
 
 
 def models(rows: Iterable[Row]) -> list[str]:
-    """A line for each whole model and batch: milliseconds of every provider and mode, and the time of the peers' fastest
-    over that of our fastest."""
+    """A line for each whole model and batch: milliseconds of every provider and mode, and the time of the fastest peer
+    over that of our fastest way."""
     groups: dict[tuple[str, int], dict[tuple[bool, str], float]] = {}
     for row in rows:
         if row.part in MODELS and row.ms is not None:
