@@ -211,6 +211,12 @@ def keep(rows: Iterable[Row], date: str, directory: Path = RESULTS) -> Path:
     return path
 
 
+def files(directory: Path = RESULTS) -> list[Path]:
+    """The files with rows, the newest last."""
+    found = (path for path in directory.glob("*.csv") if not path.name.endswith(".parts.csv"))
+    return sorted(found, key=lambda path: (path.stem[-10:], path.name))
+
+
 def newest(part: str, machine: str = "", case: str = "", directory: Path = RESULTS) -> tuple[Path, list[Row]]:
     """The newest file with rows of a part, and those rows; of machines whose name contains `machine` and of cases that
     begin with `case`.
@@ -218,9 +224,7 @@ def newest(part: str, machine: str = "", case: str = "", directory: Path = RESUL
     Raises:
         FileNotFoundError: there is none.
     """
-    for path in sorted(directory.glob("*.csv"), key=lambda path: (path.stem[-10:], path.name), reverse=True):
-        if path.name.endswith(".parts.csv"):
-            continue
+    for path in reversed(files(directory)):
         rows = [row for row in read(path) if row.part == part and machine in row.machine and row.case.startswith(case)]
         if rows:
             return path, rows

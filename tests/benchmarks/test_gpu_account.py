@@ -28,6 +28,7 @@ from benchmarks.account.context import Context
 from benchmarks.account.page import Ended
 from benchmarks.account.plan import PARTS, Budget, Part
 from benchmarks.tidy import Origin
+from tests.benchmarks import test_results
 from tools.docs import gpu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,8 @@ def test_dry_run(tmp_path):
     found = {row.part for row in rows}
     assert found == {"host", "ceilings", "correctness", "profile", "inference", "training", "pretraining", "ops"}
     assert len({row.key for row in rows}) == len(rows)
+    for row in rows:
+        test_results.check(row)
     checked = {row.case.split("-")[0] for row in rows if row.part == "correctness"}
     assert checked >= {"mlp_grn", "dwconv_layer_norm", "grn", "layer_norm", "patch_conv", "sparse_dwconv"}
     ours = [row for row in rows if row.provider == naming.OURS and row.rel_error is not None]

@@ -9,8 +9,21 @@ from benchmarks import naming, tidy
 from tools.docs import results
 
 FILES = sorted(path for path in tidy.RESULTS.iterdir() if not path.name.startswith("."))
-TABLES = [path for path in FILES if path.suffix == ".csv" and not path.name.endswith(".parts.csv")]
-PROVIDERS = {naming.OURS, *(provider for provider, _ in naming._PEERS.values())}
+TABLES = tidy.files()
+PROVIDERS = {naming.OURS, "python", *(provider for provider, _ in naming._PEERS.values())}
+
+
+def check(row):
+    """That a row is a measurement, and says what of."""
+    assert re.fullmatch("[0-9a-f]{40}", row.commit) and row.dirty is not None and row.torch, row.key
+    assert row.part and row.case and row.provider in PROVIDERS, row.key
+    timed = [row.p20, row.ms, row.p80]
+    assert all(figure is None for figure in timed) or (row.ms or 0) > 0, row.key
+    assert None in timed or timed == sorted(timed), row.key
+    assert row.peak_mib is None or row.peak_mib >= 0, row.key
+    assert row.rel_error is None or 0 <= row.rel_error < 0.15, row.key
+    for name, value in row.notes.items():
+        assert name.isidentifier() and value, row.key
 
 
 def test_only_tables_and_plots_lie_there():
@@ -24,15 +37,7 @@ def test_every_row_is_a_measurement(path):
     assert [key for key, times in Counter(row.key for row in rows).items() if times > 1] == []
     for row in rows:
         assert tidy.file_for(row.origin, path.stem[-10:]) == path, "one machine and day to a file, which is its name"
-        assert re.fullmatch("[0-9a-f]{40}", row.commit) and row.dirty is not None and row.torch, row.key
-        assert row.part and row.case and row.provider in PROVIDERS, row.key
-        timed = [row.p20, row.ms, row.p80]
-        assert all(figure is None for figure in timed) or (row.ms or 0) > 0, row.key
-        assert None in timed or timed == sorted(timed), row.key
-        assert row.peak_mib is None or row.peak_mib >= 0, row.key
-        assert row.rel_error is None or 0 <= row.rel_error < 0.15, row.key
-        for name, value in row.notes.items():
-            assert name.isidentifier() and value, row.key
+        check(row)
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".png"], ids=lambda path: path.stem)

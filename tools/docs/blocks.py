@@ -10,6 +10,7 @@ from benchmarks import gpu_model
 from benchmarks._run import table
 from convnextv2_fast import dispatch, environment
 from convnextv2_fast.dispatch import Implementation, Spec
+from tests.static_figures import figures
 
 from . import gpu, results
 
@@ -57,5 +58,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "backends": backends,
     "gpu-model": gpu_model.markdown,
     "gpu-unmeasured": gpu.unmeasured,
+    "static-figures": figures.page,
     **results.BLOCKS,
 }

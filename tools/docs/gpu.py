@@ -22,8 +22,7 @@ class Question:
 
 def of_gpus() -> list[Row]:
     """Every committed row of a GPU."""
-    paths = [path for path in sorted(tidy.RESULTS.glob("*.csv")) if not path.name.endswith(".parts.csv")]
-    return [row for path in paths for row in tidy.read(path) if not row.machine.endswith("threads")]
+    return [row for path in tidy.files() for row in tidy.read(path) if not row.machine.endswith("threads")]
 
 
 def together(kind: str) -> Callable[[Sequence[Row]], bool]:
