@@ -20,9 +20,8 @@ OUR_MODES = ("cuda", "cuda graph", "eager", "graph")
 def rows(directory: Path = tidy.RESULTS) -> tuple[Row, ...]:
     """The rows of all files, of one key and machine the newest alone."""
     found: dict[tuple[str, ...], Row] = {}
-    for path in sorted(directory.glob("*.csv"), key=lambda path: path.stem[-10:]):
-        if not path.name.endswith(".parts.csv"):
-            found |= {(row.machine, *row.key): row for row in tidy.read(path) if row.ms is not None}
+    for path in tidy.files(directory):
+        found |= {(row.machine, *row.key): row for row in tidy.read(path) if row.ms is not None}
     return tuple(found.values())
 
 

@@ -15,6 +15,7 @@ from benchmarks.kernel_model.kernel import Kernel, total
 from benchmarks.kernel_model.passes import COUNTS, DTYPES, MODES, Pass
 from benchmarks.sizes import SIZES
 from convnextv2_fast.ops.mlp_grn import native
+from tests.static_figures import figures
 
 ROOT = Path(__file__).parents[2]
 H100, H200 = chips.find("h100"), chips.find("h200")
@@ -229,3 +230,14 @@ def test_without_results_there_is_a_prediction_all_the_same(tmp_path, monkeypatc
     assert "measured: nothing" in tables.text(Pass("h100", "tiny", 128))
     with pytest.raises(ValueError, match="no committed result has dwconv7x7"):
         Pass("h100", "tiny", 128, provider="compile").total()
+
+
+def test_instructions_and_launches_are_those_counted_in_the_code():
+    """The static figures, which tests hold against the machine code and the dispatcher."""
+    found = {(f.name, f.unit): f.value for f in figures.read().figures}
+    for kernel, counted in (("activate", ops.ACTIVATE), ("products", ops.PRODUCTS), ("backward", ops.BACKWARD)):
+        name = f"mlp_{kernel}_kernel<BFloat16, 8>, sm_90"
+        assert counted == pytest.approx(found[name, "instructions per element"], abs=0.06)
+        assert found[name, "XU operations per element"] == ops.SPECIAL
+    step = "convnextv2_tiny, training step, autocast with float32 parameters"
+    assert Pass("h100", "tiny", 64, "training").total().launches == pytest.approx(found[step, "launches"], rel=0.01)
