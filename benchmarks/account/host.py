@@ -57,7 +57,7 @@ def count_to_a_million() -> int:
 
 
 def run(context: Context) -> None:
-    calls, rounds = (2, 1) if context.dry else (CALLS, ROUNDS)
+    calls, rounds = (4, 1) if context.dry else (CALLS, ROUNDS)
     context.add(
         "a loop of a million additions",
         "python",
