@@ -54,7 +54,7 @@ MODELS = ("inference", "training", "pretraining")
 OUR_MODES, PEER_MODES = ("eager", "graph", "compile", "reduce-overhead"), ("compile", "max-autotune")
 
 
-def models(rows: Iterable[Row]) -> list[str]:
+def models(rows: Iterable[Row]) -> list[list[str]]:
     """A line for each whole model and batch: milliseconds of every provider and mode, and the time of the fastest peer
     over that of our fastest way."""
     groups: dict[tuple[str, int], dict[tuple[bool, str], float]] = {}
@@ -71,10 +71,10 @@ def models(rows: Iterable[Row]) -> list[str]:
         ratio = f"{best[False] / best[True]:.2f}" if best[True] and best[False] else ""
         times = (f"{found[key]:.3f}" if key in found else "" for key in wanted)
         cells.append([part, str(batch), *times, ratio])
-    return columns(cells) if len(cells) > 1 else []
+    return cells
 
 
-def steps(rows: Iterable[Row]) -> list[str]:
+def steps(rows: Iterable[Row]) -> list[list[str]]:
     """A line for each step that was profiled: its time, and that of its kernels. What is between them is the host's."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
@@ -84,8 +84,24 @@ def steps(rows: Iterable[Row]) -> list[str]:
             line[what] = f"{row.ms:.3f}"
             line |= {"launches": row.notes["calls"]} if what == "gpu: all" else {}
     head = ["step", "provider", "mode", "ms", "kernels, ms", "launches"]
-    cells = [[*key, *(line.get(name, "") for name in ("wall", "gpu: all", "launches"))] for key, line in found.items()]
-    return columns([head, *cells]) if cells else []
+    return [
+        head,
+        *([*key, *(line.get(name, "") for name in ("wall", "gpu: all", "launches"))] for key, line in found.items()),
+    ]
+
+
+def slowest(rows: Iterable[Row], most: int = 10) -> list[list[str]]:
+    """The kernels that take longest in our steps: calls, milliseconds, and the share of all kernels' time."""
+    ours = [row for row in rows if row.part == "profile" and row.provider == naming.OURS and row.ms is not None]
+    whole = {row.case: row.ms or 0.0 for row in ours if row.mode.endswith(": gpu: all")}
+    cells = [["step", "kernel", "calls", "ms", "share, %"]]
+    for case, total in whole.items():
+        kernels = [row for row in ours if row.case == case and ": gpu " in row.mode]
+        for row in sorted(kernels, key=lambda row: -(row.ms or 0.0))[:most]:
+            _, _, name = row.mode.partition(": gpu ")
+            ms = row.ms or 0.0
+            cells.append([case, f"`{name}`", row.notes.get("calls", ""), f"{ms:.3f}", f"{100 * ms / total:.0f}"])
+    return cells
 
 
 def summary(rows: Sequence[Row], ended: Sequence[Ended]) -> str:
@@ -100,5 +116,5 @@ def summary(rows: Sequence[Row], ended: Sequence[Ended]) -> str:
     if origin is not None:
         dirty = {True: ", with changes", False: "", None: ", state unknown"}[origin.dirty]
         state = f"; commit {origin.commit[:12] or 'unknown'}{dirty}"
-    tables = (columns(parts), models(rows), steps(rows))
-    return "\n\n".join([f"{where}{state}", *("\n".join(table) for table in tables if table)])
+    tables = (parts, models(rows), steps(rows))
+    return "\n\n".join([f"{where}{state}", *("\n".join(columns(table)) for table in tables if len(table) > 1)])

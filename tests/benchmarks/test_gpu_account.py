@@ -369,6 +369,9 @@ def test_the_page_is_one_screen(context):
     assert [line.split() for line in lines if "760" in line] == [["m", naming.OURS, "eager", "38.000", "13.500", "760"]]
     assert max(map(len, lines)) <= page.WIDTH
     assert page.summary([], []).startswith("nothing measured")
+    assert page.slowest(rows)[1:] == [["m", "`mma_forward`", "18", "1.500", "11"]]
+    text = gpu.described("a.csv", rows)
+    assert "| training | 64 | 38.000 | 10.000 |" in text and "| m | `mma_forward` | 18 | 1.500 | 11 |" in text
 
 
 def test_a_captured_graph_gives_its_result():

@@ -58,6 +58,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "backends": backends,
     "gpu-model": gpu_model.markdown,
     "gpu-unmeasured": gpu.unmeasured,
+    "gpu-account": gpu.account,
     "static-figures": figures.page,
     **results.BLOCKS,
 }

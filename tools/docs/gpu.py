@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks import naming, tidy
 from benchmarks._run import table
-from benchmarks.account import scale
+from benchmarks.account import page, scale
 from benchmarks.tidy import Row
 
 
@@ -92,6 +92,23 @@ QUESTIONS = (
     Question("an AMD GPU", never, "compiled for gfx942, interpreted on CPUs"),
     Question("several GPUs: DDP, FSDP", never, "processes on CPUs"),
 )
+
+
+def account() -> str:
+    """The newest account: whole models, steps beside their kernels, the slowest kernels."""
+    for path in reversed(tidy.files()):
+        rows = tidy.read(path)
+        if any(row.part == "profile" for row in rows):
+            return described(path.name, rows)
+    return "No account has been committed yet."
+
+
+def described(name: str, rows: Sequence[Row]) -> str:
+    """An account, of its rows."""
+    origin = rows[0].origin
+    head = f"{origin.machine}, torch {origin.torch}, Triton {origin.triton}. [{name}](../benchmarks/results/{name})."
+    tables = (page.models(rows), page.steps(rows), page.slowest(rows))
+    return "\n\n".join([head, *("\n".join(table(cells[0], cells[1:])) for cells in tables if len(cells) > 1)])
 
 
 def unmeasured() -> str:
