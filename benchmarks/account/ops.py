@@ -24,6 +24,9 @@ from .context import Context
 BATCHES = (128, 256)
 LIMITS: Mapping[str, Any] = {"rounds": 9, "warmup": 2, "round_seconds": 0.003, "max_seconds": 0.7}
 DRY: Mapping[str, Any] = {"rounds": 1, "warmup": 0}
+ALONE = "dwconv7x7"  # the depthwise convolution without LayerNorm, beside cuDNN's
+FIRST = ("mlp_grn", "dwconv_layer_norm", ALONE, "sparse_dwconv", "patch_conv")  # what a model spends its time in
+NAMES = (*FIRST, *(op for op in dispatch.registered_ops() if op not in FIRST))
 CONVOLUTIONS = ("dwconv_layer_norm", "sparse_dwconv")
 STRATEGIES = ("materialize", "recompute", "chunked")
 
@@ -42,9 +45,7 @@ class Group:
 
 
 def run(context: Context) -> None:
-    names = ["mlp_grn", "dwconv_layer_norm", "dwconv7x7", "sparse_dwconv", "patch_conv", "layer_norm", "grn"]
-    names += [op for op in dispatch.registered_ops() if op not in names]
-    jobs = [(name, one, (name, len(names) - i, context)) for i, name in enumerate(names)]
+    jobs = [(name, one, (name, len(NAMES) - i, context)) for i, name in enumerate(NAMES)]
     for name, code in children.spread(jobs, log=context.log, ends=context.ends - 1, at_once=1):
         if code != 0:
             context.say(f"{name}: {children.ending(code, context.log(name))}")
@@ -65,7 +66,7 @@ def groups(name: str, context: Context) -> Iterator[Group]:
     """What is compared, group by group."""
     dtype = "float32" if context.dry else "bfloat16"
     for batch in (1,) if context.dry else BATCHES:
-        if name == "dwconv7x7":
+        if name == ALONE:
             for side, c in scale.stages(context):
                 for which in depthwise.UNITS:
                     alone = depthwise.PassCase(batch, side, c, which, getattr(torch, dtype), context.device)
@@ -134,6 +135,19 @@ def builder(case: OpCase, backend: str, kernel: str = "", **extra: Any) -> Calla
     return build
 
 
+def tried(
+    context: Context, group: Group, name: str, build: Callable[[], tuple[Run, float]]
+) -> tuple[Run, float] | None:
+    """What a candidate builds. None: it cannot, and the part says why, or does not exist here."""
+    try:
+        return build()
+    except UnsupportedInputError:
+        return None
+    except Exception as error:
+        context.say(f"{group.what}, batch {group.batch}, {' '.join(naming.published(name))}: {one_line(error)}")
+        return None
+
+
 def compare(context: Context, group: Group) -> None:
     """Builds, captures and times a group, interleaved; a row for each candidate."""
     runs: dict[str, Run] = {}
@@ -143,13 +157,14 @@ def compare(context: Context, group: Group) -> None:
     for name, build in group.candidates.items():
         if context.has(group.what, *columns[name], group.batch, group.dtype):
             continue
+        found = tried(context, group, name, build)
+        if found is None:
+            continue
+        run, errors[name] = found
         try:
-            run, errors[name] = build()
             runs[name] = graphed(run, group.sets) if replayed else run
-        except UnsupportedInputError:
-            continue  # this alternative does not exist here
         except Exception as error:
-            context.say(f"{group.what}, batch {group.batch}, {' '.join(columns[name])}: {one_line(error)}")
+            context.say(f"{group.what}, batch {group.batch}, {' '.join(columns[name])}, captured: {one_line(error)}")
     limits = DRY if context.dry else LIMITS
     for name, timing in interleaved(runs, watch=watch_for(context.device), **limits).items():
         if not isinstance(timing, Timing):
