@@ -9,25 +9,35 @@ The table comes last. Exit code 1: a result was wrong, or a part crashed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import os
 import shutil
 import signal
 import sys
 import tarfile
 import tempfile
 import time
+import traceback
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from . import _machine, tidy
 from .account import caches, children, page, plan
 from .account.context import Context
+from .account.crews import Crews
 from .account.page import Ended
 from .account.plan import PARTS, Budget, Part
+from .measure import one_line
 
 CACHE = "compiled.tar.gz"
 SHORTEST = 5.0  # seconds: with less a part is not begun
+LATE = 2.0  # seconds after its time at which a part is ended
+PHASES = "phases.txt"
+LARGEST_LOG = 20 << 20  # bytes
 
 
 def gpu_name() -> str | None:
@@ -36,25 +46,75 @@ def gpu_name() -> str | None:
     return lines[0].strip() if lines else None
 
 
-def enter(part: Part, context: Context) -> None:
-    """What a part's process runs."""
-    part.run(context)
+def phases(parts: Sequence[Part], context: Context, budget: Budget) -> None:
+    """What the process of one part runs, or of some that share workers. It says when each begins, until when it may
+    run, and when it ends; a part that raises does not keep the next from running."""
+    crews = Crews()
+    for part in parts:
+        here = context.of(part.name, budget.slice(part))
+        note_phase(context, part.name, "begun", here.ends)
+        try:
+            part.run(here, crews) if part.crews else part.run(here)
+            note_phase(context, part.name, "done")
+        except Exception as error:
+            traceback.print_exc()
+            here.say(one_line(error))
+            note_phase(context, part.name, "crashed")
+    crews.close()
 
 
-def run(part: Part, context: Context, seconds: float) -> Ended:
-    """Runs one part in its processes, and says how it ended."""
-    context = context.of(part.name, seconds)
-    begun = time.monotonic()
-    log = context.log("part")
-    process = children.start(log, enter, part, context, group=True)
+def note_phase(context: Context, part: str, what: str, ends: float = 0.0) -> None:
+    with (context.work / PHASES).open("a") as file:
+        file.write(f"{part} {what} {time.monotonic()} {ends}\n")
+
+
+def noted_phases(context: Context) -> dict[str, dict[str, tuple[float, float]]]:
+    """By part: what was noted ("begun", "done", "crashed"), when, and until when it may run."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    text = (context.work / PHASES).read_text() if (context.work / PHASES).exists() else ""
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        part, what, at, ends = line.split()
+        found.setdefault(part, {})[what] = (float(at), float(ends))
+    return found
+
+
+def run(parts: Sequence[Part], context: Context, budget: Budget) -> list[Ended]:
+    """Runs parts in one process, and says how those ended that began: all, or those up to one that had to be ended or
+    took the process with it."""
+    (context.work / PHASES).unlink(missing_ok=True)
+    log = context.of(parts[0].name, 0).log("part")
+    before = {row.key for row in tidy.readable(context.rows)}
+    process = children.start(log, phases, parts, context, budget, group=True)
     try:
-        code = children.wait(process, context.ends + 2, group=True)
+        while process.exitcode is None:
+            process.join(0.05)
+            running = [(name, said) for name, said in noted_phases(context).items() if len(said) == 1]
+            if any(time.monotonic() > said["begun"][1] + LATE for _, said in running):
+                break
+        code = process.exitcode
     finally:
         children.end(process, group=True)
-    rows = len(tidy.read(context.rows)) - len(context.done)
-    outcome = {0: "done", None: "time was up"}.get(code, "crashed")
-    said = context.said() + ([children.ending(code, log)] if outcome == "crashed" else [])
-    return Ended(part.name, outcome, round(time.monotonic() - begun, 1), rows, "; ".join(said)[:2000])
+    return [ended(name, said, code, context, log, before) for name, said in noted_phases(context).items()] or [
+        Ended(parts[0].name, "crashed", 0.0, 0, children.ending(code, log))
+    ]
+
+
+def ended(
+    part: str, said: dict[str, tuple[float, float]], code: int | None, context: Context, log: Path, before: set[Any]
+) -> Ended:
+    """How a part ended, from what was noted of it."""
+    here = replace(context, part=part)
+    outcome = "done" if "done" in said else "time was up" if code is None and "crashed" not in said else "crashed"
+    last = max(at for at, _ in said.values()) if len(said) > 1 else time.monotonic()
+    notes = here.said() + ([children.ending(code, log)] if outcome == "crashed" and "crashed" not in said else [])
+    rows = sum(row.key not in before and page.belongs(row, part) for row in tidy.readable(context.rows))
+    return Ended(
+        part,
+        outcome,
+        round(last - said["begun"][0], 1),
+        rows,
+        "; ".join(sorted(notes, key=lambda note: not note.startswith("RED")))[:2000],
+    )
 
 
 def begin(context: Context, resume: bool) -> list[Ended]:
@@ -69,11 +129,11 @@ def begin(context: Context, resume: bool) -> list[Ended]:
         tidy.write(context.rows, [])
         return []
     context.work.mkdir(parents=True, exist_ok=True)
-    rows = tidy.read(context.rows)
+    rows = tidy.readable(context.rows)
     for row in rows[:1]:
         if row.origin != context.origin:
             raise ValueError(f"cannot resume: the account there is of {row.origin}, this is {context.origin}")
-    tidy.write(context.rows, rows)  # without a last line that was cut off
+    tidy.write(context.rows, rows)  # without lines that were cut off
     return page.read_parts(parts_file(context))
 
 
@@ -81,27 +141,44 @@ def parts_file(context: Context) -> Path:
     return context.out / "account.parts.csv"
 
 
-def account(context: Context, wanted: Sequence[Part], total: float, before: Sequence[Ended]) -> list[Ended]:
-    """Runs the parts in order. How they ended is on disk after each."""
-    ended = {each.part: each for each in before}
+def account(
+    context: Context,
+    wanted: Sequence[Part],
+    total: float,
+    before: Sequence[Ended],
+    after: Callable[[], object] = lambda: None,
+) -> list[Ended]:
+    """Runs the parts in order. How they ended is on disk after each; `after` clears up behind each process."""
+    found = {each.part: each for each in before}
     budget = Budget(total, wanted)
-    for part in wanted:
-        seconds = budget.slice(part)
-        if seconds < min(part.most, SHORTEST):
-            ended[part.name] = Ended(part.name, "not begun", 0.0, 0, f"{seconds:.0f} s of {total:.0f} were left for it")
-        else:
-            print(f"== {part.name}, up to {seconds:.0f} s: {part.answers}", flush=True)
-            ended[part.name] = run(part, context, seconds)
-        page.write_parts(parts_file(context), ended.values())
-    return list(ended.values())
+    for group in plan.together(wanted):
+        while group:
+            seconds = budget.slice(group[0])
+            if seconds < min(group[0].most, SHORTEST):
+                why = f"{seconds:.0f} s of {total:.0f} were left for it"
+                found[group[0].name] = Ended(group[0].name, "not begun", 0.0, 0, why)
+                group = group[1:]
+            else:
+                for part in group:
+                    print(f"== {part.name}, up to {budget.slice(part):.0f} s: {part.answers}", flush=True)
+                for each in run(group, context, budget):
+                    found[each.part] = each
+                    group = [part for part in group if part.name != each.part]
+                after()
+            with contextlib.suppress(OSError):  # a full disk: what is there stays
+                page.write_parts(parts_file(context), found.values())
+    return list(found.values())
 
 
 def keep_logs(context: Context) -> None:
     """All logs in one archive."""
-    with tarfile.open(context.out / "logs.tar.gz", "w:gz") as tar:
-        for path in sorted(context.work.iterdir()):
-            if path.is_file():
-                tar.add(path, path.name)
+    try:
+        with tarfile.open(context.out / "logs.tar.gz", "w:gz") as tar:
+            for path in sorted(context.work.iterdir()):
+                if path.is_file() and path.stat().st_size < LARGEST_LOG:
+                    tar.add(path, path.name)
+    except OSError as error:
+        print(f"the logs are not kept: {error}")
 
 
 def keep_cache(context: Context, ends: float) -> str:
@@ -152,36 +229,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--commit", default="", help="where there is no git: what `git describe --always --abbrev=40 --dirty` says"
     )
     options = parser.parse_args(arguments)
-    begun = time.monotonic()
+    begun = time.monotonic() - age()
     try:
         wanted = choose([name for name in options.parts.split(",") if name])
         if not options.dry_run and gpu_name() is None:
             print("nvidia-smi shows no GPU: nothing was measured. Without one: --dry-run")
             return 0
         context = prepared(options)
+        if not options.dry_run and not context.origin.commit:
+            raise ValueError("no git here: name the commit (--commit), or nothing of this can be kept")
         before = begin(context, options.resume)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     if not options.dry_run:
         caches.use()  # before torch's compiler reads the environment
     children.import_ahead()
-    if not options.dry_run:
-        if options.cache is not None and options.cache.exists():
-            print(f"== {caches.unpack(options.cache)} files of an earlier account's cache")
-        how = children.choose_start(context.work / "start.log")
-        print(f"== {context.origin.machine}; processes: {how}")
+    children.adopt()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    ended: list[Ended] = []
     try:
-        ended = account(context, wanted, options.budget - (time.monotonic() - begun), before)
+        why = "" if options.dry_run else unusable(context, options.cache)
+        if why:
+            ended = [Ended(part.name, "not begun", 0.0, 0, why) for part in wanted]
+            page.write_parts(parts_file(context), ended)
+        else:
+            left = options.budget - (time.monotonic() - begun)
+            ended = account(context, wanted, left, before, children.sweep)
     finally:
         gc.unfreeze()
+        tidy.write(context.rows, tidy.merge([], tidy.readable(context.rows)))  # a part taken up again measures anew
         if not options.dry_run:
             print(f"== {keep_cache(context, begun + options.budget - 2)}")
         keep_logs(context)
-    print(page.summary(tidy.read(context.rows), ended))
+    print(page.summary(tidy.readable(context.rows), ended))
     print(f"{time.monotonic() - begun:.0f} s in all")
     red = any("RED" in each.note or each.outcome == "crashed" for each in ended)
     return int(red)
+
+
+def unusable(context: Context, cache: Path | None) -> str:
+    """Why no process can use the device; empty: they can. Brings in the cache of an earlier account."""
+    if cache is not None and cache.exists():
+        try:
+            print(f"== {caches.unpack(cache)} files of an earlier account's cache")
+        except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+            print(f"== no cache: {cache.name} cannot be read: {error}")
+    log = context.work / "start.log"
+    how = children.choose_start(log)
+    print(f"== {context.origin.machine}; processes: {how or 'none can use the device'}")
+    return "" if how else f"no process can use the device: {children.last_line(log)}"
+
+
+def age() -> float:
+    """Seconds since this process began: importing torch takes some, and they count."""
+    started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 if __name__ == "__main__":

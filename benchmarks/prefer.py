@@ -52,7 +52,7 @@ def compared(rows: Iterable[Row], choices: Sequence[str]) -> dict[str, float]:
     choice, as of the kernels or strategies within a backend, the fastest counts: the backend would take that one."""
     times: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
     for row in rows:
-        if row.part != "ops" or row.provider != naming.OURS or row.ms is None:
+        if row.part != "ops" or row.provider != naming.OURS or not row.ms:
             continue
         words = row.mode.replace("-", " ").split()
         for choice in choices:

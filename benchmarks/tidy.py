@@ -25,12 +25,13 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
+LONGEST = 10_000  # characters of a cell
 _FIGURES = ("ms", "p20", "p80", "peak_mib", "rel_error")
 
 
@@ -125,7 +126,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(int(value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value).replace("\n", " ")
+    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).replace("\0", " ").split())[:LONGEST]
 
 
 def line(cells: Iterable[Any]) -> str:
@@ -141,18 +142,39 @@ def read(path: Path) -> list[Row]:
     Raises:
         ValueError: other columns than these, or a row that cannot be read; the message names file and line.
     """
-    text = path.read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    if not lines or tuple(next(csv.reader(lines[:1]))) != COLUMNS:
-        raise ValueError(f"{path.name}: the columns are not {', '.join(COLUMNS)}")
     rows = []
-    for number, cells in enumerate(csv.reader(lines[1:]), start=2):
-        try:
-            pairs = zip(COLUMNS, cells, strict=True)
-            rows.append(Row(**{name: _PARSE.get(name, str)(text) for name, text in pairs}))
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{path.name}, line {number}: {error}") from None
+    for number, found in _lines(path, "strict"):
+        if isinstance(found, Exception):
+            raise ValueError(f"{path.name}, line {number}: {found}") from None
+        rows.append(found)
     return rows
+
+
+def readable(path: Path) -> list[Row]:
+    """Those rows of a file that can be read: while a run goes on, one that was torn must not end it.
+
+    Raises:
+        ValueError: other columns than these.
+    """
+    return [found for _, found in _lines(path, "replace") if isinstance(found, Row)]
+
+
+def _lines(path: Path, errors: str) -> Iterator[tuple[int, Row | Exception]]:
+    """The number of each line, and its row or why there is none."""
+    try:
+        text = path.read_text(encoding="utf-8", errors=errors)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    head, *lines = text[: text.rfind("\n") + 1].split("\n")[:-1] or [""]
+    if head != line(COLUMNS).rstrip("\n"):
+        raise ValueError(f"{path.name}: the columns are not {', '.join(COLUMNS)}")
+    for number, each in enumerate(lines, start=2):
+        try:
+            (cells,) = csv.reader([each])
+            pairs = zip(COLUMNS, cells, strict=True)
+            yield number, Row(**{name: _PARSE.get(name, str)(text) for name, text in pairs})
+        except (ValueError, KeyError, csv.Error) as error:
+            yield number, error
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

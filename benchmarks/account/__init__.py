@@ -6,7 +6,7 @@
 | `context` | what a part is given: where its rows go, and until when it may run |
 | `children` | processes that are forked, watched, and ended in time |
 | `scale` | cases and providers, in full size and for the dry run |
-| `workers` | processes that hold one provider each, and are asked in turn |
+| `workers`, `crews` | processes that hold one provider each, and are asked in turn |
 | `host`, `correctness`, `warm`, `traces`, `ratios`, `ops`, `counters`, `sanitizer`, `device_tests` | the parts |
 | `kernels` | the program whose kernels `counters` reads |
 | `caches` | compiled code, taken along and brought back |

@@ -7,6 +7,7 @@ not touched the device. Where a forked process cannot use the device all the sam
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import multiprocessing
@@ -34,6 +35,7 @@ def _inside(log: Path, group: bool, start: str, function: Callable[..., object],
     """What a child runs: its output goes to the log, it ends without the parent's exit handlers."""
     global _start
     _start = start
+    ends_with_its_parent()
     if group:
         os.setsid()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -60,21 +62,85 @@ def start(log: Path, function: Callable[..., object], *arguments: Any, group: bo
     return process
 
 
-def end(process: BaseProcess, group: bool = False) -> None:
-    """Ends a process that `start` began; with `group`, and everything that it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if group and process.pid is not None and os.getpgid(process.pid) == process.pid:
-            os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(ValueError):
-        process.kill()
-    process.join(5)
+def descendants(root: int) -> list[int]:
+    """Everything that a process started, and those started in turn, from /proc."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found, new = [], [root]
+    while new:
+        new = [pid for pid, parent in parents.items() if parent in new]
+        found += new
+    return found
+
+
+def kill(*pids: int) -> None:
+    """Ends processes at once. One that is gone is no error."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def end(*processes: BaseProcess, group: bool = False) -> None:
+    """Ends processes that `start` began, and everything that they started: compilers work on in processes of their own.
+    All are ended before any is waited for."""
+    pids = [process.pid for process in processes if process.pid is not None]
+    below = [pid for root in pids for pid in descendants(root)]
+    for pid in pids if group else []:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)  # whether or not its leader is still there
+    for process in processes:
+        with contextlib.suppress(ValueError):
+            process.kill()
+    kill(*below)
+    for process in processes:
+        finish = time.monotonic() + 5
+        while process.exitcode is None and time.monotonic() < finish:
+            time.sleep(0.01)
+
+
+def adopt() -> None:
+    """From now on a process whose parent has ended becomes a child of this one, so that `sweep` finds it."""
+    _prctl(_SUBREAPER, 1)
+
+
+def sweep() -> None:
+    """Ends everything that this process started, or adopted, and that still runs."""
+    kill(*(pid for pid in descendants(os.getpid()) if not _is_tracker(pid)))
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _is_tracker(pid: int) -> bool:
+    """Whether it is multiprocessing's own, which spawned processes need."""
+    with contextlib.suppress(OSError):
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+_PDEATHSIG, _SUBREAPER = 1, 36  # of linux/prctl.h
+
+
+def _prctl(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def ends_with_its_parent() -> None:
+    """Has the system end this process when the one that started it ends, however that may be."""
+    _prctl(_PDEATHSIG, signal.SIGKILL)
 
 
 def wait(process: BaseProcess, ends: float, group: bool = False) -> int | None:
-    """The exit code; None if the process had to be ended at `ends` (on :func:`time.monotonic`'s clock)."""
-    process.join(max(0.0, ends - time.monotonic()))
+    """The exit code; None if the process had to be ended at `ends` (on :func:`time.monotonic`'s clock).
+
+    Asks again and again: what join() waits for is held open by the children of a process that has ended."""
+    while process.exitcode is None and time.monotonic() < ends:
+        time.sleep(0.02)
     code = process.exitcode
-    end(process, group)
+    end(process, group=group)
     return code
 
 
@@ -95,17 +161,20 @@ def spread(
             while waiting and len(running) < at_once and not late:
                 name, function, arguments = waiting.pop(0)
                 running[name] = start(log(name), function, *arguments)
-            for name, process in list(running.items()):
-                if process.exitcode is not None or late:
-                    del running[name]
-                    yield name, wait(process, ends)
             if late:
+                codes = {name: process.exitcode for name, process in running.items()}
+                end(*running.values())
+                running.clear()
+                yield from codes.items()
                 yield from ((name, None) for name, _, _ in waiting)
                 return
+            for name, process in list(running.items()):
+                if process.exitcode is not None:
+                    del running[name]
+                    yield name, wait(process, ends)
             time.sleep(0.02)
     finally:
-        for process in running.values():
-            end(process)
+        end(*running.values())
 
 
 def last_line(log: Path) -> str:
@@ -143,7 +212,9 @@ def _touch_device() -> None:
 
 
 def choose_start(log: Path, seconds: float = 60.0) -> str:
-    """Tries the device in a forked process; if that fails, children are spawned from now on. Says which it is."""
+    """How processes are started that can use the device: "fork", or "spawn" if a forked one cannot; "" if none can."""
     global _start
-    _start = "fork" if wait(start(log, _touch_device), time.monotonic() + seconds) == 0 else "spawn"
-    return _start
+    for _start in ("fork", "spawn"):
+        if wait(start(log, _touch_device), time.monotonic() + seconds) == 0:
+            return _start
+    return ""

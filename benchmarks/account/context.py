@@ -39,7 +39,7 @@ class Context:
 
     def of(self, part: str, seconds: float) -> Context:
         """The context of a part that begins now and may take so many seconds."""
-        done = frozenset(row.key for row in tidy.read(self.rows))
+        done = frozenset(row.key for row in tidy.readable(self.rows))
         return replace(self, part=part, ends=time.monotonic() + seconds, done=done)
 
     def left(self) -> float:

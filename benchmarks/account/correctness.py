@@ -56,6 +56,9 @@ def one(op: str, backend: str, context: Context) -> None:
             except UnsupportedInputError as why:
                 unsupported.add(f"{op} on {backend}, {dtype}: {why}")
                 continue
+            except torch.OutOfMemoryError as full:  # others use the device too
+                context.say(f"{case.name} on {backend}: {one_line(full)}")
+                continue
             except Exception as problem:  # also a result that is wrong
                 context.say(f"RED {case.name} on {backend}: {one_line(problem)}")
                 forbid(context, op, backend, dtype)

@@ -7,6 +7,7 @@ the metrics by their short names (`NAMES`).
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ SCALE = {
     "": 1.0, "%": 1.0, "inst": 1.0, "warp": 1.0,
     "byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9,
     "nsecond": 1e-9, "ns": 1e-9, "usecond": 1e-6, "us": 1e-6, "msecond": 1e-3, "ms": 1e-3, "second": 1.0, "s": 1.0,
+    "nanosecond": 1e-9, "microsecond": 1e-6, "millisecond": 1e-3,
 }  # fmt: skip
 
 
@@ -47,18 +49,17 @@ def run(context: Context) -> None:
         return
     table, log = context.work / "counters.csv", context.log("ncu")
     metrics = available(tool, context)
-    seconds = max(5.0, context.left() - 20)
+    table.unlink(missing_ok=True)
+    ends = context.ends - 15  # then it prints: a table that is cut off is none
     command = [tool, "--clock-control", "none", "--profile-from-start", "off", "--csv", "--page", "raw"]
     command += ["--print-units", "base", "--log-file", str(table), "--metrics", ",".join(metrics)]
-    command += [sys.executable, "-m", "benchmarks.account.kernels", "--seconds", f"{seconds:.0f}"]
+    command += [sys.executable, "-m", "benchmarks.account.kernels", "--ends", f"{ends:.1f}"]
     code = programs.finish(programs.begin(command, log), context.ends - 1)
     if code != 0:
         context.say(f"ncu: {children.ending(code, log)}")
-    if table.exists():
-        text = table.read_text(errors="replace")
-        found = add(context, text)
-        if not found:
-            context.say(f"ncu gave no table: {children.last_line(table)}")
+    found = add(context, table.read_text(errors="replace")) if table.exists() else 0
+    if not found:
+        context.say(f"ncu gave no table: {children.last_line(table if table.exists() else log)}")
 
 
 def available(tool: str, context: Context) -> list[str]:
@@ -99,21 +100,23 @@ def parsed(text: str) -> Iterator[tuple[int, str, float, dict[str, str]]]:
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
     if start is None:
         return
-    header, units, *rows = csv.reader(line for line in lines[start:] if line.startswith('"'))
-    scales = dict(zip(header, (SCALE.get(unit, 1.0) for unit in units), strict=True))
+    header, *rest = csv.reader(line for line in lines[start:] if line.startswith('"'))
+    units, *rows = rest or [[""] * len(header)]
+    scales = dict(zip(header, (SCALE.get(unit, 1.0) for unit in units), strict=False))
     case, seen = -1, dict[str, int]()
     for cells in rows:
         row = dict(zip(header, cells, strict=False))
-        name = row["Kernel Name"]
+        name = row.get("Kernel Name", "")
         if kernels.MARKER in name:
             case, seen = case + 1, {}
             continue
 
         def value(metric: str, row: dict[str, str] = row) -> float | None:
             try:
-                return float(row[metric].replace(",", "")) * scales[metric]
+                found = float(row[metric].replace(",", "")) * scales[metric]
             except (KeyError, ValueError):
                 return None
+            return found if math.isfinite(found) else None
 
         seconds = value(DURATION)
         if case < 0 or seconds is None:

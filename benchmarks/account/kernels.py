@@ -7,6 +7,7 @@ Between cudaProfilerStart and Stop stand the calls of `CASES`, each behind a mar
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,14 +75,14 @@ def run_all(device: str, ends: float, mark: Callable[[], None], say: Callable[[s
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--ends", type=float, default=math.inf, help="when to stop, on time.monotonic's clock")
     options = parser.parse_args(arguments)
 
     def mark() -> None:
         if options.device == "cuda":
             torch.cuda._sleep(1)
 
-    run_all(options.device, time.monotonic() + options.seconds, mark, lambda text: print(text, flush=True))
+    run_all(options.device, options.ends, mark, lambda text: print(text, flush=True))
     return 0
 
 

@@ -22,6 +22,7 @@ from . import children, correctness, scale
 from .context import Context
 
 BATCHES = (128, 256)
+GREED = 2.0  # an op may take twice its equal share of what is left: most take less
 LIMITS: Mapping[str, Any] = {"rounds": 9, "warmup": 2, "round_seconds": 0.003, "max_seconds": 0.7}
 DRY: Mapping[str, Any] = {"rounds": 1, "warmup": 0}
 ALONE = "dwconv7x7"  # the depthwise convolution without LayerNorm, beside cuDNN's
@@ -45,38 +46,42 @@ class Group:
 
 
 def run(context: Context) -> None:
-    jobs = [(name, one, (name, len(NAMES) - i, context)) for i, name in enumerate(NAMES)]
+    todo = [(name, batch) for batch in batches(context) for name in NAMES]
+    jobs = [(f"{name}-b{batch}", one, (name, batch, len(todo) - i, context)) for i, (name, batch) in enumerate(todo)]
     for name, code in children.spread(jobs, log=context.log, ends=context.ends - 1, at_once=1):
         if code != 0:
             context.say(f"{name}: {children.ending(code, context.log(name))}")
 
 
-def one(name: str, waiting: int, context: Context) -> None:
-    """An op, in its share of the time: `waiting` of them are left, this one counted."""
+def batches(context: Context) -> tuple[int, ...]:
+    return (1,) if context.dry else BATCHES
+
+
+def one(name: str, batch: int, waiting: int, context: Context) -> None:
+    """An op at a batch, in its share of the time: `waiting` of them are left, this one counted."""
     scale.prepare_process(context)
-    ends = time.monotonic() + context.left() / waiting
-    for group in groups(name, context):
+    ends = time.monotonic() + min(1.0, GREED / waiting) * context.left()
+    for group in groups(name, context, batch):
         if time.monotonic() > ends - 1 and not context.dry:
             context.say(f"{name}: its share of the time ended before {group.what}, batch {group.batch}")
             return
         compare(context, group)
 
 
-def groups(name: str, context: Context) -> Iterator[Group]:
+def groups(name: str, context: Context, batch: int) -> Iterator[Group]:
     """What is compared, group by group."""
     dtype = "float32" if context.dry else "bfloat16"
-    for batch in (1,) if context.dry else BATCHES:
-        if name == ALONE:
+    if name == ALONE:
+        for which in depthwise.UNITS:
             for side, c in scale.stages(context):
-                for which in depthwise.UNITS:
-                    alone = depthwise.PassCase(batch, side, c, which, getattr(torch, dtype), context.device)
-                    sets = 1 if context.dry else max(2, min(8, round(256e6 / alone.work.bytes)))
-                    yield Group(alone.what, batch, dtype, sets, passes(alone, sets))
-            continue
+                alone = depthwise.PassCase(batch, side, c, which, getattr(torch, dtype), context.device)
+                sets = 1 if context.dry else max(2, min(8, round(256e6 / alone.work.bytes)))
+                yield Group(alone.what, batch, dtype, sets, passes(alone, sets))
+        return
+    for backward in (False, True):
         for shape in scale.op_shapes(name, context, batch):
-            for backward in (False, True):
-                case = OpCase(name, shape, Setting(context.device, dtype, context.dry), backward)
-                yield Group(case.what, batch, dtype, case.sets, alternatives(case, context))
+            case = OpCase(name, shape, Setting(context.device, dtype, context.dry), backward)
+            yield Group(case.what, batch, dtype, case.sets, alternatives(case, context))
 
 
 def passes(case: depthwise.PassCase, sets: int) -> Candidates:

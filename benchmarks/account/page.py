@@ -27,6 +27,11 @@ class Ended:
 COLUMNS = tuple(field.name for field in fields(Ended))
 
 
+def belongs(row: Row, part: str) -> bool:
+    """Whether a part left a row: most rows name it, those of ceilings and of whole models a question of their own."""
+    return row.part == part or row.part in {"host": ("ceilings",), "ratios": MODELS}.get(part, ())
+
+
 def write_parts(path: Path, ended: Iterable[Ended]) -> None:
     """One line per part."""
     tidy.write_atomically(path, tidy.line(COLUMNS) + "".join(tidy.line(astuple(each)) for each in ended))

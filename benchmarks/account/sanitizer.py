@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 
@@ -10,6 +11,7 @@ from . import children, programs
 from .context import Context
 
 TOOLS = ("memcheck", "racecheck")
+REPORTED = re.compile(r"^=========\s+(at |.*Race reported|Invalid |Uninitialized )", re.MULTILINE)
 FOUND = 86  # the exit code by which the tool says that it found something
 
 
@@ -29,7 +31,7 @@ def run(context: Context) -> None:
     for check, process in running.items():
         code, log = programs.finish(process, context.ends - 1), context.log(check)
         text = log.read_text(errors="replace")
-        if code == FOUND or "=========     at" in text:
+        if code == FOUND or REPORTED.search(text):
             context.say(f"RED {check} found something: see the log")
         elif code == 0:
             context.say(f"{check} found nothing: {children.last_line(log)}")

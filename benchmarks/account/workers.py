@@ -27,6 +27,7 @@ from . import children, scale
 from .context import Context
 from .scale import Subject
 
+PATIENCE = 25.0  # seconds
 WARM_CALLS = 3  # torch.compile's CUDA graphs are recorded in the second, and replayed from the third
 
 
@@ -40,6 +41,13 @@ class Held:
         self.errors: dict[Subject, float] = {}
         self.position = 0
         scale.prepare_process(context)
+        torch.backends.cudnn.allow_tf32 = False
+        if "autotune" in provider:  # hundreds of kernels to compile for each model, tens for the others
+            import torch._inductor.config as inductor  # not sooner: it reads the environment that caches.use sets
+
+            inductor.compile_threads = 5
+        if context.dry and not provider.startswith("fast"):
+            providers.compile_backend = ""  # one model traced is enough to have run the code
 
     @property
     def graph(self) -> bool:
@@ -50,6 +58,7 @@ class Held:
         case = subject.case()
         candidate = providers.build("fast" if self.graph else self.provider, case)
         expected = list(candidate.expected())
+        self._release()  # compilers try their choices on what is left
         found = _check.difference(list(candidate.outputs()), expected)
         _check.require(found, case.setting.working_dtype, True, f"{case.name}, {self.provider}")
         self.runs[subject], self.errors[subject] = candidate.run, found.max_relative
@@ -58,6 +67,8 @@ class Held:
 
     def ready(self, subject: Subject) -> dict[str, float | None]:
         """Untimed calls, then seconds of one call, and the memory that they took at the peak, in MiB."""
+        # cuDNN chose while others used the GPU too; under another key it chooses once more, now that it is quiet.
+        torch.backends.cudnn.allow_tf32 = True
         before = self._memory()
         run = self.runs[subject]
         if self.graph and self.context.device == "cuda":
@@ -79,14 +90,14 @@ class Held:
         return replay
 
     def turn(self, subject: Subject, calls: int) -> float:
-        """Seconds of one call, over several, after an untimed one."""
+        """Seconds of one call, over several, after two untimed ones: the first takes back the memory it needs."""
         run = self.runs[subject]
         gc.collect(1)
-        self.watch.measure(run, self.position, 1)
-        seconds = self.watch.measure(run, self.position + 1, calls) / calls
-        self.position += 1 + calls
+        self.watch.measure(run, self.position, 2)
+        seconds = self.watch.measure(run, self.position + 2, calls) / calls
+        self.position += 2 + calls
         if self.context.device == "cuda" and not self.graph:
-            torch.cuda.empty_cache()  # room for the others; the untimed call takes it back
+            torch.cuda.empty_cache()  # room for the others
         return seconds
 
     def traced(self, subject: Subject) -> list[tuple[str, str, int, float]]:
@@ -165,6 +176,13 @@ class Worker:
 
     def ask(self, method: str, *arguments: Any) -> None:
         self.pipe.send((method, arguments))
+
+    def has_answer(self) -> bool:
+        """Whether there is one, or never will be: `answer` will not wait."""
+        try:
+            return self.pipe.poll()
+        except OSError:
+            return True
 
     def answer(self, ends: float) -> Any:
         """What `ask` asked for.
@@ -250,10 +268,15 @@ class Crew:
 
     def close(self) -> None:
         """Ends all of them."""
+        children.end(*(worker.process for worker in self.workers))
         for worker in self.workers:
             worker.pipe.close()
-            children.end(worker.process)
         self.workers.clear()
+
+
+def patience(context: Context) -> float:
+    """Until when a worker may take: one that hangs must not cost the others."""
+    return min(context.ends, time.monotonic() + PATIENCE)
 
 
 def in_turn(
@@ -270,7 +293,7 @@ def in_turn(
         names = [p for p in providers_ if p not in failed]
         shift = number % max(1, len(names))
         for provider in (*names[shift:], *names[:shift]):
-            answer = crew.one(provider, "turn", subject, calls[provider], ends=crew.context.ends)
+            answer = crew.one(provider, "turn", subject, calls[provider], ends=patience(crew.context))
             if answer is None:
                 failed.add(provider)
             else:

@@ -136,3 +136,14 @@ def test_a_write_cut_short_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tidy.write(path, ROWS)
     assert tidy.read(path) == ROWS[:1]
+
+
+def test_a_cell_is_one_line(tmp_path):
+    """Whatever stands in an error's message: line ends of any kind, separators, thousands of characters."""
+    note = 'a\r\nb\x0b\x0c\x1c\x85\u2028"c", d\0' + "e" * 20_000
+    row = tidy.Row.of(tidy.Origin("m", "2"), "part", "case", "ours", ms=1.0, note=note)
+    tidy.write(tmp_path / "a.csv", [row, row])
+    tidy.append(tmp_path / "a.csv", row)
+    found = tidy.read(tmp_path / "a.csv")
+    assert len(found) == 3 and all(each.note.startswith('a b "c", d e') for each in found)
+    assert len(found[0].note) == tidy.LONGEST
