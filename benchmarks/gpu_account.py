@@ -9,7 +9,6 @@ The table comes last. Exit code 1: a result was wrong, or a part crashed.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import os
 import shutil
@@ -18,25 +17,18 @@ import sys
 import tarfile
 import tempfile
 import time
-import traceback
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from . import _machine, tidy
 from .account import caches, children, page, plan
 from .account.context import Context
-from .account.crews import Crews
 from .account.page import Ended
-from .account.plan import PARTS, Budget, Part
-from .measure import one_line
+from .account.plan import PARTS, Part
+from .account.running import account
 
 CACHE = "compiled.tar.gz"
-SHORTEST = 5.0  # seconds: with less a part is not begun
-LATE = 2.0  # seconds after its time at which a part is ended
-PHASES = "phases.txt"
 LARGEST_LOG = 20 << 20  # bytes
 
 
@@ -44,77 +36,6 @@ def gpu_name() -> str | None:
     """The first GPU, from nvidia-smi: this process itself must not touch the device."""
     lines = _machine.output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
     return lines[0].strip() if lines else None
-
-
-def phases(parts: Sequence[Part], context: Context, budget: Budget) -> None:
-    """What the process of one part runs, or of some that share workers. It says when each begins, until when it may
-    run, and when it ends; a part that raises does not keep the next from running."""
-    crews = Crews()
-    for part in parts:
-        here = context.of(part.name, budget.slice(part))
-        note_phase(context, part.name, "begun", here.ends)
-        try:
-            part.run(here, crews) if part.crews else part.run(here)
-            note_phase(context, part.name, "done")
-        except Exception as error:
-            traceback.print_exc()
-            here.say(one_line(error))
-            note_phase(context, part.name, "crashed")
-    crews.close()
-
-
-def note_phase(context: Context, part: str, what: str, ends: float = 0.0) -> None:
-    with (context.work / PHASES).open("a") as file:
-        file.write(f"{part} {what} {time.monotonic()} {ends}\n")
-
-
-def noted_phases(context: Context) -> dict[str, dict[str, tuple[float, float]]]:
-    """By part: what was noted ("begun", "done", "crashed"), when, and until when it may run."""
-    found: dict[str, dict[str, tuple[float, float]]] = {}
-    text = (context.work / PHASES).read_text() if (context.work / PHASES).exists() else ""
-    for line in text[: text.rfind("\n") + 1].splitlines():
-        part, what, at, ends = line.split()
-        found.setdefault(part, {})[what] = (float(at), float(ends))
-    return found
-
-
-def run(parts: Sequence[Part], context: Context, budget: Budget) -> list[Ended]:
-    """Runs parts in one process, and says how those ended that began: all, or those up to one that had to be ended or
-    took the process with it."""
-    (context.work / PHASES).unlink(missing_ok=True)
-    log = context.of(parts[0].name, 0).log("part")
-    before = {row.key for row in tidy.readable(context.rows)}
-    process = children.start(log, phases, parts, context, budget, group=True)
-    try:
-        while process.exitcode is None:
-            process.join(0.05)
-            running = [(name, said) for name, said in noted_phases(context).items() if len(said) == 1]
-            if any(time.monotonic() > said["begun"][1] + LATE for _, said in running):
-                break
-        code = process.exitcode
-    finally:
-        children.end(process, group=True)
-    return [ended(name, said, code, context, log, before) for name, said in noted_phases(context).items()] or [
-        Ended(parts[0].name, "crashed", 0.0, 0, children.ending(code, log))
-    ]
-
-
-def ended(
-    part: str, said: dict[str, tuple[float, float]], code: int | None, context: Context, log: Path, before: set[Any]
-) -> Ended:
-    """How a part ended, from what was noted of it."""
-    here = replace(context, part=part)
-    outcome = "done" if "done" in said else "time was up" if code is None and "crashed" not in said else "crashed"
-    last = max(at for at, _ in said.values()) if len(said) > 1 else time.monotonic()
-    notes = here.said() + ([children.ending(code, log)] if outcome == "crashed" and "crashed" not in said else [])
-    rows = sum(row.key not in before and page.belongs(row, part) for row in tidy.readable(context.rows))
-    return Ended(
-        part,
-        outcome,
-        round(last - said["begun"][0], 1),
-        rows,
-        "; ".join(sorted(notes, key=lambda note: not note.startswith("RED")))[:2000],
-    )
 
 
 def begin(context: Context, resume: bool) -> list[Ended]:
@@ -134,40 +55,7 @@ def begin(context: Context, resume: bool) -> list[Ended]:
         if row.origin != context.origin:
             raise ValueError(f"cannot resume: the account there is of {row.origin}, this is {context.origin}")
     tidy.write(context.rows, rows)  # without lines that were cut off
-    return page.read_parts(parts_file(context))
-
-
-def parts_file(context: Context) -> Path:
-    return context.out / "account.parts.csv"
-
-
-def account(
-    context: Context,
-    wanted: Sequence[Part],
-    total: float,
-    before: Sequence[Ended],
-    after: Callable[[], object] = lambda: None,
-) -> list[Ended]:
-    """Runs the parts in order. How they ended is on disk after each; `after` clears up behind each process."""
-    found = {each.part: each for each in before}
-    budget = Budget(total, wanted)
-    for group in plan.together(wanted):
-        while group:
-            seconds = budget.slice(group[0])
-            if seconds < min(group[0].most, SHORTEST):
-                why = f"{seconds:.0f} s of {total:.0f} were left for it"
-                found[group[0].name] = Ended(group[0].name, "not begun", 0.0, 0, why)
-                group = group[1:]
-            else:
-                for part in group:
-                    print(f"== {part.name}, up to {budget.slice(part):.0f} s: {part.answers}", flush=True)
-                for each in run(group, context, budget):
-                    found[each.part] = each
-                    group = [part for part in group if part.name != each.part]
-                after()
-            with contextlib.suppress(OSError):  # a full disk: what is there stays
-                page.write_parts(parts_file(context), found.values())
-    return list(found.values())
+    return page.read_parts(context.parts)
 
 
 def keep_logs(context: Context) -> None:
@@ -251,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         why = "" if options.dry_run else unusable(context, options.cache)
         if why:
             ended = [Ended(part.name, "not begun", 0.0, 0, why) for part in wanted]
-            page.write_parts(parts_file(context), ended)
+            page.write_parts(context.parts, ended)
         else:
             left = options.budget - (time.monotonic() - begun)
             ended = account(context, wanted, left, before, children.sweep)

@@ -3,6 +3,7 @@
 | module | what is in it |
 |---|---|
 | `plan` | the parts, in order, and the seconds that each may take |
+| `running` | runs them, and says how each ended |
 | `context` | what a part is given: where its rows go, and until when it may run |
 | `children` | processes that are forked, watched, and ended in time |
 | `scale` | cases and providers, in full size and for the dry run |

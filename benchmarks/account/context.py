@@ -37,6 +37,11 @@ class Context:
     def rows(self) -> Path:
         return self.out / "account.csv"
 
+    @property
+    def parts(self) -> Path:
+        """How each part ended."""
+        return self.out / "account.parts.csv"
+
     def of(self, part: str, seconds: float) -> Context:
         """The context of a part that begins now and may take so many seconds."""
         done = frozenset(row.key for row in tidy.readable(self.rows))

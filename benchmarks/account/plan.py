@@ -56,12 +56,12 @@ class Budget:
     """The wall clock of the whole account."""
 
     def __init__(self, total: float, parts: Iterable[Part], clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._end = clock, clock() + total
+        self._clock, self.ends = clock, clock() + total
         self._parts = tuple(parts)
 
     def left(self) -> float:
         """Seconds left in all."""
-        return max(0.0, self._end - self._clock())
+        return max(0.0, self.ends - self._clock())
 
     def slice(self, part: Part) -> float:
         """Seconds that a part may take now, leaving what is kept for those after it and for the end."""

@@ -21,6 +21,7 @@ from benchmarks.account import (
     kernels,
     page,
     plan,
+    running,
     scale,
     workers,
 )
@@ -541,3 +542,11 @@ def test_a_crash_is_noticed_at_once(context):
 def dies_with_a_child(context):
     children.start(context.log("child"), time.sleep, 60)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_does_not_end_behind_its_last_part_is_ended():
+    one = [part("a", measures)]
+    budget = Budget(100.0, one, clock=lambda: 0.0)
+    assert running.until(one, {}, budget) == 100.0 - plan.FINISH + running.LATE
+    assert running.until(one, {"a": {"begun": (1.0, 21.0)}}, budget) == 21.0 + running.LATE
+    assert running.until(one, {"a": {"begun": (1.0, 21.0), "done": (7.0, 0.0)}}, budget) == 7.0 + running.SETTLE
