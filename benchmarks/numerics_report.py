@@ -114,7 +114,7 @@ def measured(run: Run, size: str, modes: tuple[str, ...] = MODES) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """One error of ours, and that of plain PyTorch in the same precision."""
+    """The error of this library, and that of plain PyTorch in the same precision."""
 
     ours: float
     plain: float
@@ -153,7 +153,7 @@ def summary(rows: Rows) -> str:
 
 
 def errors_table(rows: Rows) -> list[str]:
-    """One line for each model, precision and mode: errors of ours, and how many times plain PyTorch's they are."""
+    """One line for each model, precision and mode: this library's errors, and their ratio to plain PyTorch's."""
     lines = []
     for key, each in pairs(rows).items():
         cells = (cell for kind in KINDS for cell in (f"{each[kind].ours:.1e}", f"{each[kind].ratio:.2f}x"))

@@ -26,7 +26,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -251,8 +251,3 @@ def newest(part: str, machine: str = "", case: str = "", directory: Path = RESUL
         if rows:
             return path, rows
     raise FileNotFoundError(f"no committed result has rows of the part {part!r}")
-
-
-def renamed(rows: Iterable[Row], **changes: Any) -> list[Row]:
-    """The rows with these columns replaced."""
-    return [replace(row, **changes) for row in rows]

@@ -24,7 +24,7 @@ CALLS, ROUNDS = 200, 9
 
 
 class Bare(torch.autograd.Function):
-    """The least that a differentiable op of ours costs on the host: saved tensors, no arithmetic."""
+    """The least that a differentiable op costs on the host: tensors are saved, nothing is computed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def step(setting: Setting, size: str, batch: int, resolution: int) -> list[Step]
     """Forward and backward.
 
     Raises:
-        ValueError: as `models.stages`; or the resolution is no multiple of a patch, or too few patches to keep one.
+        ValueError: as `models.stages`; or patches do not divide the resolution; or none of them would be kept.
     """
     side = resolution // PATCH
     kept = int(side**2 * KEPT)

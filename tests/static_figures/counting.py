@@ -1,5 +1,5 @@
 """Whole models on tensors without values, and what they launch and call. An operator of PyTorch counts by its name:
-`launches.of_torch`. One of ours runs once more for all calls with the same shapes, on CPU tensors, without its kernels
+`launches.of_torch`. An operator of this library runs once more for each set of shapes, on CPU tensors, without kernels
 (`operators.py`): its C++ and its launchers say what they would start.
 
 A program of its own, since the fake device must be loaded before torch:
@@ -41,7 +41,7 @@ class Count(TorchDispatchMode):
     """Launches and calls of what runs within."""
 
     operators = Operators()
-    of_call: ClassVar[dict[str, int]] = {}  # launches by operator of ours and arguments
+    of_call: ClassVar[dict[str, int]] = {}  # launches of this library's operators, by name and arguments
 
     def __init__(self) -> None:
         super().__init__()
