@@ -148,7 +148,7 @@ INDEX ?= build/index
 wheel-index:
 	@"$(if $(PYTHON),$(PYTHON),python3)" -m tools.wheels index dist "$(INDEX)"
 
-PYTHON_SOURCES = benchmarks convnextv2_fast examples tests tools setup.py
+PYTHON_SOURCES = benchmarks src examples tests tools setup.py
 CXX_SOURCES = find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu'
 CLANG_FORMAT = "$(PY)" -c 'import clang_format, sys; sys.exit(clang_format.clang_format())'
 
@@ -167,6 +167,6 @@ format: venv
 	@$(CXX_SOURCES) | while IFS= read -r file; do $(CLANG_FORMAT) -i "$$file" || exit 1; done
 
 clean:
-	@rm -rf build dist ./*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks "$(VENV)/.build"
-	@rm -f convnextv2_fast/*.so convnextv2_fast/_build_info.json
-	@find benchmarks convnextv2_fast examples tests tools -type d -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks "$(VENV)/.build"
+	@rm -f src/convnextv2_fast/*.so src/convnextv2_fast/_build_info.json
+	@find benchmarks src examples tests tools -type d -name __pycache__ -prune -exec rm -rf {} +

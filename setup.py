@@ -26,11 +26,12 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "convnextv2_fast"
+SOURCE = ROOT / "src" / PACKAGE
 TORCH_AT_LEAST = (2, 10)  # the stable ABI that the libraries are built for
 
 
 def read_version() -> str:
-    version = re.search(r'__version__ = "(.+)"', (ROOT / PACKAGE / "_version.py").read_text()).group(1)
+    version = re.search(r'__version__ = "(.+)"', (SOURCE / "_version.py").read_text()).group(1)
     local = os.environ.get("CONVNEXTV2_FAST_LOCAL_VERSION", "")
     return f"{version}+{local}" if local else version
 
@@ -116,7 +117,7 @@ class CMakeBuild(build_ext):
 
     def run(self) -> None:
         outputs = self._outputs()
-        target = ROOT / PACKAGE if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / PACKAGE
+        target = SOURCE if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / PACKAGE
         # Not self.build_temp, which is new for each editable build: here only what changed is compiled again.
         build = ROOT / "build" / "cmake"
         target.mkdir(parents=True, exist_ok=True)
@@ -171,7 +172,7 @@ class CMakeBuild(build_ext):
         return [str(Path(self.build_lib) / PACKAGE / name) for name in self._files()]
 
     def get_output_mapping(self) -> dict[str, str]:
-        return {str(Path(self.build_lib) / PACKAGE / name): str(ROOT / PACKAGE / name) for name in self._files()}
+        return {str(Path(self.build_lib) / PACKAGE / name): str(SOURCE / name) for name in self._files()}
 
 
 class Wheel(bdist_wheel):
@@ -191,7 +192,7 @@ def libraries() -> list[Extension]:
         print(f"{PACKAGE}: {note}", file=sys.stderr, flush=True)
     names = ["_C_cpu"] * build_cpu + ["_C_cuda"] * build_cuda
     if not names and {"editable_wheel", "develop"} & set(sys.argv):
-        remove_libraries(ROOT / PACKAGE, keep=[])
+        remove_libraries(SOURCE, keep=[])
     return [Extension(f"{PACKAGE}.{name}", sources=[]) for name in names]
 
 

@@ -1,4 +1,4 @@
-"""What one call of an op runs on the CUDA backend, kernel by kernel, as `convnextv2_fast/ops/*/native.py` does it.
+"""What one call of an op runs on the CUDA backend, kernel by kernel, as `src/convnextv2_fast/ops/*/native.py` does it.
 
 u stands for rows x channels elements of an op's input. K, the hidden channels, are 4 C.
 """

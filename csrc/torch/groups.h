@@ -1,4 +1,4 @@
-// The operators' arguments that describe groups of rows: convnextv2_fast/ops/_groups.py.
+// The operators' arguments that describe groups of rows: src/convnextv2_fast/ops/_groups.py.
 #pragma once
 
 #include "cnv2/row_groups.h"

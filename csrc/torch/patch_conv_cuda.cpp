@@ -7,7 +7,7 @@
 namespace cnv2 {
 namespace {
 
-// Refuses what the kernels cannot run. `rows`, `height`, `width`, `k`: as convnextv2_fast/ops/patch_conv/gather.py
+// Refuses what the kernels cannot run. `rows`, `height`, `width`, `k`: as src/convnextv2_fast/ops/patch_conv/gather.py
 // says.
 PatchBlocks blocks_of(const char* op, const Tensor& x, const std::optional<Tensor>& table, int64_t rows, int64_t height,
                       int64_t width, int64_t k) {

@@ -53,7 +53,7 @@ def test_links_in_code_are_left_alone():
 def test_environment_variables_are_those_of_the_sources():
     found = set()
     for folder, kinds in (
-        ("convnextv2_fast", ("*.py",)),
+        ("src", ("*.py",)),
         ("csrc", ("*.cpp", "*.cu", "*.h", "*.cuh")),
         (".", ("setup.py",)),
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 from tools.wheels import audit
 from tools.wheels.process import ROOT
 
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "convnextv2_fast" / "_version.py").read_text())[1]
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "src" / "convnextv2_fast" / "_version.py").read_text())[1]
 SOURCE = """
 extern int aoti_torch_dtype_float32(void); extern int torch_library_impl(void); {declared}
 int {exported}(void) {{ return aoti_torch_dtype_float32() + torch_library_impl(){called}; }}
@@ -68,7 +68,7 @@ def wheel(
     version = f"{VERSION}+{local}" if local else VERSION
     tag = tag or ("py3-none-linux_x86_64" if local else "py3-none-any")
     info = f"convnextv2_fast-{version}.dist-info"
-    package = ROOT / "convnextv2_fast"
+    package = ROOT / "src" / "convnextv2_fast"
     paths = (path for path in sorted(package.rglob("*")) if path.name.endswith(audit.DATA))
     texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
     metadata = f"Metadata-Version: 2.4\nName: convnextv2_fast\nVersion: {said_version or version}\n"

@@ -80,10 +80,10 @@ def test_sdist_has_every_source(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     root = Path(__file__).resolve().parents[2]
-    for pattern in ("csrc/**/*.*", "cmake/*", "convnextv2_fast/**/*.py", "convnextv2_fast/**/*.tsv"):
+    for pattern in ("csrc/**/*.*", "cmake/*", "src/**/*.py", "src/**/*.tsv"):
         for path in root.glob(pattern):
             assert path.relative_to(root).as_posix() in names
-    assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "convnextv2_fast/py.typed"} <= names
+    assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "src/convnextv2_fast/py.typed"} <= names
     assert not [name for name in names if name.endswith(".so") or "_build_info" in name]
 
 
@@ -126,7 +126,7 @@ def test_libraries_in_the_source_tree_stay_out_of_a_pure_wheel(sdist, tmp_path):
     """An editable installation leaves its libraries there."""
     source = unpack(sdist, tmp_path / "source")
     for name in ("_C_cpu.so", "_C_cuda.so", "_build_info.json"):
-        (source / "convnextv2_fast" / name).write_text("stale")
+        (source / "src" / "convnextv2_fast" / name).write_text("stale")
     wheel, _ = build_wheel(source, tmp_path, CONVNEXTV2_FAST_CPU="0", CONVNEXTV2_FAST_CUDA="0")
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:

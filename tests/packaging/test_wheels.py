@@ -259,11 +259,12 @@ def test_this_installation():
 
 def test_a_package_from_elsewhere_is_noticed(tmp_path):
     expected = trial.expectations((), True)
-    done = run(sys.executable, "-c", trial.INSIDE.read_text(), expected, cwd=ROOT, check=False, PYTHONPATH=str(ROOT))
+    here = {"PYTHONPATH": str(ROOT / "src")}
+    done = run(sys.executable, "-c", trial.INSIDE.read_text(), expected, cwd=ROOT, check=False, **here)
     assert done.returncode != 0 and "which is not of this environment" in done.stderr
     folder = trial.copy_tests(tmp_path / "tests")
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/test_errors.py")
-    done = run(*command, cwd=folder, check=False, PYTHONPATH=str(ROOT))
+    done = run(*command, cwd=folder, check=False, **here)
     assert done.returncode != 0 and "AssertionError" in done.stdout + done.stderr
 
 
@@ -387,11 +388,11 @@ def test_a_wheel_from_end_to_end(tmp_path, monkeypatch):
         filter(None, (toolkit.release_of(home / "bin/nvcc") for home in toolkit.candidates("", os.environ))), None
     )
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
-    before = {path: path.stat().st_mtime_ns for path in (ROOT / "convnextv2_fast").rglob("*.so")}
+    before = {path: path.stat().st_mtime_ns for path in (ROOT / "src" / "convnextv2_fast").rglob("*.so")}
     work = tmp_path / "with a space"
     sdist = build.new_sdist(work / "dist", work)
     wheel, _ = build.build_target(release or "cpu", sdist, work / "dist", work)
     assert audit.audit(wheel) == []
     python = trial.install_into_clean_venv(wheel, work / "venv")
     assert "passed" in trial.try_wheel(wheel, python, work / "tests")
-    assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "convnextv2_fast").rglob("*.so")}
+    assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "src" / "convnextv2_fast").rglob("*.so")}

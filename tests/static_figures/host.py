@@ -43,7 +43,7 @@ def measure() -> list[Figure]:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command[1:])}\n{done.stderr[-4000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    source = "convnextv2_fast/ops"
+    source = "src/convnextv2_fast/ops"
     times = [Figure("host", name, "µs", us, source, room=None) for name, us in found.items()]
     yardstick, blocks = found[YARDSTICK], {name: us for name, us in found.items() if name not in (BARE, YARDSTICK)}
     return times + [Figure("host", name, UNIT, us / yardstick, source, room=ROOM) for name, us in blocks.items()]

@@ -100,7 +100,7 @@ def compiled(tasks: Sequence[tuple[Job, str]]) -> dict[tuple[str, str], Resource
 
 def sources() -> str:
     """Digest of all that decides what is launched and compiled."""
-    ops = ROOT / "convnextv2_fast" / "ops"
+    ops = ROOT / "src" / "convnextv2_fast" / "ops"
     return digest([*ops.glob("*/triton*.py"), *ops.glob("_triton/*.py"), *ops.glob("_triton/*.tsv")])
 
 
