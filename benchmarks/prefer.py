@@ -1,5 +1,5 @@
-"""Renews `src/convnextv2_fast/preferences.tsv` from a committed result of a GPU: which backend of each op was faster, and
-which kernel of the CUDA backend's depthwise convolution.
+"""Renews `src/convnextv2_fast/preferences.tsv` from a committed result of a GPU: which backend of each op was faster,
+and which kernel of the CUDA backend's depthwise convolution.
 
 python -m benchmarks.prefer benchmarks/results/MACHINE-DATE.csv
 """
