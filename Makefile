@@ -1,8 +1,9 @@
 # Entry point of the repository. Nothing but make, a shell and Python >= 3.10 is assumed; everything else goes into $(VENV).
 #   PYTHON  interpreter that creates the environment (for gpu-account: that runs it)
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
+# tools/environment installs what a target needs, once: requirements/*.txt by purpose, then the package in place.
 .DEFAULT_GOAL := help
-.PHONY: help venv build test bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account static-figures sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
+.PHONY: help venv build test test-all bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account static-figures sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -12,12 +13,24 @@ COMMIT ?=
 CACHE ?= build/compiled.tar.gz
 ARGS ?=
 PY = $(VENV)/bin/python
-PIP = "$(PY)" -m pip --disable-pip-version-check
-REQUIREMENTS = requirements-dev.txt requirements-peers.txt
-NATIVE = find csrc cmake CMakeLists.txt setup.py pyproject.toml -type f
+
+# The first Python >= 3.10 among the usual names, or the one that PYTHON names.
+FIND_PYTHON = found=""; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.10 python); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then found="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "error: no Python >= 3.10 found$(if $(PYTHON), in PYTHON=$(PYTHON),). Install one (Debian: apt-get install python3 python3-venv)," >&2; \
+	  echo "       or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi
+# Where the environment is there already, its own Python looks whether anything changed.
+SETUP = if [ -x "$(PY)" ]; then found="$(PY)"; else $(FIND_PYTHON); fi; "$$found" -m tools.environment --venv "$(VENV)"
+FOR_BENCH = build torch bench peers
+FOR_TESTS = $(FOR_BENCH) test
 
 help:
-	@echo "make test              environment, build, the whole test suite      (ARGS='-k grn' for a part, ARGS='-n 0' in one process)"
+	@echo "make test              sets up, then the tests, each kernel in pairs of settings  (ARGS='-k grn' for a part)"
+	@echo "make test-all          every test; make test-triton: one area (CONTRIBUTING lists them)"
 	@echo "make bench             parity and speed on four photographs          (ARGS=--save keeps the rows)"
 	@echo "make benchmarks-smoke  every benchmark once, tiny"
 	@echo "make cpu-report        the CPU kernels beside other runtimes     OUT=directory ARGS='--quick --only inference' ARGS=--save"
@@ -36,69 +49,31 @@ help:
 	@echo "make lint | format     ruff and clang-format: check | rewrite"
 	@echo "make clean             what builds and tests leave behind (the environment stays)"
 
-# Creates the environment and installs what is pinned. A second call sees that nothing changed and does nothing.
+# Everything that any target installs.
 venv:
-	@want="$$(cat $(REQUIREMENTS) | cksum)"; \
-	if [ -x "$(PY)" ] && [ "$$(cat "$(VENV)/.requirements" 2>/dev/null)" = "$$want" ]; then exit 0; fi; \
-	if ! [ -x "$(PY)" ]; then \
-	  found=""; \
-	  for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.10 python); do \
-	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then found="$$candidate"; break; fi; \
-	  done; \
-	  if [ -z "$$found" ]; then \
-	    echo "error: no Python >= 3.10 found$(if $(PYTHON), in PYTHON=$(PYTHON),). Install one (Debian: apt-get install python3 python3-venv)," >&2; \
-	    echo "       or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
-	  fi; \
-	  echo "== $(VENV): $$("$$found" --version)"; \
-	  if ! "$$found" -m venv "$(VENV)"; then \
-	    rm -rf "$(VENV)"; \
-	    echo "error: $$found cannot make an environment. Install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; \
-	  fi; \
-	fi; \
-	torch="$$(sed -n '/^torch==/p' requirements-dev.txt)"; \
-	echo "== installing $$torch (large)"; \
-	if ! $(PIP) install --quiet "$$torch"; then \
-	  echo "error: pip could not install $$torch: see its message above. Is the network or the package index reachable?" >&2; exit 1; \
-	fi; \
-	echo "== installing the packages of requirements-dev.txt"; \
-	if ! $(PIP) install --quiet -r requirements-dev.txt; then \
-	  echo "== that failed; trying one by one, to say which" >&2; missing=""; \
-	  sed '/^#/d; /^ *$$/d' requirements-dev.txt > "$(VENV)/.each"; \
-	  while IFS= read -r line; do \
-	    $(PIP) install --quiet "$$line" < /dev/null || missing="$$missing [$$line]"; \
-	  done < "$(VENV)/.each"; rm -f "$(VENV)/.each"; \
-	  if [ -n "$$missing" ]; then echo "error: pip could not install:$$missing" >&2; exit 1; fi; \
-	fi; \
-	echo "== installing timm and torchvision, without their dependencies"; \
-	if ! $(PIP) install --quiet --no-deps -r requirements-peers.txt; then \
-	  echo "error: pip could not install timm and torchvision (requirements-peers.txt): see its message above" >&2; exit 1; \
-	fi; \
-	echo "$$want" > "$(VENV)/.requirements"
+	@$(SETUP) $(FOR_TESTS) style docs
 
-# Installs the package in place. Native sources that changed are compiled again, the others not.
-build: venv
-	@compiler="$$(if [ -n "$$CXX" ]; then command -v $$CXX; else command -v c++ || command -v g++ || command -v clang++; fi)"; \
-	if [ -z "$$compiler" ]; then \
-	  echo "warning: no C++ compiler found: pure Python, without native kernels. For those: apt-get install g++, then make build" >&2; \
-	fi; \
-	want="$$( { cat "$(VENV)/.requirements"; pwd; echo "$$compiler $$CONVNEXTV2_FAST_CPU $$CONVNEXTV2_FAST_CUDA $$TORCH_CUDA_ARCH_LIST"; \
-	  $(NATIVE) | LC_ALL=C sort | while IFS= read -r file; do cksum "$$file"; done; } | cksum)"; \
-	if [ "$$(cat "$(VENV)/.build" 2>/dev/null)" = "$$want" ]; then exit 0; fi; \
-	rm -f "$(VENV)/.build"; \
-	echo "== building convnextv2_fast"; \
-	if ! $(PIP) install --quiet --no-build-isolation --no-deps -e .; then \
-	  echo "error: the build failed: see the compiler's message above. To go on in pure Python:" >&2; \
-	  echo "       CONVNEXTV2_FAST_CPU=0 CONVNEXTV2_FAST_CUDA=0 make $(MAKECMDGOALS)" >&2; exit 1; \
-	fi; \
-	"$(PY)" -c 'from convnextv2_fast import library as l; \
-	[print("==", name, "kernels:", l.why_not(name) or "loaded") for name in ("cpu", "cuda")]' && \
-	echo "$$want" > "$(VENV)/.build"
+# The package in place, with what the tests need. Native sources that changed are compiled again, the others not.
+build:
+	@$(SETUP) $(FOR_TESTS) --package
 
+# Pairs of parameters instead of all their combinations, without the tests marked `thorough`.
 test: build
-	@"$(PY)" -m pytest tests -n logical --dist loadfile --durations 25 $(ARGS)
+	@"$(PY)" -m pytest tests -n logical --dist worksteal --pairs -m "not thorough" --durations 10 $(ARGS)
 
-bench: build
-	@"$(PY)" -m benchmarks.photos $(ARGS)
+# Everything. What passed is recorded in tests/areas.tsv, for .ci/run.
+test-all: build docs-packages
+	@"$(PY)" -m tests.areas --record $(ARGS)
+
+# One area of CONTRIBUTING's table, in full: make test-triton.
+test-%: build docs-packages
+	@"$(PY)" -m tests.areas --record $* $(ARGS)
+
+docs-packages:
+	@$(SETUP) docs
+
+bench:
+	@$(SETUP) $(FOR_BENCH) --package && "$(PY)" -m benchmarks.photos $(ARGS)
 
 benchmarks-smoke: build
 	@"$(PY)" -m pytest benchmarks --smoke -q --benchmark-columns=median $(ARGS)
@@ -118,13 +93,13 @@ fcmae-report: build
 pretrain-photos: build
 	@"$(PY)" -m benchmarks.pretrain_photos $(ARGS)
 
-sanitize-cpu: venv
-	@"$(PY)" -m tests.native.sanitize
+sanitize-cpu:
+	@$(SETUP) $(FOR_TESTS) && "$(PY)" -m tests.native.sanitize
 
 # Uses the interpreter given and the CUDA library that is there; installs and compiles nothing of ours. Where there is no
 # git, COMMIT="$(git describe --always --abbrev=40 --dirty)". CACHE: compiled.tar.gz of an earlier account, if there is one.
 gpu-account:
-	@"$(or $(PYTHON),python3)" -m benchmarks.gpu_account --out "$(or $(OUT),build/gpu-account)" \
+	@PYTHONPATH=src "$(or $(PYTHON),python3)" -m benchmarks.gpu_account --out "$(or $(OUT),build/gpu-account)" \
 	  --cache "$(CACHE)" $(if $(COMMIT),--commit "$(COMMIT)") $(ARGS)
 
 static-figures: build
@@ -135,8 +110,8 @@ static-figures: build
 CUDA_VERSIONS ?= 13.0 13.2
 WHEELS ?= any cpu $(CUDA_VERSIONS)
 WHEEL_PLATFORM ?=
-wheels: venv
-	@"$(PY)" -m tools.wheels build $(WHEELS) --platform "$(WHEEL_PLATFORM)" $(ARGS)
+wheels:
+	@$(SETUP) $(FOR_TESTS) && "$(PY)" -m tools.wheels build $(WHEELS) --platform "$(WHEEL_PLATFORM)" $(ARGS)
 
 # Each version of torch in an environment of its own, kept in build/check-abi. Uses the interpreter given.
 TORCH_VERSIONS ?= 2.10.0 newest
@@ -153,15 +128,17 @@ CXX_SOURCES = find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -
 CLANG_FORMAT = "$(PY)" -c 'import clang_format, sys; sys.exit(clang_format.clang_format())'
 
 # NO_MKDOCS_2_WARNING: a notice about what may follow mkdocs 1 some day.
-docs: build
+docs: build docs-packages
 	@"$(PY)" -m tools.docs && NO_MKDOCS_2_WARNING=1 "$(PY)" -m mkdocs build --quiet && echo "== build/site/index.html"
 
-lint: venv
+lint:
+	@$(SETUP) style
 	@"$(PY)" -m ruff check $(PYTHON_SOURCES)
 	@"$(PY)" -m ruff format --check $(PYTHON_SOURCES)
 	@$(CXX_SOURCES) | while IFS= read -r file; do $(CLANG_FORMAT) --dry-run -Werror "$$file" || exit 1; done
 
-format: venv
+format:
+	@$(SETUP) style
 	@"$(PY)" -m ruff check --fix $(PYTHON_SOURCES)
 	@"$(PY)" -m ruff format $(PYTHON_SOURCES)
 	@$(CXX_SOURCES) | while IFS= read -r file; do $(CLANG_FORMAT) -i "$$file" || exit 1; done

@@ -1,6 +1,7 @@
 # _C_cpu.so. Each kernel is compiled once per instruction set, from csrc/cpu/<op>/<op>_<isa>.cpp, with flags for that
 # file alone; which one runs is decided at run time. Nothing else is compiled for more than the baseline CPU. Not every
-# kernel has one for avx512_bf16 and amx: the others use theirs for avx512.
+# kernel has one for avx512_bf16 and amx: the others use theirs for avx512. The kernels know nothing of torch: the target
+# `cpu_kernels` can be built before torch is installed, and is not built again for another torch.
 include(CheckCXXCompilerFlag)
 
 set(CNV2_CPU_OPS dwconv grn layer_norm mlp_grn patch_product)
@@ -21,23 +22,32 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endforeach()
 endif()
 
-set(sources csrc/cpu/isa.cpp csrc/cpu/scratch.cpp csrc/torch/block_cpu.cpp)
+set(kernels csrc/cpu/isa.cpp csrc/cpu/scratch.cpp)
+set(bindings csrc/torch/block_cpu.cpp)
 foreach(op ${CNV2_CPU_OPS})
-  list(APPEND sources csrc/torch/${op}_cpu.cpp)
+  list(APPEND bindings csrc/torch/${op}_cpu.cpp)
   foreach(isa ${BUILD_INFO_ISA})
     set(source csrc/cpu/${op}/${op}_${isa}.cpp)
     if(isa MATCHES "^(avx512_bf16|amx)$" AND NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
       continue()
     endif()
-    list(APPEND sources ${source})
+    list(APPEND kernels ${source})
     # GCC 12 warns about its own AVX-512 intrinsics (GCC bug 105593).
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
       "${isa_flags_${isa}};-fno-math-errno;-Wno-uninitialized;-Wno-maybe-uninitialized")
   endforeach()
 endforeach()
 
-cnv2_add_library(_C_cpu ${sources})
+set(have "")
 foreach(isa ${BUILD_INFO_ISA})
   string(TOUPPER ${isa} upper)
-  target_compile_definitions(_C_cpu PRIVATE CNV2_HAVE_${upper})
+  list(APPEND have CNV2_HAVE_${upper})
 endforeach()
+add_library(cpu_kernels OBJECT ${kernels})
+cnv2_compile_ours(cpu_kernels)
+target_compile_definitions(cpu_kernels PRIVATE ${have})
+
+if(TORCH_ROOT)
+  cnv2_add_library(_C_cpu ${bindings} $<TARGET_OBJECTS:cpu_kernels>)
+  target_compile_definitions(_C_cpu PRIVATE ${have})
+endif()

@@ -65,6 +65,13 @@ VARIABLES = (
         "where the tuned tiles are kept",
     ),
     Variable(
+        "CONVNEXTV2_FAST_QUIET",
+        "0, 1",
+        "at import; by `check`",
+        "1: an installation without native kernels for the device at hand is intended: importing it does not warn, and "
+        "`check` does not fail because of it",
+    ),
+    Variable(
         "CONVNEXTV2_FAST_CPU",
         "auto, 0, 1",
         "when building",
@@ -74,7 +81,13 @@ VARIABLES = (
         "CONVNEXTV2_FAST_CUDA",
         "auto, 0, 1",
         "when building",
-        "the CUDA library, likewise; it takes nvcc",
+        "the CUDA library, likewise: auto builds it where torch is a CUDA build and nvcc is found",
+    ),
+    Variable(
+        "CONVNEXTV2_FAST_TORCH",
+        "found by itself; a folder such as .../site-packages/torch",
+        "when building",
+        "the torch package whose headers the native libraries are compiled with",
     ),
     Variable(
         "CONVNEXTV2_FAST_LOCAL_VERSION",

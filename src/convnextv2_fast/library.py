@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import re
 import warnings
 from collections.abc import Callable
@@ -28,7 +29,8 @@ ISA_ENVIRONMENT = "CONVNEXTV2_FAST_CPU_ISA"
 CPU_ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "amx")  # each implies those before it
 OLDEST_TRITON = (3, 6)
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-REBUILD = "rebuild with: python -m pip install --no-build-isolation ."
+QUIET_ENVIRONMENT = "CONVNEXTV2_FAST_QUIET"
+REBUILD = "install it again from its source folder: python -m pip install --force-reinstall --no-deps ."
 
 _FOLDER = Path(__file__).resolve().parent
 _definitions = torch.library.Library(NAMESPACE, "DEF")
@@ -71,8 +73,13 @@ def _load(name: str, folder: Path, info: dict[str, Any]) -> str | None:
     """Loads ``_C_<name>.so``; returns None, or one sentence: what is missing and what would help."""
     path = folder / f"_C_{name}.so"
     if not path.is_file():
-        needs = "nvcc, cmake and a C++ compiler" if name == "cuda" else "a C++ compiler and cmake"
-        return f"this installation has no {path.name}; with {needs} at hand, {REBUILD}"
+        if platform.system() != "Linux":
+            return f"this installation has no {path.name}; native kernels are built for Linux alone"
+        absent = f"this installation has no {path.name}"
+        if name == "cuda" and torch.version.cuda is None:
+            return f"{absent}: torch {torch.__version__} is a CPU build, beside which no CUDA code is compiled"
+        needs = "nvcc and a C++ compiler" if name == "cuda" else "a C++ compiler (g++)"
+        return f"{absent}; with {needs} on the machine, {REBUILD}"
     if name == "cuda" and torch.version.cuda is None:
         return f"torch {torch.__version__} is not a CUDA build; install a CUDA build of torch to use {path.name}"
     built_for = info.get("version", "an unknown version")
@@ -116,6 +123,25 @@ def _triton_why_not() -> str | None:
 def triton_why_not() -> str | None:
     """Why no Triton kernel can run in this installation, in one sentence; None if one can. Does not import Triton."""
     return _missing_triton
+
+
+def expected() -> str:
+    """The native library that should be loaded here: "cuda" with an NVIDIA GPU and a CUDA build of torch, else "cpu".
+
+    Looks for the driver's device files: asking CUDA would initialise it, after which a process cannot fork."""
+    gpu = any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg"))
+    return "cuda" if gpu and torch.version.cuda is not None else "cpu"
+
+
+def missing_kernels() -> str | None:
+    """What this installation lacks for the device at hand, and what runs in its place, in a sentence; None if nothing.
+
+    None too where CONVNEXTV2_FAST_QUIET=1 says that this is intended."""
+    name = expected()
+    if _missing[name] is None or os.environ.get(QUIET_ENVIRONMENT) == "1":
+        return None
+    instead = "Triton kernels run" if name == "cuda" and _missing_triton is None else "plain PyTorch runs"
+    return f"no native {name.upper()} kernels: {instead} in their place ({_missing[name]})"
 
 
 def build_info() -> dict[str, Any]:
@@ -194,3 +220,8 @@ if _cpu is not None and os.environ.get(ISA_ENVIRONMENT):
         set_cpu_isa(os.environ[ISA_ENVIRONMENT])
     except ValueError as error:
         warnings.warn(f"{ISA_ENVIRONMENT}: {error}; using {cpu_isa()!r}", RuntimeWarning, stacklevel=2)
+
+if missing_kernels() is not None:
+    warnings.warn(
+        f"convnextv2_fast has {missing_kernels()}. {QUIET_ENVIRONMENT}=1 silences this.", UserWarning, stacklevel=2
+    )

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from convnextv2_fast import dispatch
+from convnextv2_fast import dispatch, library
 from convnextv2_fast.cli import check
 from convnextv2_fast.cli._judge import Line, judge, no_tf32, threads
 from convnextv2_fast.cli._models import check_models
@@ -188,3 +188,15 @@ def test_settings_are_restored():
     assert torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision(before[1])
     assert before == (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision(), torch.get_num_threads())
+
+
+def test_a_missing_library_fails(cli, monkeypatch):
+    """The one for the device at hand, unless another backend is asked for or it is said to be intended."""
+    name = library.expected()
+    monkeypatch.setitem(library._missing, name, "it is not there")
+    monkeypatch.delenv(library.QUIET_ENVIRONMENT, raising=False)
+    code, out, _ = cli("check", "--op", "grn")
+    assert code == 1 and out.startswith(f"FAIL    _C_{name}.so") and "(it is not there)" in out
+    assert cli("check", "--op", "grn", "--backend", "triton")[0] == 0
+    monkeypatch.setenv(library.QUIET_ENVIRONMENT, "1")
+    assert cli("check", "--op", "grn")[0] == 0

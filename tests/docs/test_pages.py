@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from convnextv2_fast import environment
+from tests import peers
 from tools.docs import pages
 from tools.docs.blocks import BLOCKS
 
@@ -56,12 +57,41 @@ def test_environment_variables_are_those_of_the_sources():
         ("src", ("*.py",)),
         ("csrc", ("*.cpp", "*.cu", "*.h", "*.cuh")),
         (".", ("setup.py",)),
+        ("tools/native", ("*.py",)),
     ):
         for kind in kinds:
             for file in (pages.ROOT / folder).glob(kind if folder == "." else f"**/{kind}"):
                 if file.name != "environment.py":
                     found |= set(re.findall(rf"\b{environment.PREFIX}[A-Z][A-Z_]*", file.read_text(encoding="utf-8")))
     assert found == {variable.name for variable in environment.VARIABLES}
+
+
+def _table(text, first):
+    """The cells of the lines of the table whose first column has this title."""
+    found = re.search(rf"^\| {first} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in found[1].splitlines()]
+
+
+def test_the_weights_are_those_that_timm_knows():
+    """Names, sizes and addresses of docs/weights.md beside timm's list of pretrained models."""
+    try:
+        timm = peers.timm()
+    except ImportError:
+        pytest.skip("timm is not installed")
+    text = (pages.ROOT / "docs" / "weights.md").read_text()
+    eight = "atto, femto, pico, nano, tiny, base, large, huge"
+
+    def named(first):
+        for pattern, _, pixels, sizes in _table(text, first):
+            for size in sizes.replace("all eight", eight).split(", "):
+                yield pattern, size, int(pixels)
+
+    known = {name: timm.get_pretrained_cfg(name) for name in timm.list_pretrained("convnextv2_*")}
+    tags = {f"convnextv2_{size}.{tag}": pixels for tag, size, pixels in named("tag")}
+    assert tags == {name: cfg.input_size[-1] for name, cfg in known.items()}
+    base = re.search(r"https://dl\.fbaipublicfiles\.com/[\w/]+", text)[0]
+    files = {base + pattern.replace("SIZE", size) for pattern, size, _ in named("file")}
+    assert files == {cfg.url for cfg in known.values()}
 
 
 @pytest.mark.slow
@@ -78,6 +108,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     api = (tmp_path / "site" / "api.html").read_text()
     assert "mlp_grn" in api and "Raises" in api
     figures = (tmp_path / "site" / "performance.html").read_text()
-    for kind, name in (("href", r"[\w-]+\.csv"), ("src", r"[\w-]+-inference\.png")):
+    for kind, name in (("href", r"[\w-]+\.csv"), ("src", r"[\w-]+-home\.png")):
         found = re.search(f'{kind}="(results/{name})"', figures)
         assert found and (tmp_path / "site" / found[1]).exists()

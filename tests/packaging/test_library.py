@@ -1,5 +1,6 @@
 """What convnextv2_fast.library says of libraries that are missing, stale or broken: a reason, never an exception."""
 
+import os
 import subprocess
 import sys
 
@@ -13,8 +14,29 @@ GOOD = {"version": library.__version__, "target_abi": "2.10"}
 
 def test_missing(tmp_path):
     why = library._load("cpu", tmp_path, {})
-    assert why.startswith("this installation has no _C_cpu.so; with a C++ compiler and cmake at hand, rebuild with: ")
-    assert "nvcc" in library._load("cuda", tmp_path, {})
+    assert why.startswith(
+        "this installation has no _C_cpu.so; with a C++ compiler (g++) on the machine, install it again"
+    )
+    why = library._load("cuda", tmp_path, {})
+    assert ("is a CPU build" if torch.version.cuda is None else "with nvcc and a C++ compiler") in why
+
+
+@pytest.mark.parametrize(("gpu", "cuda", "name"), [(True, "13.0", "cuda"), (True, None, "cpu"), (False, "13.0", "cpu")])
+def test_what_is_expected(gpu, cuda, name, monkeypatch):
+    """A missing library of the device at hand is told; one of another device is not, nor where that is intended."""
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: gpu if path == "/dev/nvidiactl" else exists(path))
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert library.expected() == name
+    monkeypatch.delenv(library.QUIET_ENVIRONMENT, raising=False)
+    monkeypatch.setattr(library, "_missing", {"cpu": None, "cuda": None} | {name: "it is not there"})
+    assert library.missing_kernels().startswith(f"no native {name.upper()} kernels: ")
+    assert library.missing_kernels().endswith(" (it is not there)")
+    monkeypatch.setenv(library.QUIET_ENVIRONMENT, "1")
+    assert library.missing_kernels() is None
+    monkeypatch.delenv(library.QUIET_ENVIRONMENT)
+    monkeypatch.setattr(library, "_missing", {"cpu": "gone", "cuda": "gone"} | {name: None})
+    assert library.missing_kernels() is None
 
 
 def test_unloadable(tmp_path):

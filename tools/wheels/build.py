@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -109,6 +110,8 @@ def settings(target: str, work: Path) -> tuple[dict[str, str], str]:
     if target != "cpu":
         home, origin = toolkit.provide(target, work / "cuda")
         chosen |= {"CONVNEXTV2_FAST_CUDA": "1", "CUDA_HOME": str(home)}
+        if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+            chosen["TORCH_CUDA_ARCH_LIST"] = "all"  # not only the GPUs of the machine that builds
         said = f"nvcc {target}, {origin}"
     return chosen | {"CONVNEXTV2_FAST_LOCAL_VERSION": channel_of(target)}, said
 

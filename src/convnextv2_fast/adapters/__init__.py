@@ -73,7 +73,8 @@ def restore(model: nn.Module) -> int:
 
 
 def _swaps() -> tuple[dict[type, list[Swap]], list[str]]:
-    """Of the libraries that have been imported: a model of another cannot be there. And which are not understood."""
+    """Returns the replacements for modules of each library that has been imported, since a model can contain no others,
+    and a note for each library whose version is not understood."""
     found: dict[type, list[Swap]] = {nn.Sequential: [upstream.PAIR_SWAP]}
     notes = []
     for name, modules in _LIBRARIES.items():
@@ -90,7 +91,8 @@ def _swaps() -> tuple[dict[type, list[Swap]], list[str]]:
 
 
 def _inspect(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tuple[Forward | None, Inspection]:
-    """The forward for a module of this class, if ops of ours would run in it; which, and why others would not."""
+    """Returns the forward for a module of this class if any of this library's ops would run in it, and the inspection:
+    which ops run, and why others do not."""
     for swap in [upstream.block_swap(cls)] if upstream.is_block(module) else swaps.get(cls, ()):
         found = swap.inspect(module)
         if found is not None and "forward" in module.__dict__:  # it would hide ours
@@ -108,6 +110,10 @@ def _inspect(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tup
 def _notes(model: nn.Module, ours: bool) -> Iterator[str]:
     if ours:
         yield "this library's own blocks need no help"
+    devices = {p.device.type for p in model.parameters()}
     missing = library.why_not("cpu")
-    if missing is not None and any(p.device.type == "cpu" for p in model.parameters()):
-        yield f"on the CPU this runs as plain PyTorch: {missing}"
+    if missing is not None and "cpu" in devices:
+        yield f"NO CPU KERNELS: on the CPU this runs as plain PyTorch. {missing[0].upper()}{missing[1:]}"
+    missing = library.why_not("cuda")
+    if missing is not None and library.triton_why_not() is not None and "cuda" in devices:
+        yield f"NO GPU KERNELS: on the GPU this runs as plain PyTorch. {missing[0].upper()}{missing[1:]}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import dispatch, testing
+from .. import dispatch, library, testing
 from ._arguments import CommandError, device, devices, require_device
 from ._judge import Line, Results, first_line, judge, no_tf32, threads
 from ._models import check_models
@@ -35,7 +35,8 @@ def add_parser(commands: Any) -> None:
         help="self-test: every backend against the float64 references",
         description="Runs every implementation that works here, forward and every gradient, and whole models, against "
         "the float64 references. An error may be twice that of plain PyTorch in the same dtype, plus 4 eps. "
-        "Exit code 1 if anything fails.",
+        "Exit code 1 if anything fails, or if the native library for the device at hand is missing; "
+        "CONVNEXTV2_FAST_QUIET=1 accepts that.",
     )
     add = parser.add_argument
     add("--op", action="append", choices=dispatch.registered_ops(), help="only this op, no whole models (repeatable)")
@@ -144,8 +145,16 @@ def check_ops(ops: Sequence[str], backend: str | None, places: Sequence[torch.de
             yield from checks.lines(candidate, places)
 
 
+def check_library(backend: str | None) -> Iterator[Line]:
+    """A failure if this installation lacks the native library for the device at hand."""
+    name = library.expected()
+    missing = library.missing_kernels()
+    if missing is not None and backend in (None, name):
+        yield Line("FAIL", f"_C_{name}.so", name, note=missing)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Prints one line per check and a sum; 1 if any failed.
+    """Prints one line per check and a sum; 1 if any failed, or the native library for the device at hand is missing.
 
     Raises:
         CommandError: a device that is not there, or a backend that no op has.
@@ -155,6 +164,8 @@ def run(args: argparse.Namespace) -> int:
     if args.backend and not any(c.backend == args.backend for op in ops for c in dispatch.implementations(op)):
         raise CommandError(f"no {args.backend} implementation of {', '.join(ops)} exists yet")
     start, found = time.perf_counter(), []
+    for line in check_library(args.backend):
+        found.append(_show(line, args.json))
     with no_tf32():
         for line in check_ops(ops, args.backend, places):
             found.append(_show(line, args.json))

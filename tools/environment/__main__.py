@@ -1,0 +1,178 @@
+"""See tools/environment/__init__.py."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..native import finding
+from .phases import Phase
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ROOT / "requirements"
+GROUPS = ("build", "torch", "bench", "peers", "test", "style", "docs")
+ABOUT = {"build": 8, "torch": 75, "bench": 15, "peers": 8, "test": 45, "style": 5, "docs": 10}
+OPERATORS = Path(__file__).with_name("torchvision_operators.py")
+NATIVE = ("csrc", "cmake", "CMakeLists.txt", "setup.py", "pyproject.toml", "tools/native")
+VARIABLES = ("CXX", "CUDA_HOME", "DEBUG", "TORCH_CUDA_ARCH_LIST", "CONVNEXTV2_FAST_CPU", "CONVNEXTV2_FAST_CUDA")
+
+
+class Failed(Exception):
+    """A message for the user."""
+
+
+def digest(words: Iterable[str], files: Iterable[Path] = ()) -> str:
+    """Of words, and of files with their names."""
+    known = hashlib.sha256("\0".join(words).encode())
+    for path in sorted(files):
+        known.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return known.hexdigest()
+
+
+class Environment:
+    """A virtual environment and what is recorded of it: a file for each thing that was installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.python = folder, folder / "bin" / "python"
+
+    def run(self, *words: object) -> int:
+        """The exit code of a command with the environment's interpreter."""
+        return subprocess.run([str(self.python), *map(str, words)], cwd=ROOT, check=False).returncode
+
+    def pip(self, *words: object) -> int:
+        """Of pip install."""
+        return self.run("-m", "pip", "--disable-pip-version-check", "install", "--quiet", *words)
+
+    def is_recorded(self, name: str, value: str) -> bool:
+        """Whether this was installed, from the same files."""
+        record = self.folder / f".{name}"
+        return record.is_file() and record.read_text() == value
+
+    def record(self, name: str, value: str) -> None:
+        """Remembers that this was installed."""
+        (self.folder / f".{name}").write_text(value)
+
+    def forget(self, name: str) -> None:
+        """It is about to change."""
+        (self.folder / f".{name}").unlink(missing_ok=True)
+
+    def create(self) -> None:
+        """Makes the environment if it is not there."""
+        if self.python.exists():
+            return
+        with Phase(f"creating {self.folder.name} with Python {sys.version.split()[0]}"):
+            if subprocess.run([sys.executable, "-m", "venv", str(self.folder)], check=False).returncode != 0:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise Failed(
+                    f"{sys.executable} cannot make an environment. Install its venv module "
+                    "(Debian: apt-get install python3-venv)"
+                )
+
+    def install(self, group: str) -> None:
+        """The packages of a file in requirements/, unless they are there."""
+        file = REQUIREMENTS / f"{group}.txt"
+        known = digest((), (file,))
+        if self.is_recorded(group, known):
+            return
+        names = [line.split("==")[0] for line in file.read_text().splitlines() if "==" in line]
+        listed = ", ".join(dict.fromkeys(names[:4])) + (", ..." if len(names) > 4 else "")
+        ahead = self._compile_ahead() if group == "torch" else None
+        extra = "; the CPU kernels compile meanwhile" if ahead else ""
+        try:
+            with Phase(f"installing for {group}: {listed}{extra}", ABOUT[group]):
+                options = ("--no-deps",) if group == "peers" else ()
+                if self.pip(*options, "-r", file) != 0:
+                    raise Failed(
+                        f"pip could not install {file.relative_to(ROOT)}: see its message above. "
+                        "Is the network or the package index reachable?"
+                    )
+                if ahead is not None:
+                    ahead.wait()  # its own messages tell of a failure, which the build will meet again
+        except BaseException:
+            if ahead is not None:
+                ahead.terminate()
+            raise
+        if group == "peers":
+            self._make_torchvision_importable()
+        self.record(group, known)
+
+    def _compile_ahead(self) -> subprocess.Popen[bytes] | None:
+        """Starts compiling what needs no torch: downloading torch takes longer, and one core less."""
+        if finding.compiler() is None or os.environ.get("CONVNEXTV2_FAST_CPU") == "0":
+            return None
+        return subprocess.Popen([str(self.python), "-m", "tools.native", "ahead"], cwd=ROOT)
+
+    def _make_torchvision_importable(self) -> None:
+        code = "import torchvision"
+        done = subprocess.run([str(self.python), "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode != 0 and "torchvision::nms" in done.stderr:
+            (site,) = self.folder.glob("lib/python*/site-packages")
+            shutil.copy(OPERATORS, site)
+            (site / f"{OPERATORS.stem}.pth").write_text(f"import {OPERATORS.stem}\n")
+
+    def build(self) -> None:
+        """The package in place, compiled anew where its sources, compiler or settings have changed."""
+        compiler = finding.compiler()
+        if compiler is None:
+            print(
+                "warning: no C++ compiler found: pure Python, without native kernels. For those: "
+                "apt-get install g++, then make build",
+                file=sys.stderr,
+            )
+        files = [p for name in NATIVE for p in (ROOT / name, *(ROOT / name).rglob("*")) if p.is_file()]
+        settings = (f"{name}={os.environ.get(name, '')}" for name in VARIABLES)
+        torch = (REQUIREMENTS / "torch.txt").read_text()
+        known = digest((torch, str(ROOT), str(compiler), *settings), (f for f in files if f.suffix != ".pyc"))
+        if self.is_recorded("build", known):
+            return
+        self.forget("build")
+        with Phase("building convnextv2_fast", 25 if compiler else 5):
+            if compiler and self.run("-m", "tools.native", "inplace") != 0:
+                raise Failed(
+                    "the build failed: see the compiler's message above. To go on in pure Python: "
+                    "CONVNEXTV2_FAST_CPU=0 CONVNEXTV2_FAST_CUDA=0 make ..."
+                )
+            if self.pip("--no-build-isolation", "--no-deps", "-e", ".") != 0:
+                raise Failed("pip could not install the package in place: see its message above")
+            code = (
+                "from convnextv2_fast import library as l; "
+                "[print('  ', name, 'kernels:', l.why_not(name) or 'loaded') for name in ('cpu', 'cuda')]"
+            )
+            os.environ["CONVNEXTV2_FAST_QUIET"] = "1"  # the next line tells it
+            if self.run("-W", "ignore", "-c", code) != 0:
+                raise Failed("the package was built and cannot be imported: see above")
+        self.record("build", known)
+
+
+def main() -> int:
+    """Exit code 1 with a message if something cannot be installed, 130 if interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m tools.environment", description="Sets up what a purpose needs.")
+    parser.add_argument("groups", nargs="*", choices=(*GROUPS, []), help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--venv", type=Path, default=Path(".venv"), help="the environment's folder (default .venv)")
+    parser.add_argument("--package", action="store_true", help="build the package in place, too")
+    options = parser.parse_args()
+    environment = Environment(options.venv.absolute())
+    try:
+        environment.create()
+        for group in GROUPS:
+            if group in options.groups:
+                environment.install(group)
+        if options.package:
+            environment.build()
+    except Failed as reason:
+        print(f"error: {reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
