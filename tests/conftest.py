@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests import thorough
+
 # On a machine that others use, ATen's depthwise convolutions are up to 100 times slower with two threads than with one.
 # What depends on the number of threads sets its own.
 torch.set_num_threads(1)
@@ -32,10 +34,17 @@ DEVICE_LOST = 86
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shard", metavar="I/N", help="only the tests whose number is I modulo N; failures shown at once")
+    parser.addoption(
+        "--pairs",
+        action="store_true",
+        help="emulated and interpreted kernels: pairs of parameters, not all combinations",
+    )
     parser.addoption("--after", metavar="K", type=int, default=0, help="of those, not the first K")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    thorough.mark(items)
     shard = config.getoption("--shard")
     if shard:
         first, step = map(int, shard.split("/"))

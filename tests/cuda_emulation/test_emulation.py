@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cuda_emulation.building import build
-from tests.cuda_emulation.pairs import pairwise
 from tests.native.cxx import COMPILER, needs_compiler
+from tests.pairs import pairwise
 
 ROOT = Path(__file__).resolve().parents[2]
 EMULATED = "tests/cuda_emulation/emulated"
@@ -35,16 +35,16 @@ def run(*arguments: str, **environment: str) -> int:
 
 
 @needs_compiler
-def test_every_kernel():
-    assert run(CUDA_EMULATION=str(build("plain"))) > 100
+def test_every_kernel(request):
+    chosen = ["--pairs", "-m", "not thorough", *FEWER] if request.config.getoption("--pairs") else []
+    assert run(*chosen, CUDA_EMULATION=str(build("plain"))) > 100
 
 
 @needs_compiler
 @pytest.mark.parametrize("order", ["reverse", "random:1"])
 def test_other_orders(order):
     """Warps and lanes in another order: a barrier that is missing gives other results in one of them."""
-    chosen = {"CUDA_EMULATION_ORDER": order, "CUDA_EMULATION_SELECT": "pairs"}
-    assert run(*FEWER, CUDA_EMULATION=str(build("plain")), **chosen) > 50
+    assert run(*FEWER, "--pairs", CUDA_EMULATION=str(build("plain")), CUDA_EMULATION_ORDER=order) > 50
 
 
 def preloaded() -> dict[str, str]:
@@ -68,7 +68,7 @@ def test_sanitized():
     """Accesses outside tensors and shared memory, misaligned vectors, overflowing integers."""
     environment = preloaded()
     library = str(build("sanitized"))
-    assert run(*FEWER, "-s", CUDA_EMULATION=library, CUDA_EMULATION_SELECT="pairs", **environment) > 50
+    assert run(*FEWER, "--pairs", "-s", CUDA_EMULATION=library, **environment) > 50
 
 
 def test_pairs():

@@ -17,8 +17,10 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_kernel_interpreted():
+def test_every_kernel_interpreted(request):
     command = [sys.executable, "-m", "pytest", "tests/triton/interpreted", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    if request.config.getoption("--pairs"):
+        command += ["--pairs", "-m", "not thorough"]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", "logical"]
     done = subprocess.run(

@@ -1,16 +1,15 @@
 """The tests of this folder run on the emulated CUDA library, in a process of its own, from `../test_emulation.py`.
 By hand: CUDA_EMULATION=$(python -m tests.cuda_emulation.building plain) pytest tests/cuda_emulation/emulated
-With CUDA_EMULATION_SELECT=pairs, of each test only so many cases that any two values of two parameters meet."""
+With --pairs, of each test only so many cases that any two values of two parameters meet."""
 
 import ctypes
 import os
-from itertools import groupby
 
 import pytest
 import torch
 
 from convnextv2_fast.ops import _cuda
-from tests.cuda_emulation.pairs import pairwise
+from tests.pairs import select
 
 LIBRARY = os.environ.get("CUDA_EMULATION")
 collect_ignore_glob = [] if LIBRARY else ["test_*.py"]
@@ -41,12 +40,5 @@ def device():
 
 
 def pytest_collection_modifyitems(config, items):
-    if os.environ.get("CUDA_EMULATION_SELECT") != "pairs":
-        return
-    kept = []
-    for _, group in groupby(items, key=lambda item: item.nodeid.partition("[")[0]):
-        cases = list(group)
-        values = [item.callspec.params if hasattr(item, "callspec") else {"": ""} for item in cases]
-        kept += [cases[i] for i in pairwise([{k: str(v) for k, v in case.items()} for case in values])]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = kept
+    if config.getoption("--pairs"):
+        select(config, items)

@@ -1,7 +1,10 @@
 """The tests of this folder run under Triton's interpreter, which is chosen when a kernel is declared: in a process of
-their own, TRITON_INTERPRET=1 pytest tests/triton/interpreted. `tests/triton/test_interpreter.py` starts it."""
+their own, TRITON_INTERPRET=1 pytest tests/triton/interpreted. `tests/triton/test_interpreter.py` starts it.
+With --pairs, of each test only so many cases that any two values of two parameters meet."""
 
 import os
+
+from tests.pairs import select
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
@@ -39,3 +42,8 @@ def patch_once_a_launch():
 
 if INTERPRETED:
     patch_once_a_launch()
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--pairs"):
+        select(config, items)

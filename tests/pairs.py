@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, groupby
+
+import pytest
 
 
 def _met(case: dict[str, str]) -> set[tuple[tuple[str, str], ...]]:
@@ -21,3 +23,15 @@ def pairwise(cases: Sequence[dict[str, str]]) -> list[int]:
         new = set(left[best])
         left = [pairs - new for pairs in left]
     return sorted(kept)
+
+
+def select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects, of every test function, the cases that no pair of parameter values needs."""
+    kept: list[pytest.Item] = []
+    for _, group in groupby(items, key=lambda item: item.nodeid.partition("[")[0]):
+        cases = list(group)
+        values = [item.callspec.params if hasattr(item, "callspec") else {"": ""} for item in cases]
+        kept += [cases[i] for i in pairwise([{k: str(v) for k, v in case.items()} for case in values])]
+    chosen = set(map(id, kept))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
+    items[:] = kept
