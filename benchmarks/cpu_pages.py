@@ -93,7 +93,8 @@ def _speed(rows: Rows) -> list[str]:
         cells += [found[0], f"{found[1]:.2f}x"] if found else ["", ""]
         share = group[OURS].notes.get("roofline_share") if OURS in group else None
         lines.append([*cells, f"{100 * float(share):.0f} %" if share else ""])
-    return table(["model", "batch", "dtype", *names, "fastest peer", "its time over ours", "roofline"], lines)
+    titles = ["ours" if name == OURS else name for name in names]
+    return table(["model", "batch", "dtype", *titles, "fastest rival", "rival ÷ ours", "roofline"], lines)
 
 
 def _ceilings(rows: Rows) -> list[str]:
@@ -106,8 +107,8 @@ def _ceilings(rows: Rows) -> list[str]:
     return [
         *table(["measured limits", "copy, GB/s", "PyTorch's matrix products, GFLOP/s"], lines),
         "",
-        "Roofline, below: the time that a case's bytes and operations need at these limits, as a share of the time it "
-        "took. More than 100 %: faster than PyTorch's own matrix product.",
+        "The column *roofline* in the tables below is the least time that a case's bytes and operations need at these "
+        "limits, as a share of the time it took. More than 100 % means faster than PyTorch's own matrix product.",
     ]
 
 
@@ -118,14 +119,14 @@ def _weight_gradient(rows: Rows) -> list[str]:
         side, _, c = case.split("-")[1].split("x")
         ours, theirs = ms[OURS], ms["pytorch"]
         lines.append([c, side, f"{ours:.2f}", f"{theirs:.2f}", f"{theirs / ours:.1f}x"])
-    return table(["channels", "side", "ours, ms", "PyTorch, ms", "PyTorch's time over ours"], lines)
+    return table(["channels", "side", "ours, ms", "PyTorch, ms", "PyTorch ÷ ours"], lines)
 
 
 def _memory(rows: Rows) -> list[str]:
     peak = {row.provider: row.peak_mib or 0.0 for row in rows}
     lines = [[OURS if name == OURS else "eager", f"{mib:.0f}"] for name, mib in peak.items()]
     return [
-        "Resident peak above parameters, gradients and input. "
+        "Peak of resident memory above parameters, gradients and input. "
         f"Eager keeps {peak['upstream'] / peak[OURS]:.1f} times as much.",
         "",
         *table(["", "MiB"], lines),
@@ -146,7 +147,7 @@ def _growth(rows: Rows) -> list[str]:
     threads = {row.mode: _ms(row) for row in of(rows, "growth-threads")}
     if threads:
         lines += [
-            "tiny, batch 8:",
+            "Time of tiny at batch 8, by number of threads:",
             "",
             *table(["threads", "ms"], ([n.split()[0], f"{t:.0f}"] for n, t in threads.items())),
         ]

@@ -158,7 +158,9 @@ def errors_table(rows: Rows) -> list[str]:
     for key, each in pairs(rows).items():
         cells = (cell for kind in KINDS for cell in (f"{each[kind].ours:.1e}", f"{each[kind].ratio:.2f}x"))
         lines.append([*key, *cells])
-    return table(["model", "dtype", "mode", "logits", "logits, of plain", "gradients", "gradients, of plain"], lines)
+    return table(
+        ["model", "dtype", "mode", "logits error", "÷ plain PyTorch", "gradients error", "÷ plain PyTorch"], lines
+    )
 
 
 def markdown(rows: Rows) -> str:

@@ -26,7 +26,7 @@ inline float float_at(const Tensor& t, int64_t offset) {
   }
 }
 
-// Of float32, bfloat16 or float16 tensors of any strides; null: absent.
+// Reads kSamples values of each tensor: float32, bfloat16 or float16, any strides; null: absent.
 inline void sample(std::initializer_list<const Tensor*> tensors, float* out) {
   for (const Tensor* t : tensors) {
     const int64_t count = t == nullptr ? 0 : t->numel();

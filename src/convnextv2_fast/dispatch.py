@@ -31,7 +31,7 @@ class UnsupportedInputError(ValueError):
 
 
 class Spec(NamedTuple):
-    """What a backend needs to know to say whether it can run a call."""
+    """The properties of a call by which a backend decides whether it can run it."""
 
     op: str
     device: str  # device type: "cpu", "cuda", ...
@@ -80,7 +80,7 @@ class Implementation:
 
 
 def always(spec: Spec) -> list[str]:
-    """The predicate of the reference: it runs everything."""
+    """The predicate of the reference, which can run every call."""
     return []
 
 
@@ -119,7 +119,7 @@ def _check_name(name: str, origin: str) -> str:
 
 
 def _requested(op: str, backend: str | None) -> tuple[str, str]:
-    """The backend asked for and who asked."""
+    """Returns the backend that was asked for, and where (argument, context or environment)."""
     if backend is not None:
         return _check_name(backend, "argument backend="), "argument"
     for only, name in reversed(_overrides):
@@ -129,8 +129,7 @@ def _requested(op: str, backend: str | None) -> tuple[str, str]:
 
 
 def free_for(backend: str, *ops: str) -> bool:
-    """Whether nothing asks for a backend other than `backend` for these ops: context and environment are quiet, or say
-    so."""
+    """Whether neither context nor environment asks for a backend other than `backend` for these ops."""
     if not _overrides and ENVIRONMENT not in os.environ:
         return True
     return all(_requested(op, None)[0] in ("auto", backend) for op in ops)
@@ -196,7 +195,7 @@ def use_backend(name: str, op: str | None = None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The answer of :func:`explain`: the backend that runs and, for the others, why not."""
+    """The result of :func:`explain`: the backend that runs, and why the others do not."""
 
     spec: Spec
     chosen: str | None

@@ -117,7 +117,7 @@ class DenseLayout(Layout):
         return x.reshape(self.rows, x.shape[3])
 
     def coarsen(self, k: int) -> tuple[Layout, Tensor | None]:
-        """Floors, as a dense convolution does."""
+        """The layout after a stride-`k` convolution; odd sizes are rounded down, as a dense convolution does."""
         return DenseLayout(self.N, self.H // k, self.W // k), None
 
 

@@ -1,4 +1,4 @@
-"""What the automatic choice takes on a GPU: `preferences.tsv`, measured or a stated prior.
+"""Which backend the automatic choice tries first on a GPU: `preferences.tsv`, by measurement or by estimate.
 
 For each op, the backend that is tried first. For the CUDA backend's depthwise convolution of 16-bit dense planes, a row
 DWCONV_KERNEL, one of its two kernels: "fma" or "mma".
@@ -54,7 +54,7 @@ _first = {(row.family, row.op, row.layout): row for row in read()}
 
 
 def find(op: str, layout: str, family: str) -> Preference | None:
-    """The most exact row for an op."""
+    """The row for an op with the fewest wildcards."""
     for key in ((family, op, layout), (family, op, ANY), (ANY, op, layout), (ANY, op, ANY)):
         if key in _first:
             return _first[key]
@@ -62,7 +62,7 @@ def find(op: str, layout: str, family: str) -> Preference | None:
 
 
 def family() -> str:
-    """Of the current GPU: "sm_90"; ANY where there is none that the table could know."""
+    """The family of the current GPU, such as "sm_90"; ANY if there is no GPU or its family cannot be in the table."""
     if torch.version.cuda is None or not torch.cuda.is_available():
         return ANY
     major, minor = library.capability()
@@ -89,7 +89,7 @@ def _dwconv_kernel(family: str) -> str:
 
 
 def order(spec: Spec, candidates: Sequence[Implementation]) -> Sequence[Implementation]:
-    """`candidates` with the preferred backend first; as they are off the GPU."""
+    """`candidates` with the preferred backend first; unchanged if there is no GPU."""
     row = find(spec.op, spec.layout, family()) if spec.device == "cuda" else None
     if row is None:
         return candidates

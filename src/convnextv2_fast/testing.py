@@ -63,7 +63,7 @@ class Problem:
         return function(*t.values(), **options)
 
     def spec(self) -> dispatch.Spec:
-        """What dispatch sees of this call."""
+        """The spec by which dispatch chooses a backend for this call."""
         x = next(iter(self.tensors.values()))
         params = [t for name, t in self.tensors.items() if name not in _ACTIVATIONS]
         return dispatch.Spec.of(self.op, x, *params, layout=self.options.get("layout"))

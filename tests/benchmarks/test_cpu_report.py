@@ -77,7 +77,7 @@ def test_the_page_has_every_part():
     for expected in (
         "a processor, avx2, 2 threads; torch 2.13.0; commit abc with uncommitted changes.",
         "| float32 | 10.0 | 100 |",
-        "| model | batch | dtype | convnextv2_fast | eager | OpenVINO | fastest peer | its time over ours | roofline |",
+        "| model | batch | dtype | ours | eager | OpenVINO | fastest rival | rival ÷ ours | roofline |",
         "| atto | 2 | float32 | 5.00 | 20.00 | 7.50 | OpenVINO | 1.50x | 50 % |",
         "| tiny | 2 | float32 | 10.00 | 25.00 | torch.compile | 2.50x |  |",
         "| tiny | 2 | float32 | 10.00 | 30.00 | masked dense, torch.compile | 3.00x |  |",

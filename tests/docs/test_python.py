@@ -14,7 +14,9 @@ PAGES = {
     path.name: [fence for fence in pages.fences(path.read_text()) if fence.language == "python"]
     for path in pages.sources()
 }
-NEEDS = {"README.md": "timm", "accelerate.md": "timm transformers"}
+NEEDS = dict.fromkeys(("README.md", "index.md", "quickstart.md", "weights.md"), "timm") | {
+    "accelerate.md": "timm transformers"
+}
 
 
 def reader():

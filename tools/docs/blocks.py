@@ -12,7 +12,7 @@ from convnextv2_fast import dispatch, environment
 from convnextv2_fast.dispatch import Implementation, Spec
 from tests.static_figures import figures
 
-from . import gpu, results
+from . import gpu, results, support
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LAYOUTS = ("dense", "patch", "site")
@@ -57,6 +57,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "environment": variables,
     "backends": backends,
     "gpu-model": gpu_model.markdown,
+    "support": support.matrix,
     "gpu-unmeasured": gpu.unmeasured,
     "gpu-account": gpu.account,
     "static-figures": figures.page,

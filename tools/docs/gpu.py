@@ -60,37 +60,38 @@ def _batches(kind: str) -> str:
     return f"batch {', '.join(map(str, small))} and {largest}"
 
 
-_MODEL = "[predicted](docs/gpu-model.md)"
+_MODEL = "[a prediction](gpu-model.md)"
 QUESTIONS = (
     Question(
-        f"inference of tiny ({_batches('inference')}): ours and timm's, also with max-autotune, in one run",
+        f"inference of tiny ({_batches('inference')}) beside timm's model, eager, compiled and with max-autotune, all "
+        "in one run",
         together("inference"),
-        "batch 128 in two processes of two days; " + _MODEL,
+        f"batch 128 only, in two processes on two days; {_MODEL}",
     ),
     Question(
-        f"training steps of tiny ({_batches('training')}): ours as a CUDA graph and compiled, and timm's compiled",
+        f"training steps of tiny ({_batches('training')}) as a CUDA graph and under torch.compile, beside timm's",
         together("training"),
-        "launched one by one, where the host limits; " + _MODEL,
+        f"steps whose kernels are launched one by one, which the host slows down; {_MODEL}",
     ),
     Question(
-        f"FCMAE steps of tiny ({_batches('pretraining')}): ours as a CUDA graph, and masked dense compiled",
+        f"FCMAE steps of tiny ({_batches('pretraining')}) as a CUDA graph, beside compiled masked dense convolutions",
         together("pretraining"),
-        "launched one by one; " + _MODEL,
+        f"steps whose kernels are launched one by one; {_MODEL}",
     ),
-    Question("the time of every kernel within a step", part("profile"), "single ops; " + _MODEL),
+    Question("the time of every kernel within a step", part("profile"), f"single ops; {_MODEL}"),
     Question(
         "what limits each kernel, by the hardware's counters",
         part("counters"),
-        "[instructions counted in the machine code](docs/static-figures.md)",
+        "[instruction counts from the machine code](static-figures.md)",
     ),
     Question(
         "how fast the host of a GPU runs Python and launches kernels",
         part("host"),
-        "[host time per block on a CPU](docs/static-figures.md)",
+        "[host time of a block, on a CPU](static-figures.md)",
     ),
-    Question("any GPU but an H100", other_than("H100"), "compiled for sm_80 to sm_120, emulated on CPUs"),
-    Question("an AMD GPU", never, "compiled for gfx942, interpreted on CPUs"),
-    Question("several GPUs: DDP, FSDP", never, "processes on CPUs"),
+    Question("any GPU but an H100", other_than("H100"), f"nothing measured; {_MODEL}"),
+    Question("an AMD GPU", never, "nothing measured"),
+    Question("several GPUs (DDP, FSDP2)", never, "nothing measured"),
 )
 
 
@@ -104,7 +105,7 @@ def account() -> str:
 
 
 def described(name: str, rows: Sequence[Row]) -> str:
-    """An account, of its rows."""
+    """An account in words and tables, made of its rows."""
     origin = rows[0].origin
     head = f"{origin.machine}, torch {origin.torch}, Triton {origin.triton}. [{name}](../benchmarks/results/{name})."
     tables = (page.models(rows), page.steps(rows), page.slowest(rows))
@@ -112,11 +113,11 @@ def described(name: str, rows: Sequence[Row]) -> str:
 
 
 def unmeasured() -> str:
-    """The table of README."""
+    """The table of performance.md."""
     return rendered(of_gpus())
 
 
 def rendered(rows: Iterable[Row]) -> str:
     found = list(rows)
     open_ = [(each.text, each.instead) for each in QUESTIONS if not each.answered(found)]
-    return "\n".join(table(["not measured yet", "what there is until then"], open_))
+    return "\n".join(table(["not measured yet", "available instead"], open_))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import accelerate_report, cpu_pages, fcmae_report, numerics_report, photos, tidy
@@ -11,26 +11,18 @@ from benchmarks._run import Plot, table
 from benchmarks.naming import OURS, published
 from benchmarks.tidy import Row, newest
 
-CPU, H100 = " threads", "H100"  # what the names of such machines contain
-PLOTS: tuple[Plot, ...] = (cpu_pages.PLOT, fcmae_report.PLOT, photos.PLOT)
-# Rows of a run whose steps another process of the same day measured too: compare within a process only.
-ANOTHER = ", another process"
+from . import front, h100
+from .front import CPU, link, machine
 
-
-def _link(path: Path, top: str = "../") -> str:
-    return f"{top}benchmarks/results/{path.name}"
+PLOTS: tuple[Plot, ...] = (cpu_pages.PLOT, fcmae_report.PLOT, photos.PLOT, front.PLOT)
 
 
 def _source(path: Path, command: str = "") -> str:
-    return f"[{path.stem}]({_link(path)})" + (f", `{command}`." if command else ".")
+    return f"[{path.stem}]({link(path, '../')})" + (f", `{command}`." if command else ".")
 
 
-def _machine(rows: Sequence[Row]) -> str:
-    return rows[0].machine
-
-
-def _drawn(plot: Plot, title: str, top: str = "../") -> str:
-    return f"![{title}]({_link(plot.path(newest(plot.parts[0], CPU)[0]), top)})"
+def _drawn(plot: Plot, title: str) -> str:
+    return f"![{title}]({link(plot.path(newest(plot.parts[0], CPU)[0]), '../')}){{ .wide }}"
 
 
 def columns() -> str:
@@ -40,64 +32,42 @@ def columns() -> str:
     return found[0]
 
 
-def cpu_plot(top: str = "../") -> str:
-    """Images per second."""
-    return _drawn(cpu_pages.PLOT, "Images per second on a CPU, float32", top)
-
-
 def cpu() -> str:
-    """The CPU report, with its plot. Parts that were measured in other runs are named with those."""
+    """The CPU report, with a chart of its main rows. Parts that were measured in other runs are named with those."""
     runs: dict[tuple[Path, tidy.Origin], list[Row]] = {}
     for part in cpu_pages.PARTS:
         path, rows = newest(part, CPU)
         runs.setdefault((path, rows[0].origin), []).extend(rows)
-    lines = [cpu_plot(), ""]
+    lines = [front.home_chart(), ""]
     for (path, _), rows in runs.items():
         body = cpu_pages.body(rows).strip()
         lines += [_source(path, "make cpu-report"), "", re.sub("^#", "##", body, flags=re.MULTILINE), ""]
     return "\n".join(lines)
 
 
-def readme_cpu() -> str:
-    """The CPU report in short: ours beside the fastest peer of every case."""
-    path, first = newest("inference", CPU)
-    titles = {"inference": "inference", "training": "training step", "pretraining": "FCMAE step"}
-    lines = []
-    for part, title in titles.items():
-        for group in cpu_pages.groups(newest(part, CPU)[1]):
-            ours, found = group[OURS], cpu_pages.lead(group)
-            if found and ours.ms and ours.batch:
-                peer, ratio = found
-                cells = [title, cpu_pages.model(ours), str(ours.batch), ours.dtype, f"{ours.ms / ours.batch:.1f}"]
-                lines.append([*cells, peer, f"{ratio:.2f}x"])
-    sizes = [found[1] for group in cpu_pages.groups(newest("sizes", CPU)[1]) if (found := cpu_pages.lead(group))]
-    peak = {row.provider: row.peak_mib for row in newest("memory", CPU)[1]}
-    text = [
-        cpu_plot(""),
-        "",
-        f"{_machine(first)}; 224 px, medians of interleaved rounds; peers: eager, channels_last, torch.compile, for "
-        "inference ONNX Runtime and OpenVINO too.",
-        "",
-        *table(["", "model", "batch", "dtype", "ms per image", "fastest peer", "its time over ours"], lines),
-        "",
-        f"At batch 1 eager takes {min(sizes):.1f} to {max(sizes):.1f} times as long as ours over all {len(sizes)} "
-        f"sizes. A training step of tiny (batch 8) keeps {peak[OURS]:.0f} MiB, in eager mode {peak['upstream']:.0f} "
-        f"MiB. `make cpu-report`: [all numbers]({_link(path, '')}).",
-    ]
-    return "\n".join(text)
-
-
 def accelerated() -> str:
-    """How many times as long a timm or transformers model takes without `accelerate`."""
+    """A timm or transformers model, accelerated and as it is: milliseconds, and the ratios to the accelerated one."""
     path, rows = newest("accelerate", CPU)
-    head = f"{_machine(rows)}; batch 8, 224 px, float32. {_source(path, 'make accelerate-report')}"
-    return "\n".join([head, "", *accelerate_report.times(rows)])
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.ms:
+            found.setdefault(row.case, {})[row.mode] = row.ms
+    lines = []
+    for case, ms in found.items():
+        model, passes = case.split(f"-{accelerate_report.PIXELS}px-")
+        fast = ms[accelerate_report.FAST]
+        beside = (cell for mode in ("eager", "compile") for cell in (f"{ms[mode]:.0f}", f"{ms[mode] / fast:.2f}"))
+        lines.append([*model.split("/"), "inference" if passes == "forward" else "training", f"{fast:.0f}", *beside])
+    head = ["library", "model", "task", "accelerated, ms", "eager, ms", "eager ÷ accelerated"]
+    head += ["torch.compile, ms", "torch.compile ÷ accelerated"]
+    said = f"{machine(rows)}; batch 8, 224 x 224 pixels, float32. {_source(path, 'make accelerate-report')}"
+    return "\n".join([said, "", *table(head, lines)])
 
 
 def fcmae() -> str:
     """FCMAE's steps beside every form of masked dense convolution, and the plot by share removed."""
     path, rows = newest("fcmae", CPU)
-    head = f"{_machine(rows)}. {_source(path, 'make fcmae-report')} Forward and backward, ms:"
+    head = f"{machine(rows)}. {_source(path, 'make fcmae-report')} Forward and backward, ms:"
     plot = _drawn(fcmae_report.PLOT, "Time against the share of patches removed")
     return "\n".join([head, "", *fcmae_report.times(rows), "", plot])
 
@@ -113,99 +83,33 @@ def fcmae_cost() -> str:
         lines.append([size, "encoder" if part == "encoder" else "whole step", f"{ours:.0f}", *beside])
     head = ["model", "", "ours, ms", "torch.compile, ms", "torch.compile over ours", "eager, ms", "eager over ours"]
     plot = _drawn(fcmae_report.PLOT, "Time against the share of patches removed")
-    return "\n".join([f"{_machine(rows)}. {_source(path, 'make fcmae-report')}", "", *table(head, lines), "", plot])
-
-
-def _plain(mode: str) -> str:
-    """A mode without how it was launched: "cuda graph" is "cuda"."""
-    mode = mode.removesuffix(ANOTHER)
-    return "eager" if mode == "graph" else mode.removesuffix(" graph")
-
-
-def _beside(rows: Iterable[Row], names: Mapping[tuple[str, str], str]) -> str:
-    """Milliseconds by case, a column for each provider; what was not measured is empty."""
-    found: dict[tuple[str, str, str], dict[tuple[str, str], float]] = {}
-    for row in rows:
-        key = (row.provider, _plain(row.mode))
-        if key in names and row.ms:
-            found.setdefault((f"`{row.case}`", str(row.batch), row.dtype), {})[key] = row.ms
-    used = [key for key in names if any(key in ms for ms in found.values())]
-    lines = ([*case, *(f"{ms[key]:.3g}" if key in ms else "" for key in used)] for case, ms in found.items())
-    return "\n".join(table(["ms", "batch", "dtype", *(names[key] for key in used)], lines))
-
-
-_ALONE = "dwconv7x7-"  # how cases of the depthwise convolution alone begin
-_BACKENDS = {
-    (OURS, "cuda"): "`cuda`",
-    (OURS, "triton"): "`triton`",
-    (OURS, "torch"): "`torch`, the reference",
-    ("upstream", "eager"): "eager, NCHW",
-}
-_DEPTHWISE = {
-    (OURS, "cuda-mma"): "`cuda`, mma",
-    (OURS, "cuda-fma"): "`cuda`, fma",
-    (OURS, "triton"): "`triton`",
-    ("pytorch", "cudnn"): "cuDNN",
-    ("pytorch", "aten"): "ATen",
-}
-
-
-def _steps() -> list[Row]:
-    return [row for part in ("training", "pretraining") for row in newest(part, H100)[1]]
-
-
-def h100_models() -> str:
-    """Whole models on an H100."""
-    path, rows = newest("inference", H100)
-    steps = [row for row in _steps() if not row.mode.endswith(ANOTHER)]
-    return f"{_source(path)}\n\n{_beside([*rows, *steps], _BACKENDS)}"
-
-
-def h100_ops() -> str:
-    """Ops, blocks and training steps on an H100, of one process."""
-    path, rows = newest("ops", H100)
-    steps = [row for row in _steps() if row.mode.endswith(ANOTHER)]
-    ops = [row for row in rows if not row.case.startswith(_ALONE)]
-    names = {**_BACKENDS, ("masked-dense", "eager"): "masked dense"}
-    return f"{_source(path)}\n\n{_beside([*steps, *ops], names)}"
-
-
-def h100_depthwise() -> str:
-    """The depthwise convolution alone beside cuDNN and ATen, on an H100."""
-    path, rows = newest("ops", H100, _ALONE)
-    return f"{_source(path)}\n\n{_beside(rows, _DEPTHWISE)}"
+    return "\n".join([f"{machine(rows)}. {_source(path, 'make fcmae-report')}", "", *table(head, lines), "", plot])
 
 
 def numerics() -> str:
     """Errors of the eight models."""
     path, rows = newest("numerics")
-    head = f"{_machine(rows)}, torch {rows[0].torch}: {numerics_report.summary(rows)} "
+    head = f"{machine(rows)}, torch {rows[0].torch}: {numerics_report.summary(rows)} "
     return "\n".join([head + _source(path, "make numerics-report"), "", *numerics_report.errors_table(rows)])
 
 
 def stale_plots() -> list[tuple[Plot, Path]]:
     """Plots that are not there, or were made of other rows than the newest result's, and that result."""
-    found = []
-    for plot in PLOTS:
-        try:
-            path, _ = newest(plot.parts[0], CPU)
-        except FileNotFoundError:  # nothing to draw yet
-            continue
-        if not plot.current(path, tidy.read(path)):
-            found.append((plot, path))
-    return found
+    return front.stale(PLOTS)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "columns": columns,
     "cpu": cpu,
-    "cpu-plot": cpu_plot,
-    "readme-cpu": readme_cpu,
+    "home-plot": front.home_plot,
+    "readme-cpu": front.readme_cpu,
+    "readme-gpu": lambda: front.models(""),
     "accelerate": accelerated,
     "fcmae": fcmae,
     "fcmae-cost": fcmae_cost,
-    "h100-ops": h100_ops,
-    "h100-models": h100_models,
-    "h100-depthwise": h100_depthwise,
+    "h100-models": lambda: front.models("../"),
+    "h100-steps": h100.steps,
+    "h100-ops": h100.ops,
+    "h100-depthwise": h100.depthwise,
     "numerics": numerics,
 }

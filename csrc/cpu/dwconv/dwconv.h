@@ -20,18 +20,18 @@ struct DwconvTiles {
   int64_t tiles;  // n * tiles_y * tiles_x
 };
 
-// Of one forward call. A tile's float32 convolution result stays in the cache until LayerNorm has read it.
+// How one forward call is cut up. A tile's float32 convolution result stays in the cache until LayerNorm has read it.
 struct DwconvTiling : DwconvTiles {
   int64_t blocks;          // vectors of channels
-  int64_t packed_floats;   // of the packed parameters
-  int64_t scratch_floats;  // of one tile
+  int64_t packed_floats;   // size of the packed parameters
+  int64_t scratch_floats;  // scratch memory for one tile
 };
 
-// Of the parameters' gradients. A task sums up some of the tiles for some of the channels.
+// How the gradients of the parameters are cut up. A task sums some of the tiles for some of the channels.
 struct DwconvSumsTiling : DwconvTiles {
-  int64_t groups;  // of `group_blocks` vectors of channels
+  int64_t groups;  // number of groups of `group_blocks` vectors of channels
   int64_t group_blocks;
-  int64_t slabs;  // of tiles; of the shape alone, so that the order of additions is
+  int64_t slabs;  // number of slabs of tiles; it depends on the shape alone, and so does the order of additions
   int64_t scratch_floats;
 };
 

@@ -108,8 +108,8 @@ struct DwconvForwardKernel {
     });
   }
 
-  // All strips of one row of a tile, one channel block. `out`: the first site's. Not inlined: measured a little faster,
-  // and less code.
+  // All strips of one row of a tile, one channel block. `out` points to the first site. Not inlined: measured a little
+  // faster, and less code.
   template <class T, bool kTail, class O, bool kSum>
   static __attribute__((noinline)) void row_of_strips(const DwconvForward& p, const T* image, const float* packed,
                                                       O* out, int64_t out_stride, int64_t y, const TileBounds& tile,

@@ -78,14 +78,14 @@ class TileSites {
 
   CNV2_INLINE int64_t count() const { return count_; }
   CNV2_INLINE const SiteStrip& strip(int64_t i) const { return strips_[i]; }
-  // Of the row of a site, in elements; -1: inactive.
+  // The offset of the row of a site, in elements; -1 for an inactive site.
   CNV2_INLINE int64_t offset(int64_t y, int64_t x) const { return table_[(y + kPad) * stride_ + x + kPad]; }
   template <class T>
   CNV2_INLINE SiteWindow<T> window(const SiteStrip& s, const T* x) const {
     const int64_t y = tile_.y_begin + s.y;
     return {x, table_ + s.y * stride_ + s.x, stride_, first_kernel_row(y), last_kernel_row(y, h_)};
   }
-  // Its own sites, of a tensor laid out like x.
+  // The strip's own sites in a tensor with the layout of x.
   template <class T>
   CNV2_INLINE typename SiteWindow<T>::Row row(const SiteStrip& s, const T* x) const {
     return {x, table_ + (s.y + kPad) * stride_ + s.x + kPad};
@@ -94,7 +94,7 @@ class TileSites {
  private:
   static CNV2_INLINE int64_t stride_of(int64_t columns) { return columns + 2 * kPad + kLongest - 1; }
 
-  // Of the strip that starts at an active site: the least work per active site that it covers.
+  // The length for a strip that starts at an active site: the one with the least work per active site covered.
   static CNV2_INLINE int best_length(const int64_t* offsets, int64_t left) {
     constexpr int kWork[4] = {10, 12, 18, 28};  // loads or multiply-adds, whichever take longer, of 1, 2, 4, 8 columns
     int best = 0, best_active = 1, active = 0;

@@ -64,7 +64,7 @@ struct SiteWindow {
   CNV2_INLINE Row row(int ky) const { return {x, offsets + ky * stride}; }
 };
 
-// Of `lanes` channels, V::width of them unless kTail.
+// Loads `lanes` channels; V::width of them unless kTail.
 template <class V, bool kTail, class T>
 CNV2_INLINE V load_block(const T* p, int lanes) {
   if constexpr (kTail) {
@@ -87,7 +87,7 @@ template <class V, int kStrip>
 struct Strip {
   static constexpr int kWindow = kStrip + kTaps1d - 1;  // input columns around a strip
 
-  // The input row that the strip below will need first, on its way to the first-level cache meanwhile.
+  // Prefetches the input row that the strip below will need first.
   template <class T>
   static CNV2_INLINE void prefetch_below(const InsideWindow<T>& window) {
     const auto row = window.row(kTaps1d);
@@ -114,7 +114,7 @@ struct Strip {
     }
   }
 
-  // sums[ky][kx][V::width] += the strip's part of the taps' gradients. `dy[j]`: of the output at column j.
+  // sums[ky][kx][V::width] += the strip's part of the taps' gradients. `dy[j]`: the gradient of the output at column j.
   template <bool kTail, class Window>
   static CNV2_INLINE void correlate(const Window& window, const V (&dy)[kStrip], int lanes, float* sums) {
     for (int ky = window.begin; ky < window.end; ++ky) {

@@ -32,7 +32,7 @@ struct Tiles<Vec16, kRows, BFloat16Tiles> : TileLayout<Vec16, BFloat16Tiles> {
       if (rows_ > 0) _tile_release();
     }
 
-    // As Tiles' of tiles.h.
+    // The same interface as Tiles in tiles.h.
     void product(const Product& p, int rows) {
       if (rows != rows_) shape(rows);
       rows > kHalf ? multiply<true>(p) : multiply<false>(p);

@@ -25,7 +25,7 @@ struct TileLayout {
 
   static constexpr int64_t blocks(int64_t columns) { return (columns + kBlock - 1) / kBlock; }
 
-  // Of a panel's reduction.
+  // How many words a panel needs for a reduction over so many numbers.
   static constexpr int64_t words(int64_t numbers) {
     constexpr int64_t kTogether = int64_t{Op::kNumbers} * Op::kWordsTogether;
     return (numbers + kTogether - 1) / kTogether * Op::kWordsTogether;
@@ -39,13 +39,13 @@ struct TileLayout {
     int64_t k;           // words of the reduction
     float* c;            // blocked, at the tile's first row
     const float* start;  // [kBlock]
-    // Brought into the cache on the way: the next tile of c, and some lines of b's next panel.
+    // What is prefetched meanwhile: the next tile of c, and some lines of b's next panel.
     const float *next, *ahead;
     int64_t ahead_lines;
   };
 };
 
-// Of kRows x 2 vectors in registers: 2 loads and kRows broadcasts for 2 * kRows multiply-adds.
+// The product on tiles of kRows x 2 vectors in registers: 2 loads and kRows broadcasts for 2 * kRows multiply-adds.
 template <class V, int kRows, class Op = PlainFloats<V>>
 struct Tiles : TileLayout<V, Op> {
   using Layout = TileLayout<V, Op>;

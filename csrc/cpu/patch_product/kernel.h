@@ -242,7 +242,8 @@ struct PatchProductKernel : Gemm<V, kRows> {
   struct Moments {
     float mean, rstd;
   };
-  // Of kCount rows at once, by two passes; at(row, channel) is where a vector of channels lies, readable to its end.
+  // Mean and 1/std of kCount rows at once, in two passes; at(row, channel) points to a vector of channels that can be
+  // read to its end.
   template <int kCount, class At>
   static CNV2_INLINE void moments(const At& at, int64_t channels, float eps, Moments* out) {
     const int64_t whole = channels / kVector * kVector;

@@ -20,7 +20,7 @@ FIRST, SECOND = "dwconv_layer_norm", "mlp_grn"
 
 
 class Parts(NamedTuple):
-    """The modules of a block, and how it calls those that stay modules."""
+    """The modules of a block, and how the block calls those that are not fused."""
 
     conv: nn.Module
     norm: nn.Module
@@ -89,7 +89,7 @@ def why_not_second(p: Parts) -> str | None:
 
 
 def inspect(found: Parts | str) -> Inspection:
-    """What of a block runs fused, and why the rest does not."""
+    """Returns which halves of a block run fused, and why the others do not."""
     if isinstance(found, str):
         return Inspection((), (found,))
     reasons = {FIRST: why_not_first(found), SECOND: why_not_second(found)}
@@ -103,7 +103,7 @@ def _touched(m: nn.Module, name: str) -> str | None:
 
 
 def run(p: Parts, x: Tensor) -> Tensor:
-    """The block on x `[N, C, H, W]`; the result has channels_last strides."""
+    """Runs the block on x `[N, C, H, W]`; the result has channels_last strides."""
     hooked = _has_any_global_hook()
     first, second = not hooked and why_not_first(p) is None, not hooked and why_not_second(p) is None
     drops = p.drop_path.training and type(p.drop_path) is not nn.Identity

@@ -36,7 +36,7 @@ def inspect(conv: nn.Module, norm: nn.Module, norms: Sequence[type]) -> Inspecti
 
 
 def run(x: Tensor, conv: nn.Module, norm: nn.Module, norms: Sequence[type], *, norm_first: bool) -> Tensor | None:
-    """x `[N, Cin, H, W]` to `[N, Cout, H//k, W//k]` with channels_last strides; None where it must run as modules."""
+    """Maps x `[N, Cin, H, W]` to `[N, Cout, H//k, W//k]` with channels_last strides; None if it must run as modules."""
     if _has_any_global_hook() or why_not(conv, norm, norms) is not None:
         return None
     pair = (norm.weight, norm.bias)

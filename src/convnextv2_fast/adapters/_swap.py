@@ -1,4 +1,4 @@
-"""A module changes its class, and keeps everything else.
+"""Changes the class of a module and nothing else.
 
 The new class is a subclass of the old one with another `forward`: names, parameters, hooks, `isinstance` and saved
 states stay, and whoever looks the class up by name (transformers' `_no_split_modules`) finds it. It is made when it is
@@ -17,15 +17,15 @@ Forward = Callable[..., Any]
 
 
 class Inspection(NamedTuple):
-    """The ops that would run in a module, and why what is left runs as it was."""
+    """The ops that would run in a module, and the reasons why its other parts run the original code."""
 
     ops: tuple[str, ...]
     reasons: tuple[str, ...]
 
 
 class Swap(NamedTuple):
-    """A class of another library: the forward that takes its place, and what becomes of a module of it (None: it is
-    nothing that this library knows)."""
+    """The replacement for a class of another library: a forward, and a function that inspects a module of the class
+    (None: this library does not know such modules)."""
 
     cls: type[nn.Module]
     forward: Forward
@@ -53,7 +53,7 @@ def accelerated(cls: type[nn.Module], forward: Forward) -> type[nn.Module]:
 
 
 def _reduce(self: nn.Module, forward: Forward, protocol: Any) -> tuple[Any, ...]:
-    """Pickles (and copies) as the class it was made from and the forward, both found by name."""
+    """Pickles and copies refer to the original class and the forward by name."""
     get_state = getattr(self, "__getstate__", None)  # of every object from Python 3.11 on
     return _new, (original_class(self), forward), dict(self.__dict__) if get_state is None else get_state()
 
@@ -69,10 +69,10 @@ def original_class(module: nn.Module) -> type[nn.Module]:
 
 
 def original_forward(module: nn.Module, *args: Any) -> Any:
-    """Runs an accelerated module as it was."""
+    """Runs the original forward of an accelerated module."""
     return module.accelerated_class.forward(module, *args)  # type: ignore[operator]
 
 
 def is_accelerated(module: nn.Module) -> bool:
-    """Exactly: FSDP2 and others put a class of their own above ours."""
+    """Whether the module's class is one made here, not one derived from it: FSDP2 and others derive their own."""
     return isinstance(module, Accelerated) and type(module).__mro__[1] is Accelerated

@@ -17,7 +17,7 @@ NORMS_2D = tuple(getattr(layers, name) for name in ("LayerNorm2d", "LayerNorm2dF
 
 
 def parts(block: ConvNeXtBlock) -> _block.Parts | str:
-    """The block's modules, or why it is left alone."""
+    """Returns the block's modules, or the reason why the block is left alone."""
     mlp = block.mlp
     if type(block.shortcut) is not nn.Identity:
         return "it changes channels, stride or dilation"
@@ -70,7 +70,7 @@ def block_forward(self: ConvNeXtBlock, x: Tensor) -> Tensor:
 
 
 def _pair(m: nn.Sequential) -> tuple[nn.Module, nn.Module, bool] | None:
-    """Convolution, LayerNorm, and whether this comes first; None if it is another kind of Sequential."""
+    """Returns convolution, LayerNorm, and whether LayerNorm comes first; None for other kinds of Sequential."""
     if len(m) != 2:
         return None
     a, b = m[0], m[1]

@@ -19,7 +19,7 @@ Embeddings = v1.ConvNextEmbeddings | v2.ConvNextV2Embeddings
 
 
 def parts(layer: Layer) -> _block.Parts | str:
-    """The layer's modules, or why it is left alone."""
+    """Returns the layer's modules, or the reason why the layer is left alone."""
     if isinstance(layer.act, GELUActivation) and layer.act.act is not nn.functional.gelu:
         return f"its activation is {layer.act.act}"
     if getattr(layer.layernorm, "data_format", None) != "channels_last":
@@ -68,7 +68,7 @@ def layer_forward(self: Layer, features: Tensor) -> Tensor:
 
 
 def _downsampling(stage: Stage) -> tuple[nn.Module, nn.Module] | None:
-    """Convolution and LayerNorm of a stage that has them."""
+    """Returns convolution and LayerNorm of a stage's downsampling layer, if there is one."""
     layers = stage.downsampling_layer
     return (layers[1], layers[0]) if len(layers) == 2 else None
 

@@ -1,4 +1,4 @@
-"""The classes of facebookresearch/ConvNeXt-V2, and of ConvNeXt (V1), wherever their files lie.
+"""The classes of facebookresearch/ConvNeXt-V2, and of ConvNeXt (V1), wherever their files are.
 
 They have no package, so they are known by structure: a class `Block` with the modules of upstream's. That it also
 computes what upstream's computes is tried out once per class, on a small copy with random parameters, at two scales so
@@ -22,7 +22,8 @@ _NAMES = {"dwconv", "norm", "pwconv1", "act", "pwconv2", "drop_path"}  # and grn
 
 
 def is_block(m: nn.Module) -> bool:
-    """Whether a module has the class name and the sub-modules of upstream's Block; ours is none: it needs no help."""
+    """Whether a module has the class name and the sub-modules of upstream's Block. This library's own Block
+    does not count: it uses the ops already."""
     names = set(m._modules)
     return type(m).__name__ == "Block" and names - {"grn"} == _NAMES and not isinstance(m, convnextv2.Block)
 
@@ -82,7 +83,7 @@ _verdicts: dict[tuple[type, ...], str | None] = {}
 
 
 def _tried(cls: type, block: nn.Module) -> str | None:
-    """Why a class is not upstream's after all; None if it computes the same. Once per class."""
+    """Says why a class is not upstream's although it looks like it; None if it computes the same. Once per class."""
     key = (cls, *(type(m) for m in block.children()))
     if key not in _verdicts:
         _verdicts[key] = _try_out(block)
@@ -108,7 +109,7 @@ def _try_out(block: nn.Module) -> str | None:
 
 
 def pair(m: nn.Module) -> tuple[nn.Module, nn.Module, bool] | None:
-    """Convolution, LayerNorm, and whether this comes first, of upstream's stem or downsampling layer."""
+    """Returns convolution, LayerNorm, and whether LayerNorm comes first, for upstream's stem or downsampling layer."""
     if len(m._modules) != 2:
         return None
     a, b = m._modules.values()
@@ -138,7 +139,7 @@ def patch_conv_forward(self: nn.Sequential, input: Tensor) -> Tensor:
 
 @functools.cache
 def block_swap(cls: type[nn.Module]) -> Swap:
-    """The swap of one class of blocks."""
+    """Returns the replacement for one class of blocks."""
     return Swap(cls, block_forward, inspect_block)
 
 

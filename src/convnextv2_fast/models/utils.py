@@ -194,7 +194,8 @@ def is_plain(modules: Sequence[tuple[nn.Module, type]]) -> bool:
 
 
 def touched(m: nn.Module) -> str | None:
-    """What someone did to a module that only calling it as a module respects, in words; None: nothing."""
+    """Returns in words what was changed on a module (a hook, a forward of its own) that takes effect only if the module
+    is called; None if nothing was."""
     if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
         return "has hooks"
     if "forward" in m.__dict__:

@@ -1,4 +1,4 @@
-"""The ops, each in a room of its own: the public function here, its reference and its kernels beside it."""
+"""The ops. Each has a folder with its public function, its reference and its kernels."""
 
 from .dwconv_layer_norm import dwconv_layer_norm
 from .grn import grn

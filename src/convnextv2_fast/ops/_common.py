@@ -19,7 +19,8 @@ def shapes(**tensors: Tensor | None) -> str:
 
 
 def has_shape(tensor: Tensor, *sizes: int) -> bool:
-    """Whether it has this shape. Size by size: torch.compile takes tuples of symbolic sizes for different."""
+    """Whether the tensor has this shape. Sizes are compared one by one: torch.compile takes equal tuples of symbolic
+    sizes for different ones."""
     if tensor.ndim != len(sizes):
         return False
     for have, want in zip(tensor.shape, sizes, strict=True):  # noqa: SIM110
@@ -29,7 +30,7 @@ def has_shape(tensor: Tensor, *sizes: int) -> bool:
 
 
 def check(ok: bool, op: str, wants: str, *values: object, **tensors: Tensor | None) -> None:
-    """One error form for all ops: the op, what it wants, what it got.
+    """Raises the error that all ops use: the op, what it wants, what it got.
 
     `values` fill the `{}` in `wants`, on failure only: torch.compile cannot format symbolic sizes."""
     if not ok:
@@ -79,7 +80,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def autocast_off(x: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Our policy has been applied: torch must not cast again inside."""
+    """Disables autocast: the ops have cast their inputs already, and torch must not cast again."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 

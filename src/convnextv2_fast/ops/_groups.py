@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Groups(NamedTuple):
-    """`rows_per_group` rows each; or, where they differ (`rows_per_group` 0), by two maps.
+    """Groups of `rows_per_group` rows each; if their sizes differ, `rows_per_group` is 0 and two maps describe them.
 
     Attributes:
         row_group: int32 `[T]`, the group of each row. offsets: int32 `[G + 1]`, each group's first row.
@@ -22,7 +22,7 @@ class Groups(NamedTuple):
 
     @classmethod
     def of(cls, rows: int, rows_per_group: int | Tensor, device: torch.device) -> Groups:
-        """From the public ops' `rows_per_group`, an int or counts `[G]`; nothing is read back from the device."""
+        """Makes groups from the public ops' `rows_per_group`, an int or counts `[G]`. Reads nothing from the device."""
         if not isinstance(rows_per_group, Tensor):
             return cls(max(rows_per_group, 1), rows // max(rows_per_group, 1), None, None)
         counts = rows_per_group.to(device)

@@ -24,16 +24,16 @@ _copies: dict[int, tuple[Any, tuple[Any, ...], Tensor]] = {}
 
 
 def in_pairs(dtype: torch.dtype) -> bool:
-    """Whether activations of this dtype want matrices of bfloat16 pairs: those of two instruction sets do."""
+    """Whether weights are packed as pairs of bfloat16 for activations of this dtype: two instruction sets want that."""
     return dtype is torch.bfloat16 and library.cpu_isa() in ("avx512_bf16", "amx")
 
 
 def copy_of(
     pack: Callable[..., Tensor], first: Tensor, *others: Tensor | None, options: tuple[Any, ...] = ()
 ) -> Tensor | None:
-    """The copy kept of these tensors, one for each `first`; `pack(first, *others, *options)` makes it.
+    """The packed copy of these tensors, made by `pack(first, *others, *options)` and kept, one for each `first`.
 
-    None where none can be kept: tensors made in inference mode count no versions."""
+    None if no copy can be kept: tensors made in inference mode have no version counter."""
     if not enabled or first.is_inference():
         return None
     state: tuple[Any, ...] = (library.cpu_isa(), pack, options, first.shape, first.data_ptr(), first._version)
@@ -53,7 +53,7 @@ def copy_of(
 
 
 def _owner(t: Tensor) -> Tensor:
-    """The tensor that lives on: a parameter rather than a passing view of all of it (a 1x1 convolution as a matrix)."""
+    """The tensor whose lifetime decides: a parameter, not a temporary view of it (a 1x1 convolution as a matrix)."""
     base = t._base if t._is_view() else None
     return t if base is None or base.numel() != t.numel() else base
 
@@ -64,5 +64,5 @@ def clear() -> None:
 
 
 def kept_bytes() -> int:
-    """Of all copies."""
+    """The size of all kept copies in bytes."""
     return sum(4 * packed.numel() for _, _, packed in _copies.values())

@@ -24,7 +24,7 @@ class Sites(NamedTuple):
 
     @classmethod
     def around(cls, x: Tensor, layout: Layout | None) -> Sites:
-        """For `[N, H, W, C]`, or rows `[T, C]` with their layout."""
+        """Makes the sites of a dense map `[N, H, W, C]`, or of rows `[T, C]` with their layout."""
         if x.ndim == 4:
             return cls(x.shape[1], x.shape[2])
         assert layout is not None

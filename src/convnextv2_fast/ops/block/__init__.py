@@ -1,5 +1,5 @@
-"""A whole block. It is the ops dwconv_layer_norm and mlp_grn with the residual; for inference on the CPU one operator,
-without the cost of two operators' checks and with the activations between them in the cache."""
+"""A whole block: the ops dwconv_layer_norm and mlp_grn with the residual. For inference on the CPU it is one operator,
+which saves the checks of two and keeps the activations between them in the cache."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run(
 
 
 def _applies(x: Tensor) -> bool:
-    """Whether one operator stands for the two ops: inference on the CPU, no other backend asked for, no autocast."""
+    """Whether one operator can replace the two ops: inference on the CPU, no other backend asked for, no autocast."""
     return not (
         _missing
         or torch.is_grad_enabled()
@@ -111,7 +111,7 @@ def _infer(
     ln_eps: float,
     grn_eps: float,
 ) -> Tensor | None:
-    """The block's result; None where the weights cannot be kept packed."""
+    """Returns the block's result, or None if packed weights cannot be kept."""
     w1, w2 = as_matrix(w1), as_matrix(w2)
     if gamma is None or beta is None:
         gamma = beta = _zeros(w1.shape[0])
@@ -122,6 +122,6 @@ def _infer(
 
 @functools.cache
 def _zeros(count: int) -> Tensor:
-    """GRN's parameters where there is none; one tensor, so that weights packed with it stay packed."""
+    """Returns zeros in place of missing GRN parameters: always the same tensor, so that packed weights stay valid."""
     with torch.inference_mode(False):
         return torch.zeros(count)

@@ -13,7 +13,7 @@ from ..sparse_dwconv.autograd import split
 
 
 class DwconvLayerNorm(torch.autograd.Function):
-    """Saves x and the LayerNorm's input z, from whose rounded values backward takes the statistics.
+    """Saves x and the LayerNorm's input z. Backward computes the statistics from the rounded values of z.
 
     `kernels.forward_train(x, kernel, bias, ln_weight, ln_bias, eps, *sites)` returns y and z,
     `kernels.norm_backward(dy, z, ln_weight, eps)` dz and float32 `[2, C]`; `kernels.backward` is sparse_dwconv's."""

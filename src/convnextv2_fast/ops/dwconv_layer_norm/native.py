@@ -59,7 +59,7 @@ def _apart(
     eps: float,
     *sites: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The same as two kernels, so that the convolution can run on the tensor cores."""
+    """Runs convolution and LayerNorm as two kernels, so that the convolution can use the tensor cores."""
     z = sparse_dwconv.KERNELS.forward(x, kernel, bias, *sites)
     return layer_norm.forward(z, ln_weight, ln_bias, eps), z
 

@@ -36,7 +36,7 @@ class Grn(torch.autograd.Function):
 def run(
     kernels: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, rows_per_group: int | Tensor | None
 ) -> Tensor:
-    """The op on these kernels, with gradients where they are needed."""
+    """Runs the op on these kernels, with autograd only if a gradient is needed."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     of = Groups.of(rows.shape[0], samples(x, rows_per_group, "grn"), x.device)
     gamma, beta = (p.reshape(-1).contiguous() for p in (gamma, beta))

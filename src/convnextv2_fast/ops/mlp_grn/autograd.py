@@ -82,7 +82,7 @@ def run(
     options: tuple[Any, ...],
     of: Groups,
 ) -> Tensor:
-    """The op on these kernels, with gradients where they are needed; u in any shape `[..., C]`."""
+    """Runs the op on these kernels, with autograd only if a gradient is needed; u has any shape `[..., C]`."""
     rows = u.reshape(-1, u.shape[-1]).contiguous()
     flat = None if residual is None else residual.reshape(rows.shape[0], w2.shape[0]).contiguous()
     vectors = (v.reshape(-1).contiguous() for v in (b1, gamma, beta))

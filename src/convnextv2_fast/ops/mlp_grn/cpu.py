@@ -96,7 +96,7 @@ _kept_forward = torch.ops.convnextv2_fast.mlp_grn_cpu_kept.default
 def forward_on_kept_weights(
     u: Tensor, w1: Tensor, b1: Tensor, gamma: Tensor, beta: Tensor, w2: Tensor, b2: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    """The forward on weights that are packed once for as long as they do not change."""
+    """Runs the forward pass with packed weights, which are kept until the weights change."""
     packed = _kept.copy_of(_pack, w1, b1, beta, w2, b2, options=(_kept.in_pairs(u.dtype),))
     return _forward(u, w1, b1, gamma, beta, w2, b2, *rest, packed, False)[:2]
 
@@ -111,7 +111,7 @@ INFERENCE = SimpleNamespace(
 
 
 def keeps(u: Tensor, strategy: str | None) -> bool:
-    """Whether the forward keeps the hidden activations for the backward.
+    """Whether the forward pass saves the hidden activations for the backward pass.
 
     Computing one again costs 2C operations, keeping it 8 bytes of traffic: it pays in the wide stages, whose planes are
     small, so that a step keeps a quarter of what autograd would. In 16 bits memory is what was asked for."""

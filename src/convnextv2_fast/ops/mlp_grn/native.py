@@ -1,4 +1,4 @@
-"""mlp_grn's C++ operators, and the CUDA backend: the library's matrix products, our kernels around them.
+"""mlp_grn's C++ operators, and the CUDA backend: torch's matrix products with this library's kernels around them.
 
 The hidden activations exist (strategy "materialize"). GRN's scale goes to the second product by one of two ways, see
 :func:`folds`.
@@ -67,7 +67,7 @@ _backward = _ops.mlp_grn_bwd.default  # dh, g = a scale + beta, db1, dgamma, dbe
 
 
 def folds(rows_per_group: int, c_out: int) -> bool:
-    """Whether the scale goes into a copy of w2 `[C', K]` for each group, rather than into the activations.
+    """Whether GRN's scale is applied to a copy of w2 `[C', K]` for each group, rather than to the activations.
 
     Per group the activations would be read and written once more, 2 R K elements; the copies are, 2 C' K. A factor of 2
     in their favour pays for products that are smaller. Groups must be of one size (R = 0: they are not)."""
@@ -135,7 +135,7 @@ def run(
     rows_per_group: int | Tensor | None = None,
     strategy: str | None = None,
 ) -> Tensor:
-    """:func:`convnextv2_fast.ops.mlp_grn` on CUDA kernels and the library's matrix products."""
+    """:func:`convnextv2_fast.ops.mlp_grn` on CUDA kernels and torch's matrix products."""
     if strategy not in (None, "materialize"):
         raise UnsupportedInputError(
             f"mlp_grn: backend 'cuda' has the strategy 'materialize' only, not {strategy!r}, which 'triton' has"

@@ -44,12 +44,12 @@ _kept_forward = torch.ops.convnextv2_fast.patch_conv_cpu_kept.default
 
 
 def forward_on_kept_weights(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    """The forward on weights that are packed once for as long as they do not change."""
+    """Runs the forward pass with packed weights, which are kept until the weights change."""
     return _forward(x, weight, bias, *rest, _kept.copy_of(_pack, weight, bias))
 
 
 class _PatchConv(torch.autograd.Function):
-    """Saves x; backward gathers (and normalises) the blocks again, for the library's matrix products."""
+    """Saves x; backward gathers (and normalises) the blocks again, for torch's matrix products."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -99,7 +99,8 @@ def _rows(weight: Tensor) -> Tensor:
 
 
 def _weight_gradient(blocks: Tensor, dz: Tensor, weight: Tensor) -> Tensor:
-    """In the weight's form, multiplied so that little is left to rearrange. blocks `[T, k*k*Cin]`, dz `[T, Cout]`."""
+    """The weight's gradient in the weight's own form, from blocks `[T, k*k*Cin]` and dz `[T, Cout]`. The order of the
+    product is chosen so that little is left to rearrange."""
     if weight.ndim == 4:
         k, rows = weight.shape[2], dz.t() @ blocks
         return rows.view(weight.shape[0], k, k, weight.shape[1]).permute(0, 3, 1, 2).to(weight.dtype).contiguous()

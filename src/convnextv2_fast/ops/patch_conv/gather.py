@@ -16,7 +16,8 @@ from ...layouts import Layout, PatchLayout
 
 
 class Gather(NamedTuple):
-    """Where result rows lie in x, see the head of this file; `rows` of the result, `height`, `width` of x's plane."""
+    """Where result rows lie in x (see the head of this file), with the number of result `rows` and the `height` and
+    `width` of x's plane."""
 
     table: Tensor | None
     rows: int
@@ -26,7 +27,7 @@ class Gather(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, k: int, layout: Layout | None) -> Gather:
-        """For x and the layout given to :func:`convnextv2_fast.ops.patch_conv`."""
+        """Makes it from x and the layout that :func:`convnextv2_fast.ops.patch_conv` was given."""
         if x.ndim == 4:
             n, h, w, _ = x.shape
             if layout is None or layout.kind == "dense":

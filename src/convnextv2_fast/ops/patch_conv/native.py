@@ -1,4 +1,4 @@
-"""Patch convolution's C++ operators, and the CUDA backend: gathered blocks, the library's matrix product, LayerNorm."""
+"""Patch convolution's C++ operators, and the CUDA backend: gathered blocks, torch's matrix product, LayerNorm."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class SparseDwconv(torch.autograd.Function):
     """Saves x.
 
     `kernels.forward(x, kernel, bias, *sites)` returns y; `kernels.backward(dy, x, kernel, of_input, of_params, *sites)`
-    returns dx and float32 `[50, C]`, the taps' gradients, then the bias's; what is not wanted is not looked at."""
+    returns dx and float32 `[50, C]`, the taps' gradients, then the bias's. Gradients nobody needs are ignored."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -42,7 +42,7 @@ class SparseDwconv(torch.autograd.Function):
 def split(
     ctx: Any, dx: Tensor, dparams: Tensor, of_x: bool, of_kernel: bool, of_bias: bool, kernel: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients that are wanted of x, kernel and bias, in their dtypes."""
+    """Returns the gradients of x, kernel and bias that are needed, in the dtypes of their tensors."""
     return (
         dx if of_x else None,
         dparams[:49].to(kernel.dtype) if of_kernel else None,
