@@ -70,7 +70,7 @@ def wheel(
     info = f"convnextv2_fast-{version}.dist-info"
     package = ROOT / "src" / "convnextv2_fast"
     paths = (path for path in sorted(package.rglob("*")) if path.name.endswith(audit.DATA))
-    texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+    texts = {path.relative_to(package.parent).as_posix(): path.read_text() for path in paths}
     metadata = f"Metadata-Version: 2.4\nName: convnextv2_fast\nVersion: {said_version or version}\n"
     texts[f"{info}/METADATA"] = metadata + "Requires-Python: >=3.10\n"
     pure = str(not local).lower()

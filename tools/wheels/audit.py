@@ -101,7 +101,10 @@ def check_version(wheel: Wheel) -> Iterator[str]:
 def check_contents(wheel: Wheel) -> Iterator[str]:
     names = set(wheel.archive.namelist())
     info = f"{PACKAGE}-{wheel.full_version}.dist-info"
-    wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("*") if path.name.endswith(DATA)}
+    sources = ROOT / "src"
+    wanted = {
+        path.relative_to(sources).as_posix() for path in (sources / PACKAGE).rglob("*") if path.name.endswith(DATA)
+    }
     wanted |= {f"{info}/{name}" for name in ("METADATA", "RECORD", "licenses/LICENSE")}
     for name in sorted(wanted - names):
         yield f"{name} is missing"
