@@ -3,7 +3,7 @@
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 # tools/environment installs what a target needs, once: requirements/*.txt by purpose, then the package in place.
 .DEFAULT_GOAL := help
-.PHONY: help venv build test test-all bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account static-figures sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
+.PHONY: help venv build test test-all test-changed docs-packages bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account static-figures sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -69,10 +69,15 @@ test-all: build docs-packages
 test-%: build docs-packages
 	@"$(PY)" -m tests.areas --record $* $(ARGS)
 
+# The areas whose sources changed since they last passed.
+test-changed: build docs-packages
+	@"$(PY)" -m tests.areas --stale $(ARGS)
+
 docs-packages:
 	@$(SETUP) docs
 
 bench:
+	@echo "== make bench: convnextv2_tiny on four photographs; about 4 minutes the first time, 1.5 minutes after that"
 	@$(SETUP) $(FOR_BENCH) --package && "$(PY)" -m benchmarks.photos $(ARGS)
 
 benchmarks-smoke: build

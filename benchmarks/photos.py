@@ -1,14 +1,16 @@
-"""`make bench`: parity and speed on real photographs, in a few minutes on a laptop.
+"""`make bench`: parity and speed on real photographs, in about a minute once everything is installed.
 
 Four photographs (scikit-image's astronaut, coffee, chelsea, rocket) go through convnextv2_tiny with seeded random
 weights and GRN parameters that are not zero. First every backend's logits are compared with the float64 reference; a
-backend that is wrong gets no time. Then inference and one training step are timed beside plain PyTorch, medians of
-interleaved rounds. The weights are random, so no class names are shown: they would mean nothing.
+backend that is wrong gets no time. Then inference and one training step are timed beside timm's model with the same
+weights, medians of interleaved rounds. The weights are random, so no class names are shown: they would mean nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")
-PEERS = ("eager", "channels_last", "compile")
-MINIMUM, TRAINING = 45.0, 3.0  # seconds to compile inference, at first guess; a training step takes so many times that
+BASELINES = ("timm", "eager")  # what speed-ups are relative to: timm's model; upstream's where there is no timm
+COMPILED = {"timm": "timm-compile", "eager": "compile"}
+# Seconds on two cores, for the lines that announce a phase: compiling inference, and a training step beyond that.
+COMPILE, COMPILE_TRAINING = 35, 120
+NOISY = 0.3  # a spread of rounds, relative to the median, above which a row says so
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
@@ -103,18 +108,20 @@ def table(title: str, head: list[str], rows: list[list[str]]) -> None:
 
 
 def parity_table(rows: list[dict[str, Any]]) -> None:
+    """Prints the backends that ran; those that did not, with the reason, below."""
     cells = []
     for row in rows:
-        if row["status"] == "skipped":
-            cells.append([row["backend"], "-", "-", "-", f"skipped: {row['reason']}"])
-            continue
-        errors = [f"{row[key]:.2e}" for key in ("max_absolute_error", "max_relative_error", "limit")]
-        cells.append([row["backend"], *errors, row["status"]])
+        if row["status"] != "skipped":
+            errors = [f"{row[key]:.2e}" for key in ("max_absolute_error", "max_relative_error", "limit")]
+            cells.append([row["backend"], *errors, row["status"]])
     table(
         f"Parity: logits of {len(NAMES)} photographs against the float64 reference",
         ["backend", "max abs error", "max rel error", "limit", "status"],
         cells,
     )
+    for row in rows:
+        if row["status"] == "skipped":
+            print(f"not here: {row['reason']}")
 
 
 def add_rows(run: Run, case: ModelCase, outcomes: dict[str, Outcome]) -> None:
@@ -127,22 +134,38 @@ def add_rows(run: Run, case: ModelCase, outcomes: dict[str, Outcome]) -> None:
             run.add("photos", case.what, provider, mode=mode, **placed, **figures)
 
 
-def speed_table(case: ModelCase, outcomes: dict[str, Outcome]) -> None:
-    """Prints one group."""
-    base = outcomes["eager"].timing.median if outcomes["eager"].timing else None
-    cells = []
+def label(name: str) -> str:
+    """A provider's name for people."""
+    whose, mode = published(name)
+    whose = "upstream's code" if whose == "upstream" else whose
+    return f"{whose}, {mode}" if mode else whose
+
+
+def speed_table(case: ModelCase, outcomes: dict[str, Outcome], baseline: str) -> None:
+    """Prints one group: times, their spread, and the speed relative to the baseline."""
+    based = outcomes[baseline].timing
+    cells, missing = [], []
     for name, outcome in outcomes.items():
         if outcome.timing is None:
-            cells.append([name, "-", "-", "-", "-", "-", f"{outcome.status}: {outcome.reason}"])
+            missing.append(f"{label(name)}: {outcome.status}: {outcome.reason}")
             continue
         times = outcome.timing.milliseconds()
-        speedup = f"{base / outcome.timing.median:.2f}x" if base else "-"
-        spread = [f"{times[key]:.1f}" for key in ("ms", "ms_p20", "ms_p80")]
-        rate = f"{outcome.info['images_per_s']:.2f}"
-        cells.append([name, *spread, rate, speedup, f"{times['rounds']} rounds"])
+        spread = (times["ms_p80"] - times["ms_p20"]) / times["ms"]
+        cells.append(
+            [
+                label(name),
+                f"{times['ms']:.1f}",
+                f"{outcome.info['images_per_s']:.1f}",
+                f"{based.median / outcome.timing.median:.2f}x" if based else "-",
+                f"{100 * spread:.0f} %",
+                "NOISY: the machine was busy" if spread > NOISY else f"{times['rounds']} rounds",
+            ]
+        )
     what = "training step (forward, loss, backward)" if case.backward else "inference"
-    head = ["provider", "ms, median", "20 %", "80 %", "img/s", "vs eager", ""]
+    head = ["", "ms", "images/s", f"speed-up over {label(baseline)}", "spread", ""]
     table(f"convnextv2_{case.size}, {what}, batch {case.images}, {case.setting.precision}", head, cells)
+    for line in missing:
+        print(line)
 
 
 def form(row: Row) -> str:
@@ -179,6 +202,19 @@ def figure(rows: Rows) -> Figure:
     return drawn
 
 
+def _load() -> str:
+    """The machine's load over the last minute: processes that want to run; "unknown" where the system does not say."""
+    try:
+        return f"{os.getloadavg()[0]:.1f}"
+    except (AttributeError, OSError):
+        return "unknown"
+
+
+def say(began: float, what: str, about: int) -> None:
+    """Announces a phase: the seconds since the start, and about how many it will take."""
+    print(f"[{time.monotonic() - began:4.0f} s] {what} (about {about} s)", flush=True)
+
+
 PLOT = Plot("photos", ("photos",), figure)
 
 
@@ -189,43 +225,73 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", default="tiny", help="atto .. huge (default tiny)")
     parser.add_argument("--resolution", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=15.0, help="no new round of a group after this")
-    parser.add_argument("--budget", type=float, default=240.0, help="seconds in all, as near as can be (default 240)")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes most of the time")
+    parser.add_argument("--seconds", type=float, default=10.0, help="no new round of a group after this (default 10)")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out altogether")
+    parser.add_argument("--full", action="store_true", help="torch.compile in every group, the training step too")
     options = parser.parse_args(arguments)
+    try:
+        return _measure_all(parser, options)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; what was measured until then stands above and in {options.out}", flush=True)
+        return 130
+
+
+def _baseline(case: PhotoCase) -> str:
+    """The first of BASELINES that can be built here."""
+    for name in BASELINES[:-1]:
+        try:
+            providers.build(name, case)
+        except Unavailable as reason:
+            print(f"no {name} here ({reason}): the baseline is upstream's code in plain PyTorch")
+        else:
+            return name
+    return BASELINES[-1]
+
+
+def _measure_all(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Exit code 1 if any backend is wrong."""
     card = _machine.gpu()
     run = _run.begin(parser, options, gpu_named=str(card["name"]) if card else "")
     began = time.monotonic()
     setting = Setting("cuda" if card else "cpu", "float32")
     machine = _machine.describe()
-    print(f"{machine['cpu']}, {machine['threads']} threads, {machine['torch_isa']}; torch {machine['torch']}")
-    print(f"device {setting.device}; CPU library: {machine['cpu_library']}; CUDA library: {machine['cuda_library']}")
+    where = card["name"] if card else f"{machine['cpu']}, {machine['threads']} threads, {machine['torch_isa']}"
+    print(f"{where}; torch {machine['torch']}; load before the start {_load()}", flush=True)
     images = photographs(options.resolution)
 
     wanted_cases = ((4, False), (1, False), (4, True))
     cases = [PhotoCase(images, batch, setting, backward, options.size) for batch, backward in wanted_cases]
+    say(began, "parity of each backend with float64", 5)
     checked = parity(cases[0])
     parity_table(checked)
     wrong = any(row["status"] == "WRONG" for row in checked)
-    wanted = [*(f"fast-{name}" for name in providers.backends()), *PEERS]
+    ours = [f"fast-{row['backend']}" for row in checked if row["status"] == "ok" and row["backend"] != "torch"]
+    baseline = _baseline(cases[0])
     effort = Effort(rounds=options.rounds, warmup=1, round_seconds=0.0, max_seconds=options.seconds)
-    why = "--no-compile" if options.no_compile else ""  # torch.compile is left out
-    compiling = MINIMUM  # seconds that compiling inference took
-    for case in cases:
-        left = options.budget - (time.monotonic() - began)
-        needed = compiling * (TRAINING if case.backward else 1)
-        if not why and left < needed:
-            why = f"{max(left, 0):.0f} s of --budget {options.budget:.0f} are left, compiling takes about {needed:.0f}"
-        outcomes = measure(case, [name for name in wanted if not (why and name == "compile")], effort)
-        if why:
-            outcomes["compile"] = Outcome("skipped", why)
-        elif not case.backward:
-            compiling = outcomes["compile"].info.get("prepare_s", compiling)
-        if outcomes["compile"].timing is None:
-            why = outcomes["compile"].reason  # it will not fare better in the next group
+    left_out = []
+    for i, case in enumerate(cases):
+        wanted = [*(ours or ["fast-torch"]), baseline]
+        compiling = not options.no_compile and (options.full or i == 0)
+        if compiling:
+            wanted.append(COMPILED[baseline])
+        else:
+            left_out.append(f"{'training step' if case.backward else 'inference'}, batch {case.images}")
+        what = (
+            f"{'training step' if case.backward else 'inference'}, batch {case.images}: {', '.join(map(label, wanted))}"
+        )
+        extra = (COMPILE_TRAINING if case.backward else COMPILE) if compiling else 0
+        say(began, what, round(options.seconds) + 4 + extra)
+        outcomes = measure(case, wanted, effort)
         add_rows(run, case, outcomes)
-        speed_table(case, {name: outcomes[name] for name in wanted})
+        speed_table(case, {name: outcomes[name] for name in wanted}, baseline)
         wrong = wrong or any(outcome.wrong for outcome in outcomes.values())
+    print(
+        f"timm's model has our weights, in channels_last memory order; medians of interleaved rounds; "
+        f"spread: 20 to 80 % of the rounds; load after the end {_load()}"
+    )
+    if left_out:
+        why = "--no-compile" if options.no_compile else "--full adds it (make bench ARGS=--full, minutes more)"
+        print(f"without torch.compile: {'; '.join(left_out)}. {why}")
     run.finish(markdown, PLOT)
     return int(wrong)
 

@@ -10,8 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import _machine, _run, photos, tidy
+from benchmarks._timing import Timing
+from benchmarks.cases import Setting
+from benchmarks.measure import Outcome
 from benchmarks.naming import OURS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,13 +59,16 @@ def test_photos(capsys, monkeypatch, tmp_path):
     out = ["--out", str(tmp_path / "out"), "--save"]
     assert photos.main(["--size", "atto", "--resolution", "64", "--rounds", "1", "--no-compile", *out]) == 0
     shown = capsys.readouterr().out
-    assert "Parity" in shown and "fast-torch" in shown and "--no-compile" in shown
+    assert "Parity" in shown and "] parity of each backend" in shown and "--no-compile" in shown
+    assert "speed-up over timm, eager" in shown or "the baseline is upstream's code" in shown
+    assert shown.count("load ") == 2 and " %" in shown
     (path,) = (tmp_path / "results").glob("*.csv")
     rows = tidy.read(path)
     assert {(row.part, row.dtype) for row in rows} == {("photos", "float32")}
     found = {(row.provider, row.mode) for row in rows}
-    assert found >= {(OURS, "torch"), ("upstream", "eager"), ("upstream", "channels_last")}
-    assert ("upstream", "compile") not in found, "what did not run is no row"
+    whose = {provider for provider, _ in found}
+    assert OURS in whose and whose & {"timm", "upstream"}
+    assert "compile" not in {mode for _, mode in found}, "what did not run is no row"
     assert {(row.case, row.batch) for row in rows} == {
         ("convnextv2_atto-64px-forward", 4),
         ("convnextv2_atto-64px-forward", 1),
@@ -69,6 +76,32 @@ def test_photos(capsys, monkeypatch, tmp_path):
     }
     assert all(row.ms > 0 and row.rel_error < 1e-3 for row in rows)
     assert len(list((tmp_path / "results").glob("*-photos.png"))) == bool(importlib.util.find_spec("matplotlib"))
+
+
+def test_photos_interrupted(capsys, monkeypatch, tmp_path):
+    """Ctrl-C ends it in a sentence."""
+    pytest.importorskip("skimage")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(photos, "parity", interrupt)
+    assert photos.main(["--size", "atto", "--resolution", "64", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().out.endswith(f"stands above and in {tmp_path / 'out'}\n")
+
+
+def test_a_noisy_row_says_so(capsys):
+    images = torch.zeros(4, 3, 32, 32)
+    case = photos.PhotoCase(images, 4, Setting("cpu", "float32"), False, "atto")
+    quiet, noisy = (Timing([base, 1.0, top]) for base, top in ((0.99, 1.01), (0.5, 1.5)))
+    outcomes = {
+        "fast-cpu": Outcome("ok", timing=noisy, info={"images_per_s": 4.0}),
+        "timm": Outcome("ok", timing=quiet, info={"images_per_s": 4.0}),
+        "timm-compile": Outcome("skipped", "no compiler"),
+    }
+    photos.speed_table(case, outcomes, "timm")
+    shown = capsys.readouterr().out
+    assert shown.count("NOISY") == 1 and "timm, compile: skipped: no compiler" in shown and "1.00x" in shown
 
 
 def test_photographs_are_photographs():

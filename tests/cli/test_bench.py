@@ -252,3 +252,14 @@ def test_compare_refuses_what_is_not_finite():
 def test_plain_table():
     table = _text.plain_table(("", "ms"), [("fast (auto)", "1.25"), ("x", "100.50")])
     assert table == "                 ms\n-----------  ------\nfast (auto)    1.25\nx            100.50"
+
+
+def test_speed_ups_are_against_timm_where_it_was_measured(capsys):
+    rows = [Row("fast (auto)", lambda: None, times=[1.0, 2.0, 3.0]), Row("fast (torch)", lambda: None, times=[4.0])]
+    bench._report("title", rows, 1, False)
+    shown = capsys.readouterr().out
+    assert "2.00x" in shown and "speed-up: against fast (torch); --peer timm adds timm's model" in shown
+    assert "spread over more than 30%: fast (auto)\n" in shown
+    bench._report("title", [*rows, Row("timm (eager)", lambda: None, times=[8.0])], 1, False)
+    shown = capsys.readouterr().out
+    assert "4.00x" in shown and "speed-up: against timm (eager)\n" in shown

@@ -17,23 +17,22 @@ PATH = Path(library.__file__).parent / "_C_cuda.so"
 CUDA_TORCH = os.environ.get("CUDA_TORCH_PYTHON", "")
 
 pytestmark = pytest.mark.skipif(not PATH.exists(), reason="_C_cuda.so was not built")
+needs_binutils = pytest.mark.skipif(None in map(shutil.which, ("readelf", "nm")), reason="no readelf, or no nm")
 
 
-@pytest.mark.skipif(shutil.which("readelf") is None, reason="no readelf")
-def test_needed_libraries():
+def check_needed_libraries(path: Path) -> None:
     """It records that it needs libtorch_cuda.so, even if linked with a CPU-only torch, and no CUDA runtime."""
-    dynamic = subprocess.run(["readelf", "-d", PATH], capture_output=True, text=True, check=True).stdout
+    dynamic = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
     needed = re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic)
     assert {"libtorch_cuda.so", "libtorch_cpu.so"} <= set(needed)
     assert not [name for name in needed if name.startswith(("libcudart", "libcuda.", "libpython"))]
     assert not re.search(r"RPATH|RUNPATH", dynamic)
 
 
-@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
-def test_what_only_a_cuda_torch_has():
+def check_what_only_a_cuda_torch_has(path: Path) -> None:
     """The symbols that a CPU-only torch lacks are these few, all of libtorch_cuda.so and its dependencies."""
     undefined = subprocess.run(
-        ["nm", "-D", "--undefined-only", PATH], capture_output=True, text=True, check=True
+        ["nm", "-D", "--undefined-only", path], capture_output=True, text=True, check=True
     ).stdout
     names = {line.split()[-1] for line in undefined.splitlines()}
     torch_names = {name for name in names if name.startswith(("aoti_torch_", "torch_"))}
@@ -43,6 +42,13 @@ def test_what_only_a_cuda_torch_has():
     exported = subprocess.run(["nm", "-D", "--defined-only", lib], capture_output=True, text=True, check=True).stdout
     assert not torch_names - cuda_only - {line.split()[-1] for line in exported.splitlines()}
     assert not [name for name in names if re.match(r"cu[A-Z]|cuda[A-Z]", name)]  # the runtime is inside
+
+
+@needs_binutils
+@pytest.mark.parametrize("check", [check_needed_libraries, check_what_only_a_cuda_torch_has])
+def test_symbols(check):
+    """test_wheels.py asks the same of a library that it builds."""
+    check(PATH)
 
 
 def test_architectures():

@@ -1,6 +1,7 @@
 """The tools that make wheels: which toolkit, which index, which commands; and one wheel from end to end."""
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from convnextv2_fast import library
 from tests.packaging import fake
+from tests.packaging.test_cuda_library import check_needed_libraries, check_what_only_a_cuda_torch_has
 from tools.wheels import __main__ as cli
 from tools.wheels import abi, audit, build, index, toolkit, trial
 from tools.wheels.process import ROOT, Failure, run
@@ -394,6 +397,12 @@ def test_a_wheel_from_end_to_end(tmp_path, monkeypatch):
     sdist = build.new_sdist(work / "dist", work)
     wheel, _ = build.build_target(release or "cpu", sdist, work / "dist", work)
     assert audit.audit(wheel) == []
+    if release is not None:
+        with zipfile.ZipFile(wheel) as archive:
+            path = Path(archive.extract("convnextv2_fast/_C_cuda.so", work))
+            assert json.loads(archive.read("convnextv2_fast/_build_info.json"))["cuda_archs"] == "90-real"
+        check_needed_libraries(path)
+        check_what_only_a_cuda_torch_has(path)
     python = trial.install_into_clean_venv(wheel, work / "venv")
     assert "passed" in trial.try_wheel(wheel, python, work / "tests")
     assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "src" / "convnextv2_fast").rglob("*.so")}

@@ -50,6 +50,11 @@ class Row:
         fifths = statistics.quantiles(self.times, n=5, method="inclusive")
         return fifths[0], statistics.median(self.times), fifths[3]
 
+    def spread(self) -> float:
+        """From the 20th to the 80th percentile, relative to the median."""
+        low, middle, high = self.percentiles()
+        return (high - low) / middle
+
 
 def output(row: Row, device: torch.device) -> Tensor:
     """What the row computes, in float64; FCMAE with the same mask for every row."""

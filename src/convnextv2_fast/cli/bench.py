@@ -23,6 +23,8 @@ from ._text import print_table, progress
 
 SCHEMA = 1
 _PLOT_TYPES = (".png", ".svg", ".pdf")
+BASELINES = ("timm (eager)", "transformers (eager)", "fast (torch)")  # the first that was measured is what 1.00x is
+NOISY = 0.3  # of the median, between the 20th and the 80th percentile
 
 
 def add_parser(commands: Any) -> None:
@@ -107,7 +109,9 @@ def _title(args: argparse.Namespace, found: dict[str, Any], at: torch.device) ->
 
 def _report(title: str, rows: Sequence[Row], batch: int, on_gpu: bool) -> None:
     """The table, and below it which backends ran each op and which rows were not measured, and why."""
-    base = next((row.percentiles()[1] for row in rows if row.label == "fast (torch)" and row.times), None)
+    timed = {row.label: row.percentiles()[1] for row in rows if row.times}
+    against = next((label for label in BASELINES if label in timed), None)
+    base = timed[against] if against else None
     headers = ["", "ms", "p20", "p80", "images/s", "speed-up", *(["extra MiB"] if on_gpu else []), "difference"]
     lines = []
     for row in rows:
@@ -121,7 +125,13 @@ def _report(title: str, rows: Sequence[Row], batch: int, on_gpu: bool) -> None:
     if lines:
         print(title)
         print_table(headers, lines)
-        print("ms: median, 20th and 80th percentile of a call; speed-up and difference: against the torch backend")
+        print("ms: median, 20th and 80th percentile of a call; difference: from the torch backend")
+        if against is not None:
+            hint = "" if against in BASELINES[:-1] else "; --peer timm adds timm's model and compares with that"
+            print(f"speed-up: against {against}{hint}")
+        noisy = [row.label for row in rows if row.times and row.spread() > NOISY]
+        if noisy:
+            print(f"noisy, the times of a row spread over more than {NOISY:.0%}: {', '.join(noisy)}")
     for row in rows:
         if row.error is not None:
             print(f"{row.label}: not measured: {row.error}")
