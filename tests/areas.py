@@ -52,7 +52,15 @@ AREAS = (
             "tests/test_public_api.py",
             "tests/test_areas.py",
         ),
-        (PACKAGE, "csrc/cpu", "csrc/include", "csrc/torch"),
+        (
+            *KERNELS,
+            f"{PACKAGE}/__init__.py",
+            f"{PACKAGE}/models",
+            f"{PACKAGE}/testing.py",
+            "csrc/cpu",
+            "csrc/include",
+            "csrc/torch",
+        ),
     ),
     Area(
         "native",

@@ -11,6 +11,7 @@ import pytest
 
 from convnextv2_fast import cli
 from convnextv2_fast.checkpoints import __main__ as checkpoints
+from tests import inductor
 from tools.docs import pages
 
 ROOT = pages.ROOT
@@ -65,6 +66,8 @@ def check_python(words, tmp_path):
     module, arguments = words[2], words[3:]
     if module == "convnextv2_fast":
         read(arguments)
+        if inductor.BROKEN and "--compile" in arguments:
+            pytest.skip(inductor.WHY_NOT)
         if arguments[0] in ("env", "explain") or (arguments[0] == "bench" and "64" in arguments):
             run(words, tmp_path)
         return None

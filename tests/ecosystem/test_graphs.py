@@ -7,8 +7,10 @@ import torch.nn.functional as F
 
 import convnextv2_fast as cf
 from tests.ecosystem.subjects import NAMES, build, close, images
+from tests.inductor import needs_inductor
 
 
+@needs_inductor
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_inference(name):
     model, x = build(name), images()
@@ -17,6 +19,7 @@ def test_compiled_inference(name):
         close(compiled(x), model(x))
 
 
+@needs_inductor
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_training(name):
     model = build(name).train()
@@ -40,6 +43,7 @@ def test_exported_for_any_batch(name):
             close(program.module()(images(n)), model(images(n)))
 
 
+@needs_inductor
 @pytest.mark.parametrize("name", ["ours", "timm"])
 def test_compiled_ahead_of_time(name, tmp_path):
     model, x = build(name), images()
