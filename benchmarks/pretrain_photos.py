@@ -1,7 +1,7 @@
 """A pre-training small enough to watch: `make pretrain-photos`.
 
-160 crops of four photographs, atto, 224 px, 200 steps of 16 images; then the loss curve, a reconstruction, and a few
-steps of fine-tuning from the checkpoint, through the same commands that a user would type.
+160 crops of four photographs, atto, 224 px, 200 steps of 16 images; then the loss curve, a reconstruction, a few
+steps of fine-tuning from the checkpoint and a prediction, through the same commands that a user would type.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 CROPS, HELD_BACK = 40, 4
 PRETRAIN = ("--model", "atto", "--batch_size", "16", "--epochs", "20", "--warmup_epochs", "2", "--lr", "1e-3")
 PRETRAIN = (*PRETRAIN, "--init", "std02", "--grn_scope", "sample", "--save_ckpt_freq", "20", "--log_freq", "10")
-FINETUNE = ("--model", "atto", "--nb_classes", "4", "--batch_size", "16", "--epochs", "2", "--warmup_epochs", "0")
-FINETUNE = (*FINETUNE, "--lr", "1e-3", "--input_size", "96", "--log_freq", "1")
+FINETUNE = ("--batch_size", "16", "--epochs", "2", "--warmup_epochs", "0", "--lr", "1e-3", "--input_size", "96")
 
 
 def photographs(folder: Path) -> None:
@@ -68,6 +67,7 @@ def main() -> None:
     run("reconstruct", checkpoint, image, "--out", args.out / "reconstruction.png")
     start = ("--finetune", checkpoint, "--output_dir", classifier, "--num_workers", "1")
     run("finetune", "--data_path", images, *FINETUNE, *start)
+    run("predict", image, "--checkpoint", classifier / "checkpoint-best.pth")
     if args.save:
         save(args.out, losses)
 

@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from convnextv2_fast.train import TrainingError, data, pretrain, streams
+from convnextv2_fast.train import TrainingError, data, pretrain, streams, tables
 from convnextv2_fast.train.parallel import Processes
 from convnextv2_fast.train.saving import Position
 
@@ -20,26 +20,26 @@ def steps(rank=0, size=1, batch=2, accumulate=1, start=(0, 0), epochs=2, per_epo
 
 
 def batches(photos, s: data.Steps, workers: int = 0) -> list[data.Batch]:
-    table = data.Folder(photos / "train")
+    table = tables.Folder(photos / "train")
     return list(data.training_batches(table, pretrain.transform(32, 3), s, workers, pin=False))
 
 
 def test_folder(photos):
-    table = data.Folder(photos / "train", labelled=True)
+    table = tables.Folder(photos / "train", labelled=True)
     assert table.classes == ["chelsea", "coffee", "rocket"] and len(table) == 9
     assert table.read(8)[1] == 2 and table.read(8)[0].size == (96, 80) and table.name(8).endswith("2.png")
-    assert len(data.Folder(photos)) == 12  # any depth
-    assert data.Folder(photos / "train", 1).read(0)[0].mode == "L"
+    assert len(tables.Folder(photos)) == 12  # any depth
+    assert tables.Folder(photos / "train", 1).read(0)[0].mode == "L"
 
 
 def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(TrainingError, match="there is no such folder"):
-        data.Folder(tmp_path / "nowhere")
+        tables.Folder(tmp_path / "nowhere")
     with pytest.raises(TrainingError, match=r"holds no images \(\.jpg"):
-        data.Folder(tmp_path)
+        tables.Folder(tmp_path)
     (tmp_path / "a").mkdir()
     with pytest.raises(TrainingError, match="1 of its class folders hold no image: a"):
-        data.Folder(tmp_path, labelled=True)
+        tables.Folder(tmp_path, labelled=True)
 
 
 def test_images_smaller_than_the_crop_are_enlarged(tmp_path):
@@ -47,7 +47,7 @@ def test_images_smaller_than_the_crop_are_enlarged(tmp_path):
 
     Image.new("RGB", (1, 3), (255, 0, 0)).save(tmp_path / "dot.png")
     s = steps(batch=1, per_epoch=1)
-    found = list(data.training_batches(data.Folder(tmp_path), pretrain.transform(64, 3), s, 0, False))
+    found = list(data.training_batches(tables.Folder(tmp_path), pretrain.transform(64, 3), s, 0, False))
     assert found[0].images.shape == (1, 3, 64, 64) and found[0].images.isfinite().all()
 
 
@@ -81,7 +81,7 @@ def test_unreadable_images_are_replaced_and_named(photos, tmp_path):
     for i, path in enumerate(sorted((photos / "train").rglob("*.png"))):
         whole = path.read_bytes()
         (tmp_path / f"{i}.png").write_bytes({2: b"", 5: whole[: len(whole) // 2]}.get(i, whole))
-    table = data.Folder(tmp_path)
+    table = tables.Folder(tmp_path)
     found = list(data.training_batches(table, pretrain.transform(32, 3), steps(batch=3, per_epoch=3), 2, False))
     names = {name.rpartition("/")[2] for batch in found for name, _ in batch.failures}
     assert names == {"2.png", "5.png"} and all(b.images.isfinite().all() for b in found)
@@ -98,7 +98,7 @@ def test_too_few_images_for_a_step():
 
 
 def test_evaluation_sees_every_image_once(photos):
-    table, seen = data.Folder(photos, labelled=False), []
+    table, seen = tables.Folder(photos, labelled=False), []
     for rank in range(5):
         share = Processes(rank, 5, CPU)
         for batch in data.evaluation_batches(table, lambda image: torch.tensor(image.size), 2, share, 0, False):
@@ -128,22 +128,24 @@ def hub(photos, tmp_path, monkeypatch) -> SimpleNamespace:
     for i in range(4):
         table.shard(4, i).to_parquet(tmp_path / f"parquet/train-{i}.parquet")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    # datasets sleeps 10 s behind each stream, since Arrow's threads may outlive a process that ends at once
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1, raising=False)
     return SimpleNamespace(saved=str(tmp_path / "saved"), parquet=str(tmp_path / "parquet"), **HUB)
 
 
 @pytest.mark.parametrize("where", ["saved", "parquet"])
 def test_hugging_face_tables(hub, where):
     hub.data_path = getattr(hub, where)
-    table = data.HubTable(hub, "train")
+    table = tables.HubTable(hub, "train")
     assert len(table) == 9 and table.classes == ["a", "b", "c"] and table.read(8)[1] == 2
     found = list(data.training_batches(table, pretrain.transform(32, 3), steps(batch=3, per_epoch=3), 0, False))
     assert {len(b.failures) for b in found} == {0, 1}
     hub.image_key = "picture"
     with pytest.raises(TrainingError, match=r"no column 'picture' \(--image_key\); it has image, label"):
-        data.HubTable(hub, "train")
+        tables.HubTable(hub, "train")
     hub.data_path = str(hub.saved) + "-not"
     with pytest.raises(TrainingError, match="datasets cannot open it"):
-        data.HubTable(hub, "train")
+        tables.HubTable(hub, "train")
 
 
 @pytest.fixture

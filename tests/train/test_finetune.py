@@ -7,7 +7,7 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast.cli import finetune as cli_finetune
-from convnextv2_fast.train import finetune, saving
+from convnextv2_fast.train import TrainingError, augment, finetune, saving, start
 from convnextv2_fast.train.recipes import RECIPES
 
 from .conftest import PRETRAIN, SMALL, records
@@ -103,7 +103,8 @@ def test_defaults_are_upstreams():
         "mixup": 0.0,
         "cutmix": 0.0,
         "head_init_scale": 0.001,
-        "nb_classes": 1000,
+        "nb_classes": None,  # counted
+        "model": None,  # the checkpoint's
         "use_amp": False,
     }
     assert {k: args[k] for k in want} == want
@@ -114,7 +115,7 @@ def test_layer_decay_reaches_the_optimizer():
     optimizer = finetune._optimizer(args, cf.convnextv2_atto(num_classes=3))
     assert len({g["lr_scale"] for g in optimizer.param_groups}) == 14
     args = arguments("--recipe", "base", "--model", "tiny", "--lr", "1.0")
-    with pytest.raises(finetune.TrainingError, match=r"made for depths of \(3, 3, 27, 3\)"):
+    with pytest.raises(TrainingError, match=r"made for depths of \(3, 3, 27, 3\)"):
         finetune._optimizer(args, cf.convnextv2_tiny(num_classes=3))
 
 
@@ -124,9 +125,9 @@ def test_evaluation_transform(size):
 
     args = arguments("--input_size", str(size))
     image = Image.new("RGB", (100, 50), (255, 0, 0))
-    assert finetune.evaluation_transform(args)(image).shape == (3, size, size)
+    assert augment.evaluation_transform(args)(image).shape == (3, size, size)
     plain = arguments("--input_size", "32", "--imagenet_default_mean_and_std", "false")
-    assert finetune.evaluation_transform(plain)(image)[0].eq(1).all()
+    assert augment.evaluation_transform(plain)(image)[0].eq(1).all()
 
 
 def test_schedules_that_upstream_ignores(cli, photos, tmp_path):
@@ -141,12 +142,11 @@ def test_schedules_that_upstream_ignores(cli, photos, tmp_path):
 def test_another_model_key(photos, pretrained, tmp_path):
     content = saving.read(pretrained)
     torch.save({"model": {}, "mine": content["model"]}, tmp_path / "other.pth")
-    args = arguments("--model", "atto", "--nb_classes", "3", "--finetune", str(tmp_path / "other.pth"))
-    args.model_key = "mine"
-    assert finetune.build(args)[1].loaded == 136
+    args = arguments("--nb_classes", "3", "--finetune", str(tmp_path / "other.pth"), "--model_key", "mine")
+    assert finetune.build(args, start.adopt(args))[1].loaded == 136 and args.model == "convnextv2_atto"
     args.model_key = "yours|theirs"
-    with pytest.raises(finetune.TrainingError, match=r"none of --model_key yours\|theirs; it has model, mine"):
-        finetune.build(args)
+    with pytest.raises(TrainingError, match=r"none of --model_key yours\|theirs; it has model, mine"):
+        start.adopt(args)
 
 
 @pytest.mark.parametrize(

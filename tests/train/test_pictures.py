@@ -66,6 +66,33 @@ def test_reconstruct_writes_a_picture(cli, photos, tmp_path):
     assert drawn[0] == (tmp_path / "r.png").read_bytes() and len(set(drawn.values())) > 1
 
 
+def test_a_sheet(cli, photos, tmp_path):
+    """A folder is drawn at the checkpoint's own size without what cannot be read; a row depends on its image alone."""
+    from PIL import Image
+
+    torch.manual_seed(0)
+    model = FCMAE(**TINY)
+    saving.write({"model": model.state_dict(), "args": {"input_size": 96}}, tmp_path / "m.pth")
+    folder, out = tmp_path / "images", tmp_path / "sheet.png"
+    folder.mkdir()
+    for i, file in enumerate(sorted(photos.rglob("*.png"))[:4]):
+        (folder / f"{i}.png").write_bytes(b"no image" if i == 2 else file.read_bytes())
+    code, said, err = cli("reconstruct", tmp_path / "m.pth", folder, "--out", out)
+    assert code == 0 and said.endswith(", mean of 3 images\n") and "2.png: cannot be read as an image" in err
+    with Image.open(out) as sheet:
+        assert sheet.size == (1200, 950)
+    code, said, err = cli(
+        "reconstruct", tmp_path / "m.pth", folder / "0.png", folder / "1.png", "--limit", "1", "--out", out
+    )
+    assert code == 0 and "the first 1 of 2 images are drawn" in err
+    shown = {"limit": 9, "warn": print, "mask_ratio": 0.6, "seed": 0, "norm_pix_loss": None, "out": out}
+    rows = pictures.reconstruct(tmp_path / "m.pth", [folder], size=None, **shown)
+    assert rows[0].patches == 9 and rows[0].pictures[0].shape == (96, 96, 3)
+    alone = pictures.reconstruct(tmp_path / "m.pth", [folder / "0.png"], size=None, **shown)
+    assert all(torch.equal(a, b) for a, b in zip(rows[0].pictures, alone[0].pictures, strict=True))
+    assert not torch.equal(rows[0].pictures[1] == rows[0].pictures[0], rows[1].pictures[1] == rows[1].pictures[0])
+
+
 def test_what_cannot_be_reconstructed(cli, photos, tmp_path):
     checkpoint(tmp_path / "m.pth")
     image = sorted((photos / "train").rglob("*.png"))[0]

@@ -1,7 +1,10 @@
 """The pre-training command in one process: it learns, it is resumed exactly, it refuses what cannot be."""
 
+import os
+import re
 import resource
 import signal
+import time
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from convnextv2_fast.cli import pretrain as cli_pretrain
 from convnextv2_fast.train import loop, saving
 from convnextv2_fast.train import pretrain as pretraining
 
-from .conftest import PRETRAIN, command, finish, losses, records
+from .conftest import PRETRAIN, command, end, finish, losses, records
 
 
 def model_of(path):
@@ -80,11 +83,17 @@ def test_a_signal_saves_the_step_and_ends(cli, photos, pretrain, tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_step", interrupted)
-        code, _, _ = cli("pretrain", "--data_path", photos, *PRETRAIN, "--output_dir", tmp_path, "--epochs", "2")
-    assert code == 130 and (tmp_path / "partial-0-2.pth").exists()
+        code, _, err = cli("pretrain", "--data_path", photos, *PRETRAIN, "--output_dir", tmp_path, "--epochs", "2")
+    wrote = tmp_path / "partial-0-2.pth"
+    assert code == 130 and wrote.exists()
+    assert f"interrupted; wrote {wrote}; the same command resumes from there\n" in err
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     pretrain(tmp_path, "--epochs", "2")
     assert [r["step"] for r in records(tmp_path)] == list(range(8)) and not list(tmp_path.glob("partial*"))
+    log = (tmp_path / "log.txt").read_bytes()
+    said = pretrain(tmp_path, "--epochs", "2")
+    assert said.startswith(f"nothing to do: {tmp_path / 'checkpoint-1.pth'} stands at the end of epoch 1")
+    assert (tmp_path / "log.txt").read_bytes() == log
 
 
 def test_what_is_written(pretrain, tmp_path):
@@ -142,7 +151,7 @@ def test_resume_goes_before_the_folder_but_not_in_a_restart(pretrain, tmp_path, 
     options = ("--epochs", "3", "--resume", tmp_path / "a/checkpoint-0.pth")
     assert f"resumed from {tmp_path / 'a'}" in pretrain(tmp_path / "b", *options)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert f"resumed from {tmp_path / 'b'}" in pretrain(tmp_path / "b", *options)
+    assert f"nothing to do: {tmp_path / 'b/checkpoint-2.pth'}" in pretrain(tmp_path / "b", *options)
 
 
 def test_another_batch_size_goes_on_at_the_same_sample(pretrain, tmp_path, monkeypatch):
@@ -161,6 +170,22 @@ def test_unreadable_images_are_counted_and_named(pretrain, cli, photos, tmp_path
     code, _, err = cli("pretrain", "--data_path", tmp_path, *options)
     assert code == 0 and err.count("unreadable image left out") == 1 and "4.png: cannot identify" in err
     assert records(tmp_path / "out", "log.txt")[-1]["unreadable"] == 1
+
+
+def test_ctrl_c_in_a_terminal(photos, tmp_path):
+    """It reaches the loader processes, too, which must leave the decision to the main one."""
+    options = ("--epochs", "500", "--num_workers", "1", "--output_dir", tmp_path)
+    process = command("pretrain", "--data_path", photos, *PRETRAIN, *options, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "steps.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        end(process)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert re.search(rf"interrupted; wrote {tmp_path}/(partial|checkpoint)-\S+; the same command resumes", said), said
 
 
 def test_a_full_disk_does_not_end_the_run(photos, tmp_path):
@@ -223,7 +248,7 @@ def test_defaults_are_upstreams():
         "save_ckpt_freq": 1,
         "save_ckpt_num": 3,
         "start_epoch": 0,
-        "num_workers": 10,
+        "num_workers": None,  # as many as there are cores, at most upstream's 10
         "pin_mem": True,
         "grn_scope": "batch",
         "init": "upstream",

@@ -1,18 +1,19 @@
 """Checkpoints of every ConvNeXt V2: recognise, convert in all directions, load completely or not at all.
 
-`formats` holds one table per format, `convert` recognises and rewrites, `files` reads, `load` fits a checkpoint to a
-model. `python -m convnextv2_fast.checkpoints` converts files.
+`formats` holds one table per format, `convert` recognises and rewrites, `files` reads, `contents` says what a file
+holds, `load` fits it to a model. `python -m convnextv2_fast.checkpoints` converts files.
 """
 
 from .convert import convert_state_dict, detect_format, remap_checkpoint_keys
 from .files import read_state_dict
 from .formats import FORMATS, CheckpointError
-from .load import LoadReport, load_checkpoint
+from .load import LoadReport, MisfitError, load_checkpoint
 
 __all__ = [
     "FORMATS",
     "CheckpointError",
     "LoadReport",
+    "MisfitError",
     "convert_state_dict",
     "detect_format",
     "load_checkpoint",

@@ -45,15 +45,15 @@ def read_state_dict(path_or_dict: Source, use_ema: bool | str = "auto") -> dict[
     return dict(find_state_dict(path_or_dict, use_ema).tensors)
 
 
-def find_state_dict(path_or_dict: Source, use_ema: bool | str = "auto") -> StateDict:
-    """`read_state_dict` with the place where it was found."""
+def find_state_dict(path_or_dict: Source, use_ema: bool | str = "auto", what: str = "the state dict") -> StateDict:
+    """`read_state_dict` with the place where it was found; `what` is how messages call a mapping."""
     if use_ema not in (True, False, "auto"):
         raise ValueError(f"use_ema must be True, False or 'auto', got {use_ema!r}")
     if isinstance(path_or_dict, str | os.PathLike):
         path = Path(path_or_dict)
         return _unwrap(read_file(path), use_ema, str(path))
     if isinstance(path_or_dict, Mapping):
-        return _unwrap(path_or_dict, use_ema, "the state dict")
+        return _unwrap(path_or_dict, use_ema, what)
     raise TypeError(f"expected a path or a state dict, got a {type(path_or_dict).__name__}")
 
 

@@ -9,12 +9,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .convert import Canonical, architecture, canonicalise
-from .files import Source, find_state_dict
+from .contents import STEM, Contents, contents
+from .convert import Canonical, canonicalise
+from .files import Source, StateDict, find_state_dict
 from .formats import CheckpointError, encode, group_of
 
 _logger = logging.getLogger("convnextv2_fast")
-_STEM = "downsample_layers.0.0.weight"
+
+
+class MisfitError(CheckpointError):
+    """A checkpoint that was recognised and does not fit the model, which was not changed.
+
+    `str()` is `summary`, three lines (the checkpoint, the model, what to do), followed by `details`, every tensor that
+    does not fit. `found` and `own` are what checkpoint and model hold.
+    """
+
+    def __init__(self, what: str, found: Contents, own: Contents, advice: str, details: str) -> None:
+        self.found, self.own, self.details = found, own, details
+        first = f"{what} ({found.format}) does not fit the model, which was not changed. It holds {found}"
+        self.summary = f"{first}\nthe model is {own}\n{advice}"
+        super().__init__(f"{self.summary}\n{details}")
+
+    @property
+    def other_network(self) -> bool:
+        """Whether depths or dims differ."""
+        return (self.found.depths, self.found.dims) != (self.own.depths, self.own.dims)
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,7 @@ class LoadReport:
 
 def load_checkpoint(
     model: nn.Module,
-    path_or_dict: Source,
+    path_or_dict: Source | StateDict,
     *,
     source: str = "auto",
     use_ema: bool | str = "auto",
@@ -59,7 +78,8 @@ def load_checkpoint(
     Args:
         model: `ConvNeXtV2`, `SparseConvNeXtV2` or `FCMAE`, possibly compiled or wrapped; upstream's own, timm's and
             transformers' work too.
-        path_or_dict: a file of `torch.save` or safetensors, or a mapping (see `read_state_dict`).
+        path_or_dict: a file of `torch.save` or safetensors, a mapping (see `read_state_dict`), or a state dict that
+            `find_state_dict` found.
         source: the checkpoint's format, or `"auto"` (see `convert_state_dict`).
         use_ema: load the moving average: True, False, or `"auto"` (only if there is nothing else).
         head: `"auto"`: a head of another size, or none in the file, leaves the model's head at its initial values;
@@ -75,18 +95,19 @@ def load_checkpoint(
         same, and the file's are dropped. Values are converted to the dtype and device of the model.
 
     Raises:
-        CheckpointError: anything else missing, left over or of another shape (all listed, with shapes); a file that
-            cannot be read or holds no ConvNeXt V2; a model that is none. `model` is unchanged then.
+        MisfitError: anything else missing, left over or of another shape: three lines of summary, then all tensors
+            with their shapes. `model` is unchanged then.
+        CheckpointError: its base class; a file that cannot be read or holds no ConvNeXt V2; a model that is none.
     """
     if head not in ("auto", "keep", "drop"):
         raise ValueError(f"head must be 'auto', 'keep' or 'drop', got {head!r}")
-    state = find_state_dict(path_or_dict, use_ema)
+    state = path_or_dict if isinstance(path_or_dict, StateDict) else find_state_dict(path_or_dict, use_ema)
     found = canonicalise(state.tensors, source, ignore, state.what)
     targets = model.state_dict()  # shares the storage of the parameters
     own = canonicalise(targets, what=f"the model ({type(model).__name__})")
     plan = _plan(found, own, head, adapt_in_chans)
     if plan.problems():
-        raise CheckpointError(_complaint(state.what, found, own, plan))
+        raise _misfit(state.what, found, own, plan)
     with torch.no_grad():
         for name, x in plan.values.items():
             target = targets[own.names[name]]
@@ -149,7 +170,7 @@ def _plan(found: Canonical, own: Canonical, head: str, adapt_in_chans: bool) -> 
             allowed = n in left_alone or may_lack(n)
             (plan.left if allowed else plan.missing).append(n if allowed else _shown(own, n))
             continue
-        if n == _STEM and adapt_in_chans and x.shape[1] == 3 and wanted.shape[1] != 3:
+        if n == STEM and adapt_in_chans and x.shape[1] == 3 and wanted.shape[1] != 3:
             plan.adapted.append(f"{own.names[n]} from 3 to {wanted.shape[1]} input channels")
             x = _adapt_stem(x, wanted.shape[1])
         if x.shape != wanted.shape:
@@ -182,11 +203,13 @@ def _adapt_stem(weight: Tensor, channels: int) -> Tensor:
     return (wide.repeat(1, copies, 1, 1)[:, :channels] * (3 / channels)).to(weight.dtype)
 
 
-def _complaint(what: str, found: Canonical, own: Canonical, plan: _Plan) -> str:
-    lines = [f"{what} ({found.format.name}) does not fit the model, which was not changed"]
-    theirs, ours = architecture(found.tensors), architecture(own.tensors)
-    if theirs != ours:
-        lines.append(f"  checkpoint: depths {theirs[0]}, dims {theirs[1]}; model: depths {ours[0]}, dims {ours[1]}")
+def _misfit(what: str, found: Canonical, own: Canonical, plan: _Plan) -> MisfitError:
+    theirs, ours = contents(found), contents(own)
+    lines: list[str] = []
+    if (theirs.depths, theirs.dims) != (ours.depths, ours.dims):
+        lines.append(
+            f"  checkpoint: depths {theirs.depths}, dims {theirs.dims}; model: depths {ours.depths}, dims {ours.dims}"
+        )
     for title, items in (
         ("missing from the checkpoint", plan.missing),
         ("left over in the checkpoint", plan.surplus),
@@ -196,4 +219,20 @@ def _complaint(what: str, found: Canonical, own: Canonical, plan: _Plan) -> str:
         if items:
             lines.append(f"  {title} ({len(items)}):")
             lines += [f"    {item}" for item in items]
-    return "\n".join(lines)
+    return MisfitError(what, theirs, ours, _advice(theirs, ours, plan), "\n".join(lines))
+
+
+def _advice(theirs: Contents, ours: Contents, plan: _Plan) -> str:
+    """What to do about it, in one line."""
+    if (theirs.depths, theirs.dims) != (ours.depths, ours.dims):
+        build = theirs.size or "a model of the checkpoint's depths and dims"
+        return f"build {build}, or load a checkpoint of {ours.size or 'a model of these depths and dims'}"
+    if plan.unreal:
+        return "tensors on the meta device have no values: build the model, or load the file, on another device"
+    counts = (("missing", plan.missing), ("left over", plan.surplus), ("of another shape", plan.mismatched))
+    said = ", ".join(f"{len(items)} {word}" for word, items in counts if items)
+    if theirs.in_chans not in (None, 3, ours.in_chans):
+        return (
+            f"build the model with in_chans={theirs.in_chans} (only stems for 3 channels are adapted); tensors: {said}"
+        )
+    return f"the networks are of one size, but tensors differ: {said}; `ignore` leaves tensors out by prefix"

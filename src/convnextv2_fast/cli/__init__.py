@@ -1,7 +1,7 @@
 """The command line, `python -m convnextv2_fast COMMAND`.
 
-Each command is a module with `add_parser(commands)` and `run(args) -> int`. It needs torch only, the last four also the
-packages of the extra `train`; rich and matplotlib are used where installed and asked for.
+Each command is a module with `add_parser(commands)` and `run(args) -> int`. It needs torch only, the training commands
+(from `pretrain` on) also the packages of the extra `train`; rich and matplotlib are used where installed and asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__, dispatch
-from . import bench, check, env, explain, finetune, pretrain, reconstruct
+from . import bench, check, env, explain, finetune, predict, pretrain, reconstruct
 from ._arguments import CommandError
 
 PROG = "python -m convnextv2_fast"
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"convnextv2_fast {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
-    for module in (env, check, explain, bench, pretrain, finetune, reconstruct):
+    for module in (env, check, explain, bench, pretrain, finetune, predict, reconstruct):
         module.add_parser(commands)
     return top
 

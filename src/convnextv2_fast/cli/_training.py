@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._arguments import CommandError, count, device, positive
+
+MOST_WORKERS = 10  # upstream's number of loader processes
 
 REFUSED = {
     "dist_on_itp": "is for a cluster of Microsoft's; start the processes with torchrun",
@@ -40,6 +43,13 @@ def flag(add: Callable[..., Any], name: str, default: bool, help: str) -> None:
     """`--name`, `--name true` or `--name false`."""
     text = f"{help} (default: {str(default).lower()})"
     add(name, type=boolean, nargs="?", const=True, default=default, metavar="true|false", help=text)
+
+
+def workers() -> int:
+    """Loader processes of each training process: upstream's 10, or fewer where the cores are not enough."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun: training processes on this machine
+    return max(1, min(MOST_WORKERS, cores // here))
 
 
 def models(names: Sequence[str]) -> Callable[[str], str]:
@@ -89,7 +99,8 @@ def add_run(parser: argparse.ArgumentParser, *, epochs: int, warmup: int, blr: f
     flag(add, "--model_ema_force_cpu", False, "keep it on the CPU")
     group = parser.add_argument_group("checkpoints and log")
     add = group.add_argument
-    add("--output_dir", default="", metavar="DIR", help="for checkpoints, log.txt and steps.jsonl (default: none)")
+    where = "for checkpoints, log.txt and steps.jsonl. Without it nothing is saved"
+    add("--output_dir", default="", metavar="DIR", help=where)
     add("--log_dir", metavar="DIR", help="for TensorBoard")
     add("--resume", default="", metavar="FILE", help="checkpoint to go on from")
     flag(add, "--auto_resume", True, "go on from the newest checkpoint in --output_dir")
@@ -108,7 +119,7 @@ def add_loading(parser: argparse.ArgumentParser) -> Callable[..., Any]:
     add = group.add_argument
     add("--image_key", default="image", metavar="NAME", help="column of a Hugging Face dataset (default: image)")
     add("--label_key", default="label", metavar="NAME", help="default: label")
-    add("--num_workers", type=count, default=10, metavar="N", help="loader processes (default: 10); 0: none")
+    add("--num_workers", type=count, metavar="N", help="loader processes (default: one a core, at most 10); 0: none")
     flag(add, "--pin_mem", True, "page-locked memory, for GPUs")
     add("--no_pin_mem", dest="pin_mem", action="store_false", help=argparse.SUPPRESS)
     return add
@@ -125,6 +136,8 @@ def check(args: argparse.Namespace, refused: dict[str, str]) -> None:
         if value is None or value is False or (name == "dist_url" and value == "env://"):
             continue
         raise CommandError(f"--{name} {why}")
+    if args.num_workers is None:
+        args.num_workers = workers()
     if args.pin_mem:
         import torch
 

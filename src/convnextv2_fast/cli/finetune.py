@@ -16,32 +16,51 @@ REFUSED = {
     "model_prefix": "is not needed: prefixes are found and stripped",
 }
 
+DESCRIPTION = """\
+Fine-tunes a ConvNeXt V2 classifier from any checkpoint that load_checkpoint knows, or
+from random weights. The classes are the folders' names. The same command, started
+again, resumes from the newest checkpoint in --output_dir."""
+EXAMPLES = """\
+examples:
+  python -m convnextv2_fast finetune --data_path images --finetune runs/tiny/checkpoint-799.pth \\
+      --epochs 30 --warmup_epochs 3 --lr 5e-4 --batch_size 32 --output_dir tuned
+      reads images/train/CLASS/IMAGE and images/val/CLASS/IMAGE
+  python -m convnextv2_fast finetune --data_path images --eval --resume tuned/checkpoint-best.pth
+  python -m convnextv2_fast predict photo.jpg --checkpoint tuned/checkpoint-best.pth
+
+--recipe sets upstream's published values; options that are given override them."""
+
 
 def add_parser(commands: Any) -> None:
     """Adds the command to argparse's subparsers."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "finetune",
         help="train a classifier from a checkpoint, or evaluate one",
-        description="Fine-tunes a ConvNeXt V2 classifier from any checkpoint that load_checkpoint knows, or none. "
-        "--recipe sets upstream's published values; what else is given goes before them. Started again, it goes on "
-        "from the newest checkpoint in --output_dir.",
+        usage="%(prog)s --data_path PATH [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
     )
     add = add_loading(parser)
-    add("--data_path", required=True, metavar="PATH", help="images by class; with IMNET its train/ and val/")
-    add("--eval_data_path", metavar="PATH", help="validation images by class; for image_folder")
+    layout = "train/CLASS/IMAGE and val/CLASS/IMAGE in it; for image_folder CLASS/IMAGE"
+    add("--data_path", required=True, metavar="PATH", help=layout)
+    add("--eval_data_path", metavar="PATH", help="validation images, CLASS/IMAGE; for image_folder")
     kinds = ("IMNET", "image_folder", "CIFAR", "hf")
     add("--data_set", default="IMNET", choices=kinds, help="what --data_path is (default: IMNET)")
-    add("--nb_classes", type=positive, default=1000, metavar="N", help="default: 1000")
+    add("--nb_classes", type=positive, metavar="N", help="number of classes (default: counted from the data)")
     add("--split", default="train", metavar="NAME", help="of a Hugging Face dataset (default: train)")
     add("--eval_split", default="validation", metavar="NAME", help="default: validation")
     add("--input_size", type=positive, default=224, metavar="N", help="pixels of a side, from 32 (default: 224)")
     add("--crop_pct", type=share, metavar="X", help="evaluation: share of the side that is kept (default: 224/256)")
+    add("--in_chans", type=int, choices=(1, 3, 4), help="1: grey, 3: RGB, 4: RGBA (default: the checkpoint's, else 3)")
     flag(add, "--imagenet_default_mean_and_std", True, "normalise by ImageNet's mean and std, else by 0.5")
     add = parser.add_argument_group("model").add_argument
     add("--recipe", choices=tuple(RECIPES), help="upstream's published settings for this size, for 1024 images a step")
-    add("--model", type=models(NAMES), default="convnextv2_base", metavar="NAME", help=f"{', '.join(NAMES)}")
+    which = "default: the checkpoint's, else convnextv2_base"
+    add("--model", type=models(NAMES), metavar="NAME", help=f"{', '.join(NAMES)} ({which})")
     add("--finetune", default="", metavar="FILE", help="checkpoint to start from; its head is not used")
     add("--model_key", default="model|module", metavar="KEYS", help="where its weights are (default: found)")
+    add("--details", action="store_true", help="list every tensor where the checkpoint does not fit the model")
     add("--model_prefix", help=argparse.SUPPRESS)
     add("--drop_path", type=share, default=0.0, metavar="X", help="stochastic depth (default: 0)")
     add("--head_init_scale", type=float, default=0.001, metavar="X", help="without --finetune (default: 0.001)")

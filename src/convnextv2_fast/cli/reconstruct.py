@@ -1,8 +1,9 @@
-"""`reconstruct`: what a pre-trained FCMAE makes of an image; `curve`: the losses of runs."""
+"""`reconstruct`: what a pre-trained FCMAE makes of images; `curve`: the losses of runs."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ def add_parser(commands: Any) -> None:
     """Adds both commands to argparse's subparsers."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "reconstruct",
-        help="an image, masked and painted in by a pre-trained FCMAE, as one PNG",
-        description="Writes original, masked, reconstruction and the reconstruction with the visible pixels pasted in.",
+        help="images, masked and painted in by a pre-trained FCMAE, as one picture",
+        description="Writes one sheet, a row for each image: the original, what the model saw of it, its "
+        "reconstruction, and the reconstruction with the visible pixels pasted in.",
+        epilog="Example: python -m convnextv2_fast reconstruct runs/tiny/checkpoint-799.pth photos --out sheet.png",
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="of pretrain, or of upstream's main_pretrain.py")
-    add("image", type=Path)
+    add("image", type=Path, nargs="+", help="a file, or a folder of images")
     add("--out", type=Path, metavar="FILE", help="default: reconstruction.png")
-    add("--size", type=positive, default=224, metavar="N", help="pixels of a side (default: 224)")
+    add("--size", type=positive, metavar="N", help="pixels of a side (default: as in pre-training)")
+    add("--limit", type=positive, default=16, metavar="N", help="most images on the sheet (default: 16)")
     add("--mask_ratio", type=share, default=0.6, metavar="X", help="default: 0.6")
     add("--seed", type=count, default=0, metavar="N", help="of the mask (default: 0)")
     add("--norm_pix_loss", type=boolean, metavar="true|false", help="default: what the checkpoint says, else true")
@@ -39,7 +43,7 @@ def _reconstruct(args: argparse.Namespace) -> int:
 
     out = args.out or Path("reconstruction.png")
     try:
-        loss = pictures.reconstruct(
+        rows = pictures.reconstruct(
             args.checkpoint,
             args.image,
             out,
@@ -47,10 +51,13 @@ def _reconstruct(args: argparse.Namespace) -> int:
             mask_ratio=args.mask_ratio,
             seed=args.seed,
             norm_pix_loss=args.norm_pix_loss,
+            limit=args.limit,
+            warn=lambda text: print(f"warning: {text}", file=sys.stderr),
         )
     except TrainingError as error:
         raise CommandError(str(error)) from error
-    print(f"wrote {out}: loss {loss:.4f}")
+    loss = sum(row.loss for row in rows) / len(rows)
+    print(f"wrote {out}: loss {loss:.4f}" + (f", mean of {len(rows)} images" if len(rows) > 1 else ""))
     return 0
 
 

@@ -1,15 +1,14 @@
-"""Samples of a run from tables of images (folders, Hugging Face datasets), in an order that only the seed decides."""
+"""Samples of a run from tables of images, in an order that only the seed decides."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,157 +18,66 @@ from ..checkpoints.files import first_line
 from . import TrainingError
 from .parallel import Processes
 from .saving import Position
+from .tables import Table
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 GIVE_UP = 50  # unreadable images in a row
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by channels
 
 Transform = Callable[[Any], Tensor]
 Failure = tuple[str, str]  # an image's name, and what is wrong with it
 
 
+class Augment:
+    """A random transform that cannot end a run: where it raises, the image gets the plain one.
+
+    Args:
+        random: draws crops, colours and so on. It may raise: libraries disagree about extreme values.
+        plain: for those images: resized, cropped in the middle, normalised. None lets errors through.
+    """
+
+    def __init__(self, random: Transform, plain: Transform | None) -> None:
+        self.random, self.plain, self._in_a_row = random, plain, 0
+
+    def __call__(self, image: Any) -> tuple[Tensor, str | None]:
+        """The tensor `[C, H, W]`, and why it is a plain one, where it is.
+
+        Raises:
+            TrainingError: the random transform failed for :data:`GIVE_UP` images in a row.
+        """
+        try:
+            tensor = self.random(image)
+        except Exception as error:  # of Pillow, torchvision or timm
+            if self.plain is None:
+                raise
+            self._in_a_row += 1
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            if self._in_a_row >= GIVE_UP:
+                raise TrainingError(f"{GIVE_UP} images in a row cannot be augmented: {reason}") from None
+            return self.plain(image), reason
+        self._in_a_row = 0
+        return tensor, None
+
+
+def careful(transform: Transform | Augment) -> Augment:
+    return transform if isinstance(transform, Augment) else Augment(transform, None)
+
+
 @dataclass
 class Batch:
-    """One process's part of a step: images `[B, C, H, W]`, labels int64 `[B]`, and what could not be read for it."""
+    """One process's part of a step: images `[B, C, H, W]`, labels int64 `[B]`, what could not be read for it, and
+    which of its images could not be augmented."""
 
     images: Tensor
     labels: Tensor
     failures: list[Failure] = field(default_factory=list)
+    plain: list[Failure] = field(default_factory=list)
     taken: tuple[int, int] | None = None  # of streams: which one, and how far it has been read in this epoch
 
     def pin_memory(self) -> Batch:
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.failures, self.taken)
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
-        moved = (t.to(device, non_blocking=True) for t in (self.images, self.labels))
-        return Batch(*moved, self.failures, self.taken)
-
-
-class Table(Protocol):
-    """Images that can be read in any order."""
-
-    classes: list[str]
-
-    def __len__(self) -> int: ...
-    def name(self, index: int) -> str: ...
-    def read(self, index: int) -> tuple[Any, int]:
-        """A decoded Pillow image and its label; any exception means that it is unreadable."""
-        ...
-
-
-def decode(file: Any, channels: int) -> Any:
-    """A Pillow image from a path or an open file, wholly decoded.
-
-    Raises:
-        Exception: of any kind, where it is no readable image.
-    """
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return image.convert(MODES[channels])
-
-
-class Folder:
-    """Every image below a folder, in sorted order.
-
-    Args:
-        labelled: then the first level are the classes, as in torchvision's ImageFolder.
-    Raises:
-        TrainingError: no such folder, or none that holds images (or classes).
-    """
-
-    def __init__(self, root: Path, channels: int = 3, labelled: bool = False) -> None:
-        if not root.is_dir():
-            raise TrainingError(f"{root}: there is no such folder of images")
-        self.channels, self.classes = channels, []
-        if labelled:
-            self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-            found = [(p, i) for i, name in enumerate(self.classes) for p in _images(root / name)]
-            empty = sorted(set(range(len(self.classes))) - {i for _, i in found})
-            if self.classes and empty:
-                names = ", ".join(self.classes[i] for i in empty[:5])
-                raise TrainingError(f"{root}: {len(empty)} of its class folders hold no image: {names}")
-        else:
-            found = [(p, 0) for p in _images(root)]
-        if not found:
-            inside = "class folders with images" if labelled else "images"
-            raise TrainingError(f"{root}: holds no {inside} ({', '.join(EXTENSIONS)})")
-        self.paths, self.labels = [p for p, _ in found], [i for _, i in found]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        return str(self.paths[index])
-
-    def read(self, index: int) -> tuple[Any, int]:
-        return decode(self.paths[index], self.channels), self.labels[index]
-
-
-def _images(root: Path) -> list[Path]:
-    found = []
-    for folder, inside, names in os.walk(root, followlinks=True):
-        inside.sort()
-        found += [Path(folder) / name for name in sorted(names) if name.lower().endswith(EXTENSIONS)]
-    return found
-
-
-class HubTable:
-    """A Hugging Face dataset: a name of the hub, a local folder of its files, or what `save_to_disk` wrote."""
-
-    def __init__(self, args: Any, split: str, channels: int = 3) -> None:
-        self.key, self.label_key, self.channels = args.image_key, args.label_key, channels
-        self.rows = undecoded(open_hub(args, split, streaming=False), args)
-        label = self.rows.features.get(self.label_key)
-        self.classes = list(getattr(label, "names", None) or [])
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def name(self, index: int) -> str:
-        return self.rows[index][self.key].get("path") or f"{self.split}[{index}]"
-
-    def read(self, index: int) -> tuple[Any, int]:
-        row = self.rows[index]
-        return decode(hub_file(row[self.key]), self.channels), int(row.get(self.label_key) or 0)
-
-
-def open_hub(args: Any, split: str, streaming: bool) -> Any:
-    """`datasets.load_dataset`, or `load_from_disk` where that is what lies there.
-
-    Raises:
-        TrainingError: datasets is not installed, or cannot open it.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise TrainingError(f"--data_set {args.data_set} needs the package datasets: pip install datasets") from error
-    try:
-        if (Path(args.data_path) / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(args.data_path)[split]
-        if (Path(args.data_path) / "state.json").is_file():
-            return datasets.load_from_disk(args.data_path)
-        return datasets.load_dataset(args.data_path, split=split, streaming=streaming)
-    except Exception as error:  # of the network, of pyarrow, of the files
-        why = first_line(error)
-        raise TrainingError(f"{args.data_path} (split {split!r}): datasets cannot open it: {why}") from error
-
-
-def undecoded(rows: Any, args: Any) -> Any:
-    """The same dataset, handing out the images' files instead of decoding them."""
-    import datasets
-
-    if rows.features is None or args.image_key not in rows.features:
-        has = ", ".join(rows.features or ["nothing that is known beforehand"])
-        raise TrainingError(f"{args.data_path}: has no column {args.image_key!r} (--image_key); it has {has}")
-    return rows.cast_column(args.image_key, datasets.Image(decode=False))
-
-
-def hub_file(cell: dict[str, Any]) -> Any:
-    import io
-
-    return io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]
+        images, labels = (t.to(device, non_blocking=True) for t in (self.images, self.labels))
+        return replace(self, images=images, labels=labels)
 
 
 @contextlib.contextmanager
@@ -196,13 +104,16 @@ def seeded(*key: int) -> Iterator[None]:
 Item = tuple[int, int, int]  # epoch, place in the epoch's order, index in the table
 
 
+Sample = tuple[Tensor, int, list[Failure], list[Failure]]  # image [C, H, W], label, what was unreadable, not augmented
+
+
 class Samples(Dataset):  # type: ignore[type-arg]
     """Reads and transforms; an unreadable image is replaced by the next readable one of the table, and named."""
 
-    def __init__(self, table: Table, transform: Transform, seed: int) -> None:
-        self.table, self.transform, self.seed = table, transform, seed
+    def __init__(self, table: Table, transform: Transform | Augment, seed: int) -> None:
+        self.table, self.seed, self.transform = table, seed, careful(transform)
 
-    def __getitem__(self, item: Item) -> tuple[Tensor, int, list[Failure]]:
+    def __getitem__(self, item: Item) -> Sample:
         epoch, place, index = item
         failures: list[Failure] = []
         image = None
@@ -216,12 +127,14 @@ class Samples(Dataset):  # type: ignore[type-arg]
                     raise TrainingError(f"{len(failures)} images in a row cannot be read: {last}") from None
                 index = (index + 1) % len(self.table)
         with seeded(self.seed, epoch, place):
-            return self.transform(image), label, failures
+            tensor, reason = self.transform(image)
+        return tensor, label, failures, [(self.table.name(index), reason)] if reason else []
 
 
-def collate(samples: Sequence[tuple[Tensor, int, list[Failure]]]) -> Batch:
-    images, labels, failures = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), [failure for found in failures for failure in found])
+def collate(samples: Sequence[Sample]) -> Batch:
+    images, labels, failures, plain = zip(*samples, strict=True)
+    lists = ([failure for found in kind for failure in found] for kind in (failures, plain))
+    return Batch(torch.stack(images), torch.tensor(labels), *lists)
 
 
 @dataclass(frozen=True)
@@ -291,6 +204,12 @@ class _Every(Sampler):  # type: ignore[type-arg]
         return -(-len(self.mine) // self.batch)
 
 
+def leave_signals(worker: int) -> None:
+    """In a loader process: Ctrl-C reaches every process of a terminal, and the main one decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _loader(samples: Samples, order: Any, workers: int, pin: bool) -> DataLoader[Any]:
     return DataLoader(
         samples,
@@ -298,6 +217,7 @@ def _loader(samples: Samples, order: Any, workers: int, pin: bool) -> DataLoader
         num_workers=workers,
         pin_memory=pin,
         collate_fn=collate,
+        worker_init_fn=leave_signals,
         generator=torch.Generator(),  # or it would draw from the run's own
     )
 
@@ -310,13 +230,15 @@ def plain_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
         raise TrainingError(str(error).strip().splitlines()[-1].rpartition("TrainingError: ")[2]) from None
 
 
-def training_batches(table: Table, transform: Transform, steps: Steps, workers: int, pin: bool) -> Iterator[Batch]:
+def training_batches(
+    table: Table, transform: Transform | Augment, steps: Steps, workers: int, pin: bool
+) -> Iterator[Batch]:
     """All batches of this process, in order."""
     return plain_errors(iter(_loader(Samples(table, transform, steps.seed), Order(len(table), steps), workers, pin)))
 
 
 def evaluation_batches(
-    table: Table, transform: Transform, batch: int, among: Processes, workers: int, pin: bool
+    table: Table, transform: Transform | Augment, batch: int, among: Processes, workers: int, pin: bool
 ) -> DataLoader[Any]:
     """Every sample once, over all processes together."""
     return _loader(Samples(table, transform, 0), _Every(len(table), batch, among), workers, pin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 import torch
@@ -10,20 +11,43 @@ import torch
 from ..checkpoints.files import first_line
 from . import TrainingError
 
+# Modules of the training commands, and the packages that bring them.
+PACKAGES = {
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "PIL": "pillow",
+    "numpy": "numpy",
+    "matplotlib": "matplotlib",
+    "tensorboard": "tensorboard",
+    "rich": "rich",
+}
+
 
 def need(name: str) -> ModuleType:
     """An importable module.
 
     Raises:
-        TrainingError: missing, or broken: above all a torchvision that was built for another torch.
+        TrainingError: missing, or broken: above all a torchvision that was built for another torch. The message names
+            the command that installs it, along with whatever else of :data:`PACKAGES` is missing.
     """
+    module = name.split(".")[0]
     try:
         return importlib.import_module(name)
-    except (ImportError, RuntimeError, OSError) as error:
-        package = name.split(".")[0]
+    except ModuleNotFoundError as error:
+        absent = (error.name or module).split(".")[0]
+        others = [p for m, p in PACKAGES.items() if m != absent and importlib.util.find_spec(m) is None]
+        package = PACKAGES.get(absent, absent)
         raise TrainingError(
-            f"training needs {package}, which does not import here ({first_line(error)}); "
-            f"install the {package} that belongs to torch {torch.__version__}: pip install 'convnextv2_fast[train]'"
+            f"this needs {package}, which is not installed: pip install {' '.join([package, *others])}"
+        ) from error
+    except (ImportError, RuntimeError, OSError) as error:
+        if module == "timm":  # it imports torchvision, which breaks more easily
+            need("torchvision")
+        package = PACKAGES.get(module, module)
+        raise TrainingError(
+            f"{package} is installed but cannot be imported ({first_line(error)}); install the one that belongs to "
+            f"torch {torch.__version__}, from the index that this torch came from: "
+            f"pip install --force-reinstall --no-deps {package}"
         ) from error
 
 

@@ -3,15 +3,13 @@ TensorBoard, and what a person reads meanwhile."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from . import TrainingError
+from .display import Display
 from .saving import Position
 
 Record = dict[str, Any]
@@ -79,7 +77,7 @@ class Log:
             except ImportError as error:
                 raise TrainingError("--log_dir needs tensorboard: pip install tensorboard") from error
             self._writer = SummaryWriter(str(tensorboard), purge_step=done)
-        self._show = _Display(title, total, done) if active else None
+        self._show = Display(title, total, done) if active else None
 
     def say(self, text: str) -> None:
         """A line for a person."""
@@ -120,49 +118,3 @@ class Log:
             self._writer.close()
         if self._show is not None:
             self._show.close()
-
-
-class _Display:
-    """A progress bar on a terminal; elsewhere a line every few seconds."""
-
-    SECONDS = 10.0
-
-    def __init__(self, title: str, total: int, done: int) -> None:
-        self.total, self._said, self._bar, self._task = total, 0.0, None, None
-        with contextlib.suppress(ImportError):
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            console = Console(stderr=True)
-            if console.is_terminal:
-                columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-                self._bar = Progress(*columns, TextColumn("{task.fields[now]}"), console=console)
-                self._bar.start()
-                self._task = self._bar.add_task(title, total=total, completed=done, now="")
-        self._began, self._first = time.monotonic(), done
-
-    def say(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def steps(self, last: Record, images_per_second: float) -> None:
-        done = last["step"] + 1
-        now = f"epoch {last['epoch']}  loss {last['loss']:.4f}  {images_per_second:.1f} images/s"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, now=now)
-        elif time.monotonic() - self._said > self.SECONDS or done == self.total:
-            self._said = time.monotonic()
-            left = (self._said - self._began) / max(done - self._first, 1) * (self.total - done)
-            print(f"step {done}/{self.total}  {now}  {duration(left)} left", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def duration(seconds: float) -> str:
-    """`1:02:03`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,11 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import TrainingError, saving
+from . import TrainingError, advice, saving
 from .data import Batch, Steps
+from .display import duration
 from .layers import LayerTimes, Timing
 from .libraries import need
-from .log import Log, duration
+from .log import Log
 from .losses import Losses
 from .optim import cosine, set_learning_rate, set_weight_decay
 from .parallel import Processes, bare, synchronised, wrap
@@ -25,17 +28,20 @@ from .resume import find, save, take_up
 from .run import Run, Task
 from .saving import Position
 
+_STOPPING = b"\nstopping after this step (or evaluation); a second Ctrl-C stops at once\n"
+
 
 def train(args: Any, task: Task, among: Processes) -> dict[str, Any]:
     """Trains from wherever the output folder's last checkpoint, or `--resume`, stands, to the last epoch.
 
     Returns:
-        The last epoch's record.
+        The last epoch's record; empty where nothing was left to do.
     Raises:
         TrainingError: see its message.
     """
     images = args.batch_size * args.update_freq * among.size
     per_epoch = Steps.count(task.epoch_samples, images)
+    scaled_from = args.blr if args.lr is None else None
     if args.lr is None:
         args.lr = args.blr * images / 256
     folder = None
@@ -55,8 +61,14 @@ def train(args: Any, task: Task, among: Processes) -> dict[str, Any]:
     steps = Steps(args.batch_size, args.update_freq, among, args.seed, args.epochs, per_epoch)
     steps = replace(steps, start=Position(args.start_epoch, 0))
     run = Run(args, task, among, steps, model, optimizer, scaler, ema, folder, None)  # type: ignore[arg-type]
+    run.scaled_from = scaled_from
     saving.seed(args.seed + among.rank)
     notes = [take_up(run, *resumed)] if resumed else []
+    done = advice.nothing_to_do(run)
+    if done:
+        if among.first:
+            print(done, file=sys.stderr, flush=True)
+        return {}
     run.log = Log(
         folder.path if folder else None,
         Path(args.log_dir) if args.log_dir else None,
@@ -64,26 +76,17 @@ def train(args: Any, task: Task, among: Processes) -> dict[str, Any]:
         run.steps.start,
         args.epochs * per_epoch,
         per_epoch,
-        f"{task.name} {args.model}",
+        f"{task.name} {args.model.removeprefix('convnextv2_')}",
     )
-    for text in [*notes, *_facts(run)]:
+    for text in [*notes, *advice.facts(run), *advice.warnings(run)]:
         run.log.say(text)
     try:
         return _epochs(run)
+    except KeyboardInterrupt:
+        run.log.say(advice.interrupted(run))
+        raise
     finally:
         run.log.close()
-
-
-def _facts(run: Run) -> Iterator[str]:
-    args, s = run.args, run.steps
-    number = sum(p.numel() for p in run.model.parameters())
-    where = f"{s.among.size} x {s.among.device.type}" if s.among.size > 1 else str(s.among.device)
-    yield (
-        f"{run.task.name}: {args.model}, {number / 1e6:.1f} M parameters; {run.task.epoch_samples} images, "
-        f"{s.per_epoch} steps of {s.images} an epoch, {s.epochs} epochs; lr {args.lr:.3g}; {where}"
-    )
-    if 0 < args.epochs <= args.warmup_epochs:
-        yield f"warning: --warmup_epochs {args.warmup_epochs:g} covers --epochs {args.epochs}: the rate only rises"
 
 
 def _ema(args: Any, model: nn.Module) -> Any:
@@ -121,13 +124,16 @@ def _epochs(run: Run) -> dict[str, Any]:
             record["n_parameters"] = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
             if run.unreadable:
                 record["unreadable"] = len(run.unreadable)
+            plain = int(run.among.total([run.plain])[0])
+            if plain:
+                record["not_augmented"] = plain
             record |= _evaluate(run, epoch)
             run.log.epoch(record)  # before the checkpoint: what comes after one is removed when it is taken up
             if (epoch + 1) % args.save_ckpt_freq == 0 or epoch + 1 == s.epochs or stop():
                 save(run, Position(epoch + 1, 0))
-            if stop():
+            if stop() and epoch + 1 < s.epochs:
                 raise KeyboardInterrupt
-    run.log.say(f"{run.task.name}: done in {duration(time.monotonic() - began)}")
+    run.log.say(advice.finished(run, duration(time.monotonic() - began)))
     if run.unsaved:
         raise TrainingError(run.unsaved)
     return record
@@ -173,6 +179,13 @@ def _received(run: Run, batch: Batch, device: torch.device) -> Batch:
         if name not in run.unreadable:
             run.unreadable.add(name)
             run.log.say(f"warning: unreadable image left out, {len(run.unreadable)} so far: {name}: {reason}")
+    if batch.plain and not run.plain:
+        name, reason = batch.plain[0]
+        run.log.say(
+            f"warning: {name} could not be augmented and was taken as it is: {reason}. That is said once; log.txt "
+            "counts such images under not_augmented"
+        )
+    run.plain += len(batch.plain)
     if batch.taken is not None:
         run.taken[batch.taken[0]] = batch.taken[1]
     return batch.to(device)
@@ -200,14 +213,21 @@ def _evaluate(run: Run, epoch: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _asked_to_stop(alone: bool) -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM end a lone process after the step, with a checkpoint. Of several, a signal would reach each at
-    another step: they end at once, and go on from the last checkpoint."""
+    """SIGINT and SIGTERM end a lone process after the step, with a checkpoint; a second one ends it at once. Of several
+    processes, a signal would reach each at another step: they end at once, and go on from the last checkpoint."""
     asked: list[int] = []
     before: dict[int, Any] = {}
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        os.write(2, _STOPPING)  # a handler must not use the buffers that it may have interrupted
+
     if alone:
         with contextlib.suppress(ValueError):  # not the main thread
             for number in (signal.SIGINT, signal.SIGTERM):
-                before[number] = signal.signal(number, lambda n, _: asked.append(n))
+                before[number] = signal.signal(number, ask)
     try:
         yield lambda: bool(asked)
     finally:

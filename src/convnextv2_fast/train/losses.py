@@ -12,11 +12,13 @@ from . import TrainingError
 from .log import Record
 from .run import Run
 
+WAIT = 5.0  # seconds that a person waits for a sign of life
 BAD_STEPS = 20  # with a loss that is no number, in a row, that a scaler may skip
 
 
 class Losses:
-    """Losses of an epoch's steps. They stay on the device until `log_freq` of them are read back together."""
+    """Losses of an epoch's steps. They stay on the device until `log_freq` of them are read back together, or, where
+    no other process has to take part, for :data:`WAIT` seconds."""
 
     def __init__(self, run: Run, epoch: int) -> None:
         self.run, self.epoch, self.rate = run, epoch, 0.0
@@ -26,7 +28,8 @@ class Losses:
 
     def add(self, step: int, loss: Tensor, norm: Tensor | None) -> None:
         self.waiting.append((step, self.rate, loss.float(), norm))
-        if len(self.waiting) >= self.run.args.log_freq:
+        late = self.run.among.size == 1 and time.monotonic() - self.since > WAIT
+        if late or len(self.waiting) >= self.run.args.log_freq:
             self.flush()
 
     def flush(self) -> tuple[float, int]:

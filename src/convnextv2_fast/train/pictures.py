@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from ..checkpoints.files import first_line
 from ..models.fcmae import FCMAE
-from . import TrainingError, data, saving
+from . import TrainingError, saving
+from .libraries import need
 from .pretrain import Masks, mean_and_std
+from .tables import decode, expand
 
 CAPTIONS = ("original", "masked", "reconstruction", "with visible pixels")
 
@@ -34,8 +37,7 @@ def rebuild(content: Mapping[str, Any], path: Path, norm_pix_loss: bool | None =
     names = [name.split(".") for name in state]
     dims = [state[f"encoder.stages.{i}.0.norm.ln.weight"].shape[0] for i in range(4)]
     depths = [len({n[3] for n in names if n[:3] == ["encoder", "stages", str(i)]}) for i in range(4)]
-    args = content.get("args") or {}
-    args = args if isinstance(args, dict) else vars(args)
+    args = saving.arguments(content)
     model = FCMAE(
         in_chans=stem.shape[1],
         depths=depths,
@@ -86,44 +88,86 @@ def panels(model: FCMAE, image: Tensor, mask: Tensor) -> tuple[list[Tensor], flo
     return [(x * std + mean).clamp(0, 1)[0].permute(1, 2, 0) for x in shown], float(loss)
 
 
-def reconstruct(
-    checkpoint: Path, image: Path, out: Path, *, size: int, mask_ratio: float, seed: int, norm_pix_loss: bool | None
-) -> float:
-    """Writes the four pictures side by side; returns the loss.
+@dataclass(frozen=True)
+class Row:
+    """An image of a sheet: its four pictures `[H, W, C]`, its loss, how many of its patches were masked."""
 
+    name: str
+    pictures: list[Tensor]
+    loss: float
+    masked: int
+    patches: int
+
+
+def reconstruct(
+    checkpoint: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    size: int | None,
+    mask_ratio: float,
+    seed: int,
+    norm_pix_loss: bool | None,
+    limit: int,
+    warn: Callable[[str], None],
+) -> list[Row]:
+    """Writes a sheet with a row of four pictures for each image.
+
+    Args:
+        images: files, or folders of which all images are taken.
+        size: pixels a side; None: that of the pre-training, which the checkpoint tells (224 where it does not).
+        limit: most rows. warn: is told of images that are left out.
     Raises:
-        TrainingError: the checkpoint, the image or the output file.
+        TrainingError: the checkpoint, all of the images, or the output file.
     """
-    model = rebuild(saving.read(checkpoint), checkpoint, norm_pix_loss)
-    channels, step = model.in_chans, max(model.patch_size, 32)
+    for name in ("PIL", "matplotlib"):
+        need(name)
+    content = saving.read(checkpoint)
+    model = rebuild(content, checkpoint, norm_pix_loss)
+    step = max(model.patch_size, 32)
+    size = size or int(saving.arguments(content).get("input_size") or 224)
     if size % step:
         raise TrainingError(f"--size {size}: must be a multiple of {step} for this model")
-    try:
-        pixels = prepare(data.decode(image, channels), size, channels)
-    except Exception as error:  # whatever a decoder says of a damaged file
-        raise TrainingError(f"{image}: cannot be read as an image: {first_line(error)}") from error
+    files = expand(images)
+    if len(files) > limit:
+        warn(f"the first {limit} of {len(files)} images are drawn (--limit)")
     length = (size // model.patch_size) ** 2
-    mask = Masks(seed, 1, length, mask_ratio).of(0, 0, 1)
-    if not mask.any():
-        raise TrainingError(f"--mask_ratio {mask_ratio} removes none of {length} patches: nothing to paint")
-    shown, loss = panels(model, pixels, mask)
-    _draw(shown, f"{checkpoint.name}, {image.name}: loss {loss:.3f}, {int(mask.sum())} of {length} patches masked", out)
-    return loss
+    rows, problems = [], []
+    for i, file in enumerate(files[:limit]):
+        try:
+            pixels = prepare(decode(file, model.in_chans), size, model.in_chans)
+        except Exception as error:  # whatever a decoder says of a damaged file
+            problems.append(f"{file}: cannot be read as an image: {first_line(error)}")
+            continue
+        mask = Masks(seed, 1, length, mask_ratio).of(i, 0, 1)
+        if not mask.any():
+            raise TrainingError(f"--mask_ratio {mask_ratio} removes none of {length} patches: nothing to paint")
+        rows.append(Row(file.name, *panels(model, pixels, mask), int(mask.sum()), length))
+    if not rows:
+        raise TrainingError(problems[-1])
+    for problem in problems:
+        warn(problem)
+    _draw(rows, checkpoint.name, out)
+    return rows
 
 
-def _draw(shown: list[Tensor], title: str, out: Path) -> None:
-    from .libraries import need
-
-    need("matplotlib")
+def _draw(rows: Sequence[Row], checkpoint: str, out: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3 * len(shown), 3.5), layout="constrained")
-    for axes, caption, picture in zip(figure.subplots(1, len(shown)), CAPTIONS, shown, strict=True):
-        axes.imshow(picture[..., :3].squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(caption)
-        axes.set_axis_off()
-    figure.suptitle(title, fontsize="small")
+    figure = Figure(figsize=(3 * len(CAPTIONS), 3 * len(rows) + 0.5), layout="constrained")
+    for places, row in zip(figure.subplots(len(rows), len(CAPTIONS), squeeze=False), rows, strict=True):
+        for axes, caption, picture in zip(places, CAPTIONS, row.pictures, strict=True):
+            axes.imshow(picture[..., :3].squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            if row is rows[0]:
+                axes.set_title(caption)
+            axes.set_axis_off()
+        if len(rows) > 1:
+            where = {"xy": (0, -0.01), "xycoords": "axes fraction", "va": "top", "fontsize": "x-small"}
+            places[0].annotate(f"{row.name}: loss {row.loss:.3f}", **where)
+    masked = f"{rows[0].masked} of {rows[0].patches} patches masked"
+    named = f"{rows[0].name}: loss {rows[0].loss:.3f}" if len(rows) == 1 else f"{len(rows)} images"
+    figure.suptitle(f"{checkpoint}, {named}, {masked}", fontsize="small")
     save_figure(FigureCanvasAgg(figure), out)
 
 

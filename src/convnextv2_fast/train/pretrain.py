@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models import fcmae
-from . import TrainingError, data, optim, streams
-from .data import Batch, Steps, Transform
+from . import TrainingError, data, optim, streams, tables
+from .data import Augment, Batch, Steps
 from .libraries import torchvision_transforms
 from .loop import train
 from .parallel import processes
@@ -26,18 +26,15 @@ def mean_and_std(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return IMAGENET if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
 
 
-def transform(size: int, channels: int) -> Transform:
+def transform(size: int, channels: int) -> Augment:
     """Upstream's: a random crop of 20 to 100 % of the area, resized to `size` (bicubic), and a random flip. Images that
-    are smaller than that are enlarged."""
+    are smaller than that are enlarged. Where that fails, the middle of the resized image."""
     t = torchvision_transforms()
-    return t.Compose(
-        [
-            t.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=t.InterpolationMode.BICUBIC),
-            t.RandomHorizontalFlip(),
-            t.ToTensor(),
-            t.Normalize(*mean_and_std(channels)),
-        ]
-    )
+    bicubic = t.InterpolationMode.BICUBIC
+    crop = t.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=bicubic)
+    tensor = (t.ToTensor(), t.Normalize(*mean_and_std(channels)))
+    middle = (t.Resize(size, interpolation=bicubic), t.CenterCrop(size))
+    return Augment(t.Compose([crop, t.RandomHorizontalFlip(), *tensor]), t.Compose([*middle, *tensor]))
 
 
 def build(args: Any) -> fcmae.FCMAE:
@@ -88,10 +85,10 @@ def run(args: Any) -> dict[str, Any]:
     if fcmae.FCMAE._keep(length, args.mask_ratio) >= length:
         raise TrainingError(f"--mask_ratio {args.mask_ratio} removes none of {length} patches: nothing to learn")
     with processes(args.device) as among:
+        samples, batches = _data(args)
         model = build(args)
         if args.grad_checkpointing:
             model.set_grad_checkpointing()
-        samples, batches = _data(args)
         masks = Masks(args.seed, args.batch_size * args.update_freq * among.size, length, args.mask_ratio)
         task = Task(
             name="pretrain",
@@ -119,9 +116,10 @@ def _data(args: Any) -> tuple[int, Any]:
             raise TrainingError("--epoch_samples is for streams (wds, hf-stream): a folder or table knows its number")
         if args.data_set == "folder":
             root = Path(args.data_path)
-            table: data.Table = data.Folder(root / "train" if (root / "train").is_dir() else root, args.in_chans)
+            root = root / "train" if (root / "train").is_dir() else root
+            table: tables.Table = tables.Folder(root, args.in_chans, expected="images may lie in it at any depth")
         else:
-            table = data.HubTable(args, split, args.in_chans)
+            table = tables.HubTable(args, split, args.in_chans)
         return len(table), lambda steps, taken: data.training_batches(
             table, change, steps, args.num_workers, args.pin_mem
         )

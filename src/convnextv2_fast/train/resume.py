@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints import CheckpointError
+from ..checkpoints.contents import contents
+from ..checkpoints.convert import canonicalise
 from ..checkpoints.files import first_line
-from . import TrainingError, saving
+from . import TrainingError, labelled, saving
 from .parallel import Processes
 from .run import Run
 from .saving import Position
 
 # Arguments that change what a resumed run does; it says so.
 TOLD = ("batch_size", "update_freq", "seed", "input_size", "mask_ratio", "blr", "lr", "epochs", "num_workers")
+SHAPING = ("model", "in_chans", "nb_classes", "patch_size", "decoder_depth", "decoder_embed_dim")  # of the tensors
 
 
 def find(args: Any, folder: saving.Folder | None, among: Processes) -> tuple[Path, dict[str, Any]] | None:
@@ -52,7 +57,16 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
         raise TrainingError(f"{path}: was written by {state['task']}, and cannot be resumed by {run.task.name}")
     if "optimizer" not in content:
         raise TrainingError(f"{path}: holds weights only, nothing to resume; weights are for --finetune")
-    saving.load_model_state(run.model, content["model"], path)
+    held = saving.arguments(content)
+    if content.get("classes") and run.task.classes:
+        labelled.check_names(str(path), content["classes"], "the images", run.task.classes)
+    try:
+        saving.load_model_state(run.model, content["model"], path)
+    except TrainingError as error:
+        if not run.among.first:
+            raise TrainingError(f"{path} holds another model; process 0 says more") from error
+        raise TrainingError(_other_model(error, run, path, content["model"], held)) from error
+    run.resumed = path
     try:
         saving.load_optimizer_state(run.model, run.optimizer, content["optimizer"])
     except (ValueError, KeyError, RuntimeError) as error:
@@ -74,17 +88,34 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     step = 0 if step >= run.steps.per_epoch else step
     run.steps = replace(run.steps, start=Position(epoch, step))
     run.best, run.unreadable, run.carried = dict(state["best"]), set(state["unreadable"]), tuple(state["losses"])
+    run.plain = state.get("plain", 0) if run.among.first else 0
     if len(state["random"]) == run.among.size:
         saving.restore_random_state(state["random"][run.among.rank], run.among.device)
         run.taken = dict(state["taken"][run.among.rank]) if step else {}
-    changed = [
-        f"{name} {content['args'][name]} -> {getattr(args, name)}"
-        for name in TOLD
-        if name in content["args"] and content["args"][name] != getattr(args, name, None)
-    ]
+    changed = [f"{name} {old} -> {new}" for name, old, new in _changes(TOLD, held, args)]
     if len(state["random"]) != run.among.size:
         changed.append(f"processes {len(state['random'])} -> {run.among.size}")
     return said + (f", with other arguments: {', '.join(changed)}" if changed else "")
+
+
+def _changes(names: Sequence[str], held: dict[str, Any], args: Any) -> list[tuple[str, Any, Any]]:
+    pairs = [(name, held[name], getattr(args, name, None)) for name in names if name in held]
+    return [(name, old, new) for name, old, new in pairs if old != new]
+
+
+def _other_model(error: TrainingError, run: Run, path: Path, state: dict[str, Any], held: dict[str, Any]) -> str:
+    """Three lines: what the checkpoint holds, what the run has, what to do."""
+    changed = _changes(SHAPING, held, run.args)
+    options = " ".join(f"--{name} {old}" for name, old, _ in changed)
+    advice = f"give what it was trained with ({options})" if options else "take a checkpoint of this model"
+    advice = f"{advice} to resume it, or another --output_dir to start a new run"
+    try:
+        theirs = contents(canonicalise(state))
+        ours = contents(canonicalise(run.task.model.state_dict()))
+    except CheckpointError:
+        return f"{error}\n{advice}"
+    first = str(error) if theirs == ours else f"{path}: holds another model than this run's: {theirs}"
+    return f"{first}\nthis run's model is {ours}\n{advice}"
 
 
 def save(run: Run, at: Position, name: str | None = None) -> None:
@@ -92,11 +123,11 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
     if run.folder is None or not run.args.save_ckpt:
         return
     model, optimizer = saving.model_state(run.model), saving.optimizer_state(run.model, run.optimizer)
-    mine = (saving.random_state(run.among.device), run.taken if at.step else {}, sorted(run.unreadable))
+    mine = (saving.random_state(run.among.device), run.taken if at.step else {}, sorted(run.unreadable), run.plain)
     everybody = run.among.gather(mine)
     if not run.among.first:
         return
-    for name in sorted({name for _, _, names in everybody for name in names} - run.unreadable):
+    for name in sorted({name for _, _, names, _ in everybody for name in names} - run.unreadable):
         run.log.say(f"warning: unreadable image left out by another process: {name}")
         run.unreadable.add(name)
     content = {
@@ -111,20 +142,23 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
             "step": at.step,
             "per_epoch": run.steps.per_epoch,
             "images": run.steps.images,
-            "random": [random for random, _, _ in everybody],
-            "taken": [taken for _, taken, _ in everybody],
+            "random": [random for random, *_ in everybody],
+            "taken": [taken for _, taken, *_ in everybody],
             "unreadable": sorted(run.unreadable),
+            "plain": sum(plain for *_, plain in everybody),
             "best": run.best,
             "losses": run.carried if at.step else (0.0, 0),
         },
     }
+    if run.task.classes:
+        content["classes"] = list(run.task.classes)
     if run.ema is not None:
         content["model_ema"] = run.ema.module.state_dict()
     try:
         if name is not None:
             saving.write(content, run.folder.path / name)
         else:
-            run.folder.save(content, at)
+            run.saved = run.folder.save(content, at)
             run.unsaved = None
     except TrainingError as error:
         run.unsaved = str(error)

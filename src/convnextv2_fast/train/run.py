@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Task:
     batches: Callable[[Steps, dict[int, int]], Iterator[Batch]]
     epoch_samples: int
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    classes: list[str] = field(default_factory=list)  # names by label; empty: they have none
 
 
 @dataclass
@@ -46,10 +48,14 @@ class Run:
     folder: saving.Folder | None
     log: Log
     unreadable: set[str] = field(default_factory=set)
+    plain: int = 0  # images that could not be augmented, of this process
     taken: dict[int, int] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     carried: tuple[float, int] = (0.0, 0)  # sum and number of the losses of an epoch that was cut off
+    saved: Path | None = None  # the last checkpoint that was written
     unsaved: str | None = None  # why the last checkpoint could not be written
+    scaled_from: float | None = None  # the --blr that --lr was computed from, where it was
+    resumed: Path | None = None  # the checkpoint that the run was taken up from
 
     @property
     def amp(self) -> torch.dtype | None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,12 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise TrainingError(f"{path}: no training checkpoint: it holds no 'model'")
     return content
+
+
+def arguments(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the run that wrote a checkpoint, by name. Upstream's are a Namespace; a file may have none."""
+    held = content.get("args") or {}
+    return held if isinstance(held, dict) else vars(held)
 
 
 class Folder:

@@ -21,18 +21,18 @@ from ..checkpoints.files import first_line
 from . import TrainingError
 from .data import (
     GIVE_UP,
+    Augment,
     Batch,
     Failure,
     Steps,
     Transform,
+    careful,
     collate,
-    decode,
-    hub_file,
-    open_hub,
+    leave_signals,
     plain_errors,
     seeded,
-    undecoded,
 )
+from .tables import decode, hub_file, open_hub, undecoded
 
 SHUFFLED = 1000  # samples that a part holds to draw from
 Raw = tuple[str, Any, int]  # name, image file, label
@@ -103,7 +103,7 @@ class _Parts(IterableDataset):  # type: ignore[type-arg]
     """Batches of one process. Batch t of the run comes from part `t % workers`, whichever worker that is."""
 
     def __init__(
-        self, source: Source, transform: Transform, steps: Steps, channels: int, workers: int, taken: dict[int, int]
+        self, source: Source, transform: Augment, steps: Steps, channels: int, workers: int, taken: dict[int, int]
     ) -> None:
         self.source, self.transform, self.steps, self.channels = source, transform, steps, channels
         self.workers, self.taken = workers, taken
@@ -122,15 +122,17 @@ class _Parts(IterableDataset):  # type: ignore[type-arg]
                 place = step * s.images + s.place(accumulated)
                 found = []
                 for i in range(s.batch):
-                    image, label, failures, taken = next(samples)
+                    name, image, label, failures, taken = next(samples)
                     with seeded(s.seed, epoch, place + i):
-                        found.append((self.transform(image), label, failures))
+                        tensor, reason = self.transform(image)
+                    found.append((tensor, label, failures, [(name, reason)] if reason else []))
                 batch = collate(found)
                 batch.taken = (part, taken)
                 yield batch
 
-    def _samples(self, epoch: int, part: int, skip: int) -> Iterator[tuple[Any, int, list[Failure], int]]:
-        """Decoded samples without end (a part that runs out begins again), and how many were taken off the stream."""
+    def _samples(self, epoch: int, part: int, skip: int) -> Iterator[tuple[str, Any, int, list[Failure], int]]:
+        """Names and decoded samples without end (a part that runs out begins again), and how many were taken off the
+        stream."""
         s, taken, failures = self.steps, 0, []
         parts, mine = s.among.size * self.workers, s.among.rank * self.workers + part
         while True:
@@ -148,19 +150,26 @@ class _Parts(IterableDataset):  # type: ignore[type-arg]
                             f"{GIVE_UP} images in a row cannot be read: {': '.join(failures[-1])}"
                         ) from None
                     continue
-                yield image, label, failures, taken
+                yield name, image, label, failures, taken
                 failures = []
             if taken == before:
                 raise TrainingError(f"part {mine} of {parts} of the stream holds no samples")
 
 
 def stream_batches(
-    source: Source, transform: Transform, steps: Steps, channels: int, workers: int, pin: bool, taken: dict[int, int]
+    source: Source,
+    transform: Transform | Augment,
+    steps: Steps,
+    channels: int,
+    workers: int,
+    pin: bool,
+    taken: dict[int, int],
 ) -> Iterator[Batch]:
     """All batches of this process, in order.
 
     Args:
         taken: samples that each part has given in the epoch where the run starts: :attr:`Batch.taken` of its last ones.
     """
-    parts = _Parts(source, transform, steps, channels, max(workers, 1), taken)
-    return plain_errors(iter(DataLoader(parts, batch_size=None, num_workers=workers, pin_memory=pin)))
+    parts = _Parts(source, careful(transform), steps, channels, max(workers, 1), taken)
+    loader = DataLoader(parts, batch_size=None, num_workers=workers, pin_memory=pin, worker_init_fn=leave_signals)
+    return plain_errors(iter(loader))

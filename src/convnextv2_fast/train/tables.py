@@ -1,0 +1,160 @@
+"""Tables of images, which can be read in any order: folders, and Hugging Face datasets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..checkpoints.files import first_line
+from . import TrainingError
+from .libraries import need
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by channels
+
+
+class Table(Protocol):
+    """Images that can be read in any order."""
+
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def read(self, index: int) -> tuple[Any, int]:
+        """A decoded Pillow image and its label; any exception means that it is unreadable."""
+        ...
+
+
+def decode(file: Any, channels: int) -> Any:
+    """A Pillow image from a path or an open file, wholly decoded.
+
+    Raises:
+        Exception: of any kind, where it is no readable image.
+    """
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return image.convert(MODES[channels])
+
+
+class Folder:
+    """Every image below a folder, in sorted order.
+
+    Args:
+        labelled: then the first level are the classes, as in torchvision's ImageFolder.
+        expected: what errors say of the layout that was expected.
+    Raises:
+        TrainingError: no such folder, or none that holds images (or classes).
+    """
+
+    def __init__(self, root: Path, channels: int = 3, labelled: bool = False, expected: str = "") -> None:
+        need("PIL")
+        expected = f"; {expected}" if expected else ""
+        if not root.is_dir():
+            raise TrainingError(f"{root}: there is no such folder of images{expected}")
+        self.channels, self.classes = channels, []
+        if labelled:
+            self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            found = [(p, i) for i, name in enumerate(self.classes) for p in images_below(root / name)]
+            empty = sorted(set(range(len(self.classes))) - {i for _, i in found})
+            if self.classes and empty:
+                names = ", ".join(self.classes[i] for i in empty[:5])
+                raise TrainingError(f"{root}: {len(empty)} of its class folders hold no image: {names}")
+        else:
+            found = [(p, 0) for p in images_below(root)]
+        if not found:
+            inside = "class folders with images" if labelled else "images"
+            raise TrainingError(f"{root}: holds no {inside} ({', '.join(EXTENSIONS)}){expected}")
+        self.paths, self.labels = [p for p, _ in found], [i for _, i in found]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def read(self, index: int) -> tuple[Any, int]:
+        return decode(self.paths[index], self.channels), self.labels[index]
+
+
+def images_below(root: Path) -> list[Path]:
+    found = []
+    for folder, inside, names in os.walk(root, followlinks=True):
+        inside.sort()
+        found += [Path(folder) / name for name in sorted(names) if name.lower().endswith(EXTENSIONS)]
+    return found
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """Image files as they are given, folders as the images below them.
+
+    Raises:
+        TrainingError: a folder without images.
+    """
+    files: list[Path] = []
+    for path in paths:
+        below = images_below(path) if path.is_dir() else [path]
+        if not below:
+            raise TrainingError(f"{path}: holds no images ({', '.join(EXTENSIONS)})")
+        files += below
+    return files
+
+
+class HubTable:
+    """A Hugging Face dataset: a name of the hub, a local folder of its files, or what `save_to_disk` wrote."""
+
+    def __init__(self, args: Any, split: str, channels: int = 3) -> None:
+        self.key, self.label_key, self.channels = args.image_key, args.label_key, channels
+        self.rows = undecoded(open_hub(args, split, streaming=False), args)
+        label = self.rows.features.get(self.label_key)
+        self.classes = list(getattr(label, "names", None) or [])
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return self.rows[index][self.key].get("path") or f"{self.split}[{index}]"
+
+    def read(self, index: int) -> tuple[Any, int]:
+        row = self.rows[index]
+        return decode(hub_file(row[self.key]), self.channels), int(row.get(self.label_key) or 0)
+
+
+def open_hub(args: Any, split: str, streaming: bool) -> Any:
+    """`datasets.load_dataset`, or `load_from_disk` where that is what lies there.
+
+    Raises:
+        TrainingError: datasets is not installed, or cannot open it.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise TrainingError(f"--data_set {args.data_set} needs the package datasets: pip install datasets") from error
+    try:
+        if (Path(args.data_path) / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(args.data_path)[split]
+        if (Path(args.data_path) / "state.json").is_file():
+            return datasets.load_from_disk(args.data_path)
+        return datasets.load_dataset(args.data_path, split=split, streaming=streaming)
+    except Exception as error:  # of the network, of pyarrow, of the files
+        why = first_line(error)
+        raise TrainingError(f"{args.data_path} (split {split!r}): datasets cannot open it: {why}") from error
+
+
+def undecoded(rows: Any, args: Any) -> Any:
+    """The same dataset, handing out the images' files instead of decoding them."""
+    import datasets
+
+    if rows.features is None or args.image_key not in rows.features:
+        has = ", ".join(rows.features or ["nothing that is known beforehand"])
+        raise TrainingError(f"{args.data_path}: has no column {args.image_key!r} (--image_key); it has {has}")
+    return rows.cast_column(args.image_key, datasets.Image(decode=False))
+
+
+def hub_file(cell: dict[str, Any]) -> Any:
+    import io
+
+    return io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]
