@@ -57,18 +57,20 @@ def readme_cpu() -> str:
     head = ["task", "model", "batch", "dtype", "ours, ms", "eager PyTorch, ms", "fastest rival", "rival, ms"]
     text = [
         f"* Machine: {machine(first)}; torch {first[0].torch}.",
-        "* Times are milliseconds per image of 224 x 224 pixels, medians of interleaved rounds. Lower is better.",
-        "* *Eager PyTorch* is upstream's model, operator by operator. In an FCMAE step it is the same network as dense "
-        "convolutions multiplied by the mask.",
+        "* Times are milliseconds per image of 224 x 224 pixels; lower is better. Each is a median over rounds, and "
+        "every round runs all contenders in turn.",
+        "* *Eager PyTorch* is upstream's model, run without a compiler. In an FCMAE step it is the same network as "
+        "ordinary convolutions over the whole image, multiplied by the mask.",
         "* The *fastest rival* is the fastest of eager PyTorch, PyTorch in channels_last order, torch.compile and, for "
         "inference, ONNX Runtime and OpenVINO.",
-        "* *Rival ÷ ours* says how much longer the fastest rival takes: 1.25 means 25 % more time than ours.",
+        "* *Rival ÷ ours* is the fastest rival's time divided by ours: 1.25 means that it takes 25 % more time.",
         "",
         *table([*head, "rival ÷ ours"], lines),
         "",
         f"At batch 1, each of the {len(sizes)} model sizes is {min(sizes):.1f} to {max(sizes):.1f} times as fast as "
-        "eager PyTorch on this machine. A training step of tiny at batch 8 needs "
-        f"{peak[OURS]:.0f} MiB above parameters, gradients and input; eager PyTorch needs {peak['upstream']:.0f} MiB. "
+        "eager PyTorch on this machine. At its peak, a training step of tiny at batch 8 needs "
+        f"{peak[OURS]:.0f} MiB in addition to parameters, gradients and input. Eager PyTorch needs "
+        f"{peak['upstream']:.0f} MiB. "
         f"All numbers are in [one CSV file]({link(path, '')}); `make cpu-report` measures them again.",
     ]
     return "\n".join(text)

@@ -15,7 +15,12 @@ _ROWS = (
         "yes: AMD EPYC, Intel Xeon",
         "every operation, layout and dtype compared with float64, on each instruction set of the machine",
     ),
-    ("Linux, NVIDIA H100", "`cuda` (C++), `triton`", "yes", "{h100}"),
+    (
+        "Linux, NVIDIA H100",
+        "`cuda` (C++), `triton`",
+        "yes",
+        "every operation, layout and dtype compared with float64; blocks; models",
+    ),
     (
         "Linux, other NVIDIA GPUs, compute capability 8.0 to 12.0",
         "`cuda` (C++), `triton`",
@@ -34,7 +39,7 @@ _ROWS = (
         "accelerated timm and transformers models on a GPU",
         "any",
         "**never**",
-        "on CPUs; on fake GPU tensors without data",
+        "on CPUs; with fake CUDA tensors, which have a shape and a dtype but no data",
     ),
     ("Linux, aarch64 CPU", "`cpu` (C++)", "**never**", "not tested"),
     ("macOS, Windows", "`torch` (plain PyTorch)", "**never**", "not tested"),
@@ -47,10 +52,10 @@ def _h100() -> str:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 if row["part"] == "tests":
-                    return f"every operation, layout and dtype compared with float64, blocks, models: {row['note']}"
+                    return f"Tests on the H100: {row['note']}."
     raise FileNotFoundError("no committed result has a run of the device tests")
 
 
 def matrix() -> str:
     """Platform by backend: whether it has run there, and how it is tested."""
-    return "\n".join(table(_HEAD, ([cell.format(h100=_h100()) for cell in row] for row in _ROWS)))
+    return "\n".join([*table(_HEAD, _ROWS), "", _h100()])
