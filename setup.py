@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -37,11 +38,13 @@ def read_version() -> str:
 class CMakeBuild(build_ext):
     """Runs CMake once and puts the libraries, with a record of how they were built, into the package."""
 
+    torch: ClassVar[finding.Torch | None] = None
+    archs: ClassVar[str] = ""
+
     def run(self) -> None:
         target = SOURCE if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / PACKAGE
-        archs = planning.architectures()[0] if "_C_cuda.so" in self._outputs() else ""
         version = self.distribution.get_version()
-        compiling.compile_libraries(ROOT, target, self._outputs(), finding.torch(), archs, version)
+        compiling.compile_libraries(ROOT, target, self._outputs(), self.torch, self.archs, version)
 
     def _outputs(self) -> list[str]:
         return [f"{extension.name.rpartition('.')[2]}.so" for extension in self.extensions]
@@ -68,7 +71,9 @@ def libraries() -> list[Extension]:
     """The libraries to build, as extensions without sources: setuptools then knows that there is something to build."""
     if not {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"} & set(sys.argv):
         return []  # metadata and source distributions need no plan
-    plan = planning.make(finding.torch())
+    torch = finding.torch()
+    plan = planning.make(torch)
+    CMakeBuild.torch, CMakeBuild.archs = torch, plan.archs
     for note in plan.notes:
         print(f"{PACKAGE}: {note}", file=sys.stderr, flush=True)
     names = ["_C_cpu"] * plan.cpu + ["_C_cuda"] * plan.cuda

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,26 +31,20 @@ def need(*packages: str) -> None:
 
 
 def import_torchvision() -> None:
-    """Makes torchvision importable (timm and transformers want it) beside a torch it was not built for.
+    """Imports torchvision (timm and transformers want it), also beside a torch that it was not built for."""
+    from tools.environment import torchvision_operators  # noqa: F401
 
-    Its Python side then fails on two operators that its library could not bring along; nothing here calls them, so
-    declaring them is enough.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        importlib.import_module("torchvision")
+    importlib.import_module("torchvision")
 
 
 def import_timm() -> Any:
-    """timm; Unavailable if it is not installed."""
+    """timm; Unavailable if it is not installed, or lacks a package that it imports."""
     need("timm", "torchvision")
-    import_torchvision()
-    return importlib.import_module("timm")
+    try:
+        import_torchvision()
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise Unavailable(f"timm cannot be imported: {error}") from error
 
 
 def timm_model(size: str, state: Mapping[str, Tensor]) -> nn.Module:

@@ -26,7 +26,6 @@ from .measure import Effort, Outcome, measure
 from .module_cases import ModelCase
 from .naming import OURS, published
 from .peers import Unavailable, need
-from .tidy import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,11 +133,15 @@ def add_rows(run: Run, case: ModelCase, outcomes: dict[str, Outcome]) -> None:
             run.add("photos", case.what, provider, mode=mode, **placed, **figures)
 
 
-def label(name: str) -> str:
-    """A provider's name for people."""
-    whose, mode = published(name)
-    whose = "upstream's code" if whose == "upstream" else whose
+def label(provider: str, mode: str) -> str:
+    """Whose code and how it runs, for people."""
+    whose = "upstream's code" if provider == "upstream" else provider
     return f"{whose}, {mode}" if mode else whose
+
+
+def named(name: str) -> str:
+    """The label of a provider's id."""
+    return label(*published(name))
 
 
 def speed_table(case: ModelCase, outcomes: dict[str, Outcome], baseline: str) -> None:
@@ -147,13 +150,13 @@ def speed_table(case: ModelCase, outcomes: dict[str, Outcome], baseline: str) ->
     cells, missing = [], []
     for name, outcome in outcomes.items():
         if outcome.timing is None:
-            missing.append(f"{label(name)}: {outcome.status}: {outcome.reason}")
+            missing.append(f"{named(name)}: {outcome.status}: {outcome.reason}")
             continue
         times = outcome.timing.milliseconds()
         spread = (times["ms_p80"] - times["ms_p20"]) / times["ms"]
         cells.append(
             [
-                label(name),
+                named(name),
                 f"{times['ms']:.1f}",
                 f"{outcome.info['images_per_s']:.1f}",
                 f"{based.median / outcome.timing.median:.2f}x" if based else "-",
@@ -162,15 +165,10 @@ def speed_table(case: ModelCase, outcomes: dict[str, Outcome], baseline: str) ->
             ]
         )
     what = "training step (forward, loss, backward)" if case.backward else "inference"
-    head = ["", "ms", "images/s", f"speed-up over {label(baseline)}", "spread", ""]
+    head = ["", "ms", "images/s", f"speed-up over {named(baseline)}", "spread", ""]
     table(f"convnextv2_{case.size}, {what}, batch {case.images}, {case.setting.precision}", head, cells)
     for line in missing:
         print(line)
-
-
-def form(row: Row) -> str:
-    """Provider and mode in one word or two."""
-    return f"{row.provider}, {row.mode}" if row.mode else row.provider
 
 
 def markdown(rows: Rows) -> str:
@@ -178,7 +176,7 @@ def markdown(rows: Rows) -> str:
     lines = []
     for row in rows:
         spread = (f"{row.ms:.1f}", f"{row.p20:.1f}", f"{row.p80:.1f}")
-        lines.append([row.case, str(row.batch), form(row), *spread, f"{row.rel_error:.1e}"])
+        lines.append([row.case, str(row.batch), label(row.provider, row.mode), *spread, f"{row.rel_error:.1e}"])
     head = ["case", "batch", "provider", "ms, median", "20 %", "80 %", "rel. error"]
     return "\n".join(["# Photographs", "", f"{_run.told(rows)} `make bench`.", "", *_run.table(head, lines), ""])
 
@@ -193,7 +191,7 @@ def figure(rows: Rows) -> Figure:
         axis = drawn.add_subplot(1, len(groups), i + 1)
         mine = [row for row in rows if (row.case, row.batch) == group]
         colours = ["#2b6cb0" if row.provider == OURS else "#cbd5e0" for row in mine]
-        axis.barh([form(row) for row in mine], [row.ms or 0.0 for row in mine], color=colours)
+        axis.barh([label(row.provider, row.mode) for row in mine], [row.ms or 0.0 for row in mine], color=colours)
         axis.invert_yaxis()
         axis.set_xlabel("ms (median, less is better)")
         axis.set_title(f"{group[0]}, batch {group[1]}", fontsize=7)
@@ -277,7 +275,7 @@ def _measure_all(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         else:
             left_out.append(f"{'training step' if case.backward else 'inference'}, batch {case.images}")
         what = (
-            f"{'training step' if case.backward else 'inference'}, batch {case.images}: {', '.join(map(label, wanted))}"
+            f"{'training step' if case.backward else 'inference'}, batch {case.images}: {', '.join(map(named, wanted))}"
         )
         extra = (COMPILE_TRAINING if case.backward else COMPILE) if compiling else 0
         say(began, what, round(options.seconds) + 4 + extra)

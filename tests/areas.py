@@ -12,7 +12,6 @@ An area's digest is made of its tests and of the sources that it judges; a commi
 from __future__ import annotations
 
 import argparse
-import hashlib
 import subprocess
 import sys
 import time
@@ -21,7 +20,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import compile_cache
+
+ROOT = compile_cache.ROOT
 TABLE = ROOT / "tests" / "areas.tsv"
 REPORT = ROOT / "build" / "tests.xml"
 PACKAGE = "src/convnextv2_fast"
@@ -173,10 +174,7 @@ def files(places: Iterable[str]) -> list[Path]:
 
 def digest(area: Area) -> str:
     """Of everything that the area's result depends on in this tree."""
-    known = hashlib.sha256()
-    for path in files((*area.tests, *area.sources, *ALWAYS)):
-        known.update(f"{path.relative_to(ROOT).as_posix()} {path.stat().st_size} ".encode() + path.read_bytes())
-    return known.hexdigest()[:16]
+    return compile_cache.digest(files((*area.tests, *area.sources, *ALWAYS)))
 
 
 def read() -> dict[str, tuple[str, int]]:

@@ -221,7 +221,5 @@ if _cpu is not None and os.environ.get(ISA_ENVIRONMENT):
     except ValueError as error:
         warnings.warn(f"{ISA_ENVIRONMENT}: {error}; using {cpu_isa()!r}", RuntimeWarning, stacklevel=2)
 
-if missing_kernels() is not None:
-    warnings.warn(
-        f"convnextv2_fast has {missing_kernels()}. {QUIET_ENVIRONMENT}=1 silences this.", UserWarning, stacklevel=2
-    )
+if (_told := missing_kernels()) is not None:
+    warnings.warn(f"convnextv2_fast has {_told}. {QUIET_ENVIRONMENT}=1 silences this.", UserWarning, stacklevel=2)

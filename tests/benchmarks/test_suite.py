@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _machine, _run, photos, tidy
+from benchmarks import _machine, _run, peers, photos, tidy
 from benchmarks._timing import Timing
 from benchmarks.cases import Setting
 from benchmarks.measure import Outcome
@@ -88,6 +88,22 @@ def test_photos_interrupted(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(photos, "parity", interrupt)
     assert photos.main(["--size", "atto", "--resolution", "64", "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().out.endswith(f"stands above and in {tmp_path / 'out'}\n")
+
+
+def test_photos_without_timm(capsys, monkeypatch, tmp_path):
+    """A timm that cannot be imported leaves upstream's code as the baseline, and a sentence."""
+    pytest.importorskip("skimage")
+
+    def broken():
+        raise ImportError("no such file")
+
+    monkeypatch.setattr(peers, "need", lambda *_: None)
+    monkeypatch.setattr(peers, "import_torchvision", broken)
+    small = ["--size", "atto", "--resolution", "64", "--rounds", "1", "--no-compile"]
+    assert photos.main([*small, "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "no timm here (timm cannot be imported: no such file): the baseline is upstream's code" in shown
+    assert shown.count("speed-up over upstream's code, eager") == 3 and "timm, eager" not in shown
 
 
 def test_a_noisy_row_says_so(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -104,7 +105,8 @@ class Environment:
 
     def _compile_ahead(self) -> subprocess.Popen[bytes] | None:
         """Starts compiling what needs no torch: downloading torch takes longer, and one core less."""
-        if finding.compiler() is None or os.environ.get("CONVNEXTV2_FAST_CPU") == "0":
+        native = platform.system() == "Linux" and os.environ.get("CONVNEXTV2_FAST_CPU") != "0"
+        if not native or finding.compiler() is None:
             return None
         return subprocess.Popen([str(self.python), "-m", "tools.native", "ahead"], cwd=ROOT)
 

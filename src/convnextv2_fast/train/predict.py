@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import CheckpointError
 from ..checkpoints.contents import describe
 from ..checkpoints.files import first_line
 from ..models.convnextv2 import ConvNeXtV2
@@ -52,7 +53,7 @@ def classifier(checkpoint: Path, use_ema: bool, size: int | None, names: Path | 
     source, content = start.weights(checkpoint, use_ema=True if use_ema else "auto")
     try:
         held = describe(source)
-    except start.CheckpointError as error:
+    except CheckpointError as error:
         raise TrainingError(str(error)) from error
     if held.classes is None:
         raise TrainingError(
