@@ -1,12 +1,10 @@
 """Depthwise 7x7 convolution, then LayerNorm over channels, in plain PyTorch."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...layouts import Layout
-from .._common import conv2d_weight
 from ..layer_norm.reference import layer_norm
-from ..sparse_dwconv.reference import sparse_dwconv
+from ..sparse_dwconv.reference import dwconv, sparse_dwconv
 
 
 def dwconv_layer_norm(
@@ -24,6 +22,5 @@ def dwconv_layer_norm(
         assert layout is not None
         z = sparse_dwconv(x, weight, bias, layout=layout)
     else:
-        w, b = conv2d_weight(weight).to(x.dtype), None if bias is None else bias.to(x.dtype).view(-1)
-        z = F.conv2d(x.permute(0, 3, 1, 2), w, b, padding=3, groups=x.shape[3]).permute(0, 2, 3, 1)
+        z = dwconv(x, weight, bias)
     return layer_norm(z, ln_weight, ln_bias, eps=eps)
