@@ -126,28 +126,31 @@ def _memory(rows: Rows) -> list[str]:
     peak = {row.provider: row.peak_mib or 0.0 for row in rows}
     lines = [[OURS if name == OURS else "eager", f"{mib:.0f}"] for name, mib in peak.items()]
     return [
-        "Peak of resident memory above parameters, gradients and input. "
-        f"Eager keeps {peak['upstream'] / peak[OURS]:.1f} times as much.",
+        "Resident memory at its peak, without parameters, gradients and input. "
+        f"Eager PyTorch needs {peak['upstream'] / peak[OURS]:.1f} times as much.",
         "",
-        *table(["", "MiB"], lines),
+        *table(["code", "MiB"], lines),
     ]
 
 
 def _growth(rows: Rows) -> list[str]:
     lines = []
-    for part, what in (("growth-batch", "batch"), ("growth-side", "side, pixels")):
+    for part, title, doubled in (
+        ("growth-batch", "images in the batch", "Twice as many images take"),
+        ("growth-side", "side of the image, pixels", "An image with twice the side takes"),
+    ):
         times = {}
         for row in of(rows, part):
             found = re.search(r"-(\d+)px-", row.case)
             assert found, row.case
             times[(row.batch or 1) if part == "growth-batch" else int(found[1])] = _ms(row)
         if len(times) > 1:
-            lines += [f"Time of atto grows as {what.partition(',')[0]} to the power of {exponent(times):.2f}:", ""]
-            lines += [*table([what, "ms"], ([str(n), f"{ms:.1f}"] for n, ms in times.items())), ""]
+            lines += [f"Inference with atto. {doubled} {2 ** exponent(times):.1f} times as long:", ""]
+            lines += [*table([title, "ms"], ([str(n), f"{ms:.1f}"] for n, ms in times.items())), ""]
     threads = {row.mode: _ms(row) for row in of(rows, "growth-threads")}
     if threads:
         lines += [
-            "Time of tiny at batch 8, by number of threads:",
+            "Inference with tiny, 8 images in the batch, by number of threads:",
             "",
             *table(["threads", "ms"], ([n.split()[0], f"{t:.0f}"] for n, t in threads.items())),
         ]
@@ -168,7 +171,7 @@ def body(rows: Rows) -> str:
         lines += ["## Memory of a training step, tiny, batch 8", "", *_memory(of(rows, "memory")), ""]
     grown = [row for row in rows if row.part in GROWTH]
     if grown:
-        lines += ["## Growth", "", *_growth(grown), ""]
+        lines += ["## How the time grows", "", *_growth(grown), ""]
     return "\n".join(lines)
 
 

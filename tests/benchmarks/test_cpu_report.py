@@ -83,10 +83,10 @@ def test_the_page_has_every_part():
         "| tiny | 2 | float32 | 10.00 | 30.00 | masked dense, torch.compile | 3.00x |  |",
         "| atto | 1 | float32 | 10.00 | 22.50 | eager | 2.25x |  |",
         "| 96 | 56 | 1.00 | 12.50 | 12.5x |",
-        "Eager keeps 5.5 times as much.",
+        "Eager PyTorch needs 5.5 times as much.",
         "| convnextv2_fast | 100 |",
-        "Time of atto grows as batch to the power of 1.00:",
-        "Time of atto grows as side to the power of 2.00:",
+        "Inference with atto. Twice as many images take 2.0 times as long:",
+        "Inference with atto. An image with twice the side takes 4.0 times as long:",
         "| 256 | 6.6 |",
         "| 1 | 30 |\n| 2 | 15 |",
     ):

@@ -10,7 +10,7 @@ import convnextv2_fast as cf
 from convnextv2_fast import dispatch
 from convnextv2_fast.cli import env
 
-COMMANDS = ("env", "check", "explain", "bench", "pretrain", "finetune", "reconstruct", "curve")
+COMMANDS = ("env", "check", "explain", "bench", "pretrain", "finetune", "predict", "reconstruct", "curve")
 
 
 def test_as_a_module():
