@@ -3,7 +3,7 @@
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 # tools/environment installs what a target needs, once: requirements/*.txt by purpose, then the package in place.
 .DEFAULT_GOAL := help
-.PHONY: help venv build test test-all test-changed docs-packages bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account static-figures sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint format clean
+.PHONY: help venv build test test-all test-changed docs-packages bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account static-figures sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint types format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
@@ -47,6 +47,7 @@ help:
 	@echo "make docs              renews generated tables, builds the site        into build/site"
 	@echo "make venv | build      the environment alone | and the package in it"
 	@echo "make lint | format     ruff and clang-format: check | rewrite"
+	@echo "make types             mypy over the package"
 	@echo "make clean             what builds and tests leave behind (the environment stays)"
 
 # Everything that any target installs.
@@ -141,6 +142,11 @@ lint:
 	@"$(PY)" -m ruff check $(PYTHON_SOURCES)
 	@"$(PY)" -m ruff format --check $(PYTHON_SOURCES)
 	@$(CXX_SOURCES) | while IFS= read -r file; do $(CLANG_FORMAT) --dry-run -Werror "$$file" || exit 1; done
+
+# Needs the packages whose types the sources use.
+types: build
+	@$(SETUP) style
+	@"$(PY)" -m mypy
 
 format:
 	@$(SETUP) style

@@ -6,7 +6,8 @@
     python -m tests.areas --record     writes what passed into tests/areas.tsv (with any of these)
     python -m tests.areas --table      the table of CONTRIBUTING
 
-An area's digest is made of its tests and of the sources that it judges; a committed digest says: passed as it is.
+An area's digest is made of its tests, of what they import, and of the sources that it judges; a committed digest says:
+passed as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import compile_cache
+from tests import compile_cache, imports
 
 ROOT = compile_cache.ROOT
 TABLE = ROOT / "tests" / "areas.tsv"
@@ -32,7 +33,7 @@ ALWAYS = ("tests/conftest.py", "requirements/torch.txt", "requirements/test.txt"
 
 @dataclass(frozen=True)
 class Area:
-    """Tests that stand or fall with the same sources. `sources` beside the tests themselves;"""
+    """Tests that stand or fall with the same sources: `sources`, beside the tests and the helpers that they import."""
 
     name: str
     proves: str
@@ -174,7 +175,8 @@ def files(places: Iterable[str]) -> list[Path]:
 
 def digest(area: Area) -> str:
     """Of everything that the area's result depends on in this tree."""
-    return compile_cache.digest(files((*area.tests, *area.sources, *ALWAYS)))
+    named = files((*area.tests, *area.sources, *ALWAYS))
+    return compile_cache.digest({*named, *imports.followed(files(area.tests))})
 
 
 def read() -> dict[str, tuple[str, int]]:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests import areas, thorough
+from tests import areas, imports, thorough
 
 
 def test_every_test_file_is_in_one_area():
@@ -27,6 +27,13 @@ def test_a_change_of_a_source_makes_an_area_stale(monkeypatch):
     assert before == areas.digest(area)
     monkeypatch.setattr(areas, "files", lambda places: listed(places)[1:])
     assert areas.digest(area) != before
+
+
+def test_what_tests_import_belongs_to_them():
+    found = imports.followed(areas.files(areas.BY_NAME["triton"].tests))
+    names = {path.relative_to(areas.ROOT).as_posix() for path in found}
+    assert {"tests/pairs.py", "tests/ops/test_all_ops.py", "tests/ops/__init__.py", "tests/__init__.py"} <= names
+    assert not [name for name in names if name.startswith("src/")]
 
 
 def test_outcomes_are_read_by_area(tmp_path):

@@ -141,7 +141,11 @@ class PatchLayout(Layout):
         n, h, w = grid
         self.shape = (n, h * s, w * s)
         self.rows = patches.shape[0] * s * s
-        self.rows_per_sample = kept * s * s if counts is None else counts * (s * s)
+        if counts is not None:
+            self.rows_per_sample = counts * (s * s)
+        else:
+            assert kept is not None
+            self.rows_per_sample = kept * s * s
         tile, width = torch.arange(s, device=patches.device), w * s
         corner = (patches // w) * (s * width) + (patches % w) * s
         self.index = (corner.view(-1, 1, 1) + tile.view(1, s, 1) * width + tile.view(1, 1, s)).flatten()
@@ -298,6 +302,6 @@ class SparseTensor:
 torch.utils._pytree.register_pytree_node(
     SparseTensor,
     lambda x: ([x.F], x.layout),
-    lambda rows, layout: SparseTensor(*rows, layout),
+    lambda rows, layout: SparseTensor(next(iter(rows)), layout),
     serialized_type_name="convnextv2_fast.layouts.SparseTensor",
 )

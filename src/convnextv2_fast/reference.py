@@ -125,8 +125,8 @@ def fcmae(
     """
     n, c, height, width = images.shape
     p, h, w = patch_size, height // patch_size, width // patch_size
-    options = {"patch_size": p, "grn_scope": grn_scope, "grn_eps": grn_eps}
-    x = F.conv2d(sparse_encoder(params, images, mask, **options), *_pair(params, "proj"))
+    encoded = sparse_encoder(params, images, mask, patch_size=p, grn_scope=grn_scope, grn_eps=grn_eps)
+    x = F.conv2d(encoded, *_pair(params, "proj"))
     if p < 32:
         x = x.repeat_interleave(32 // p, 2).repeat_interleave(32 // p, 3)
     elif p > 32:

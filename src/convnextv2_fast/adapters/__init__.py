@@ -52,7 +52,7 @@ def accelerate(model: nn.Module) -> AccelerateReport:
         forward, found = _inspect(module, cls, swaps)
         left += [NotReplaced(name, cls.__name__, reason) for reason in found.reasons]
         if forward is not None:
-            module.__class__ = accelerated(cls, forward)
+            module.__class__ = accelerated(cls, forward)  # type: ignore[arg-type]  # a class is hashable
             replaced.append(Replaced(name, cls.__name__, " + ".join(found.ops)))
     ours = any(isinstance(module, convnextv2.Block | convnextv2_sparse.Block) for module in model.modules())
     if not (replaced or left or ours or notes):

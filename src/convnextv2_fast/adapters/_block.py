@@ -22,19 +22,19 @@ FIRST, SECOND = "dwconv_layer_norm", "mlp_grn"
 class Parts(NamedTuple):
     """The modules of a block, and how the block calls those that are not fused."""
 
-    conv: nn.Module
-    norm: nn.Module
+    conv: Any  # modules of other libraries
+    norm: Any
     norms: Sequence[type]  # classes of LayerNorm that compute LayerNorm over C and nothing else
-    fc1: nn.Module
-    act: nn.Module
+    fc1: Any
+    act: Any
     activations: Sequence[type]  # classes that compute the erf GELU, or nn.GELU, whose argument decides
-    grn: nn.Module | None
+    grn: Any
     grn_parameters: tuple[Tensor, Tensor] | tuple[None, None]
     grn_eps: float
-    fc2: nn.Module
-    drops: Sequence[nn.Module]  # dropout: fused while it does nothing
+    fc2: Any
+    drops: Sequence[Any]  # dropout: fused while it does nothing
     layer_scale: Tensor | None
-    drop_path: nn.Module
+    drop_path: Any
     drop_paths: Sequence[type]  # classes that row_scale stands for
     row_scale: Callable[[nn.Module, Tensor], Tensor | None]  # the factors drop_path draws
     run_first: Callable[[Tensor], Tensor]  # [N, C, H, W] to [N, H, W, C]
@@ -119,12 +119,12 @@ def run(p: Parts, x: Tensor) -> Tensor:
         return x + p.drop_path(y.permute(0, 3, 1, 2))
     mlp: tuple[Any, ...] = (p.fc1.weight, p.fc1.bias, *p.grn_parameters, p.fc2.weight, p.fc2.bias)
     if first:
-        options = dict(layer_scale=p.layer_scale, ln_eps=p.norm.eps, grn_eps=p.grn_eps)
-        y = block.run(rows, *_first(p), *mlp, row_scale=row_scale if drops else None, **options)
+        scales: dict[str, Any] = dict(row_scale=row_scale if drops else None, layer_scale=p.layer_scale)
+        y = block.run(rows, *_first(p), *mlp, **scales, ln_eps=p.norm.eps, grn_eps=p.grn_eps)
     else:
         u = p.run_first(x)
-        options = dict(residual=rows, row_scale=row_scale(u), layer_scale=p.layer_scale, eps=p.grn_eps)
-        y = ops.mlp_grn(u, *mlp, **options)
+        scales = dict(row_scale=row_scale(u), layer_scale=p.layer_scale)
+        y = ops.mlp_grn(u, *mlp, residual=rows, **scales, eps=p.grn_eps)
     return y.permute(0, 3, 1, 2)
 
 

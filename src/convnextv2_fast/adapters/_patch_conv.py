@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -12,7 +13,7 @@ from ..models.utils import touched
 from ._swap import Inspection
 
 
-def why_not(conv: nn.Module, norm: nn.Module, norms: Sequence[type]) -> str | None:
+def why_not(conv: nn.Module, norm: Any, norms: Sequence[type]) -> str | None:
     """Why the pair runs as modules; None if it runs as one op. `norms`: classes that compute LayerNorm over C."""
     if type(conv) is not nn.Conv2d:
         return f"the convolution is a {type(conv).__name__}"
@@ -35,7 +36,7 @@ def inspect(conv: nn.Module, norm: nn.Module, norms: Sequence[type]) -> Inspecti
     return Inspection(("patch_conv",), ()) if reason is None else Inspection((), (f"not patch_conv: {reason}",))
 
 
-def run(x: Tensor, conv: nn.Module, norm: nn.Module, norms: Sequence[type], *, norm_first: bool) -> Tensor | None:
+def run(x: Tensor, conv: Any, norm: Any, norms: Sequence[type], *, norm_first: bool) -> Tensor | None:
     """Maps x `[N, Cin, H, W]` to `[N, Cout, H//k, W//k]` with channels_last strides; None if it must run as modules."""
     if _has_any_global_hook() or why_not(conv, norm, norms) is not None:
         return None

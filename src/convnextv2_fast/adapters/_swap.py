@@ -29,7 +29,7 @@ class Swap(NamedTuple):
 
     cls: type[nn.Module]
     forward: Forward
-    inspect: Callable[[nn.Module], Inspection | None]
+    inspect: Callable[[Any], Inspection | None]
 
 
 class Accelerated:
@@ -59,7 +59,7 @@ def _reduce(self: nn.Module, forward: Forward, protocol: Any) -> tuple[Any, ...]
 
 
 def _new(cls: type[nn.Module], forward: Forward) -> nn.Module:
-    made = accelerated(cls, forward)
+    made = accelerated(cls, forward)  # type: ignore[arg-type]  # a class is hashable
     return made.__new__(made)
 
 
@@ -70,7 +70,7 @@ def original_class(module: nn.Module) -> type[nn.Module]:
 
 def original_forward(module: nn.Module, *args: Any) -> Any:
     """Runs the original forward of an accelerated module."""
-    return module.accelerated_class.forward(module, *args)  # type: ignore[operator]
+    return original_class(module).forward(module, *args)
 
 
 def is_accelerated(module: nn.Module) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm import layers
 from timm.layers.activations import GELU
 from timm.layers.grn import GlobalResponseNorm
@@ -57,7 +59,7 @@ def parts(block: ConvNeXtBlock) -> _block.Parts | str:
     )
 
 
-def row_scale(drop_path: nn.Module, u: Tensor) -> Tensor | None:
+def row_scale(drop_path: Any, u: Tensor) -> Tensor | None:
     """The factors `[N]` that timm's DropPath draws for u `[N, H, W, C]`."""
     if drop_path.drop_prob == 0.0:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
@@ -53,7 +55,7 @@ def parts(layer: Layer) -> _block.Parts | str:
     )
 
 
-def row_scale(drop_path: nn.Module, u: Tensor) -> Tensor | None:
+def row_scale(drop_path: Any, u: Tensor) -> Tensor | None:
     """The factors `[N]` that transformers' drop path draws for u `[N, H, W, C]`."""
     if drop_path.drop_prob == 0.0:
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def is_block(m: nn.Module) -> bool:
     return type(m).__name__ == "Block" and names - {"grn"} == _NAMES and not isinstance(m, convnextv2.Block)
 
 
-def parts(block: nn.Module) -> _block.Parts:
+def parts(block: Any) -> _block.Parts:
     """The block's modules."""
     grn = getattr(block, "grn", None)
 
@@ -57,7 +58,7 @@ def parts(block: nn.Module) -> _block.Parts:
     )
 
 
-def row_scale(drop_path: nn.Module, u: Tensor) -> Tensor | None:
+def row_scale(drop_path: Any, u: Tensor) -> Tensor | None:
     """The factors `[N]` that timm's DropPath, which upstream uses, draws for u `[N, H, W, C]`."""
     if drop_path.drop_prob is None or drop_path.drop_prob == 0.0:
         return None
@@ -92,7 +93,7 @@ def _tried(cls: type, block: nn.Module) -> str | None:
 
 @torch.no_grad()
 def _try_out(block: nn.Module) -> str | None:
-    small = copy.deepcopy(block)
+    small: Any = copy.deepcopy(block)
     if is_accelerated(small):
         small.__class__ = original_class(small)
     small = small.to_empty(device="cpu").double().eval()
@@ -110,9 +111,9 @@ def _try_out(block: nn.Module) -> str | None:
 
 def pair(m: nn.Module) -> tuple[nn.Module, nn.Module, bool] | None:
     """Returns convolution, LayerNorm, and whether LayerNorm comes first, for upstream's stem or downsampling layer."""
-    if len(m._modules) != 2:
+    if len(m._modules) != 2 or None in m._modules.values():
         return None
-    a, b = m._modules.values()
+    a, b = m.children()
     if type(a) is nn.Conv2d and is_channels_first(b):
         return a, b, False
     return (b, a, True) if is_channels_first(a) and type(b) is nn.Conv2d else None

@@ -74,8 +74,8 @@ def _resolve(names: Sequence[str], source: str, what: str) -> tuple[Format, dict
     formats = list(FORMATS.values()) if source == "auto" else [FORMATS[source]]
     for short in _peelings(names):
         for fmt in formats:
-            found = {n: fmt.match(s) for n, s in short.items()}
-            if None in found.values():
+            found = {n: entry for n, s in short.items() if (entry := fmt.match(s)) is not None}
+            if len(found) < len(short):
                 continue
             if source != "auto" or any(entry.kind == "depthwise" for entry, _ in found.values()):
                 return fmt, found

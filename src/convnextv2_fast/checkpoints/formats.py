@@ -127,7 +127,9 @@ class Format:
         if matched is None:
             raise KeyError(canonical)
         entry = self.entries[matched[0].canonical]
-        numbers = _pattern(matched[0].name).fullmatch(canonical).groupdict()
+        found = _pattern(matched[0].name).fullmatch(canonical)
+        assert found is not None  # match above found it by this pattern
+        numbers = found.groupdict()
         if "s" in numbers:
             numbers["t"] = str(int(numbers["s"]) + 1)
         return entry, entry.name.format(**numbers)

@@ -57,7 +57,8 @@ class _Subject:
             loss, pred, _ = model(x, mask=self.mask.to(at))
             out = {"loss": loss, "prediction": pred}
         _objective(out).backward()
-        return _detached(out), {name: p.grad for name, p in model.named_parameters()}
+        gradients: dict[str, Any] = {name: p.grad for name, p in model.named_parameters()}
+        return _detached(out), gradients
 
     def by_reference(self, at: torch.device, dtype: torch.dtype) -> tuple[Results, Results]:
         """Outputs and parameter gradients of the plain PyTorch functions."""

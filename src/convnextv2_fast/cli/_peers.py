@@ -58,7 +58,8 @@ def transformers_config(size: str, classes: int) -> Any:
     from transformers import ConvNextV2Config
 
     depths, dims = SIZES[size]
-    return ConvNextV2Config(depths=list(depths), hidden_sizes=list(dims), num_labels=classes, layer_norm_eps=1e-6)
+    options: dict[str, Any] = dict(num_labels=classes, layer_norm_eps=1e-6)
+    return ConvNextV2Config(depths=list(depths), hidden_sizes=list(dims), **options)
 
 
 def transformers_model(size: str, state: Mapping[str, Tensor]) -> nn.Module:
@@ -90,7 +91,8 @@ def onnx_model(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
 
     buffer = io.BytesIO()
     with dispatch.use_backend("torch"), _quiet_exporter():
-        torch.onnx.export(model, (example,), dynamo=True).save(buffer)
+        exported: Any = torch.onnx.export(model, (example,), dynamo=True)
+        exported.save(buffer)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])

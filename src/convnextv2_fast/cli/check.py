@@ -76,7 +76,9 @@ class OpChecks:
         self.op = op
         self._known: dict[tuple[Any, ...], Results] = {}
 
-    def _reference(self, shape: tuple[int, ...], kind: str, at: torch.device, dtype: Any, params: Any) -> Results:
+    def _reference(
+        self, shape: tuple[int, int, int, int], kind: str, at: torch.device, dtype: Any, params: Any
+    ) -> Results:
         key = (shape, kind, at, dtype, params)
         if key not in self._known:
             problem = testing.make(self.op, *shape, kind).to(dtype, device=at, param_dtype=params)
@@ -115,14 +117,15 @@ class OpChecks:
         refusals = {(at, kind): self._refusals(candidate, kind, at) for at in places for kind in kinds}
         here = [at for at in places if any(not why for kind in kinds for why in refusals[at, kind].values())]
         if not here:
-            shortest = min((why for found in refusals.values() for why in found.values()), key=len)
+            refused = [why for found in refusals.values() for why in found.values()]
+            shortest = min(refused, key=len)
             yield Line("skipped", self.op, candidate.backend, note="; ".join(shortest))
         for at in here:
             for kind in kinds:
                 found = refusals[at, kind]
                 if all(found.values()):
-                    why = "; ".join(min(found.values(), key=len))
-                    yield Line("skipped", self.op, candidate.backend, str(at), kind, note=why)
+                    shortest = min(found.values(), key=len)
+                    yield Line("skipped", self.op, candidate.backend, str(at), kind, note="; ".join(shortest))
                     continue
                 for (dtype, params), why in found.items():
                     if why:

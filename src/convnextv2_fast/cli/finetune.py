@@ -65,8 +65,8 @@ def add_parser(commands: Any) -> None:
     add("--drop_path", type=share, default=0.0, metavar="X", help="stochastic depth (default: 0)")
     add("--head_init_scale", type=float, default=0.001, metavar="X", help="without --finetune (default: 0.001)")
     add("--layer_decay", type=share, default=1.0, metavar="X", help="learning rate factor a layer (default: 1)")
-    kinds = ("single", "group")
-    add("--layer_decay_type", default="single", choices=kinds, help="a layer a block (default), or three blocks")
+    decays = ("single", "group")
+    add("--layer_decay_type", default="single", choices=decays, help="a layer a block (default), or three blocks")
     add_run(parser, epochs=100, warmup=20, blr=5e-4, min_lr=1e-6)
     add = parser.add_argument_group("optimizer").add_argument
     add("--warmup_steps", type=int, default=-1, metavar="N", help="in place of --warmup_epochs")

@@ -45,10 +45,12 @@ def run(args: argparse.Namespace) -> int:
 
     where = require_device(args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     unreadable: list[str] = []
-    records = []
+    records: list[dict[str, Any]] = []
+    seen = 0
     try:
         found = predict.classifier(args.checkpoint, args.use_ema, args.input_size, args.names)
         for prediction in predict.predict(found, args.image, args.top, where, unreadable.append):
+            seen += 1
             if args.json:
                 top = [{"class": name, "probability": p} for name, p in prediction.top]
                 records.append({"image": str(prediction.file), "top": top})
@@ -56,10 +58,9 @@ def run(args: argparse.Namespace) -> int:
             print(prediction.file)
             for name, probability in prediction.top:
                 print(f"  {100 * probability:5.1f} %  {name}")
-            records.append(prediction)
     except TrainingError as error:
         raise CommandError(str(error)) from error
-    if not records:
+    if not seen:
         raise CommandError(unreadable[-1])
     if args.json:
         print(json.dumps(records, indent=1))

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import ops
 from ..dispatch import UnsupportedInputError
 from ..ops import block
-from .utils import GRN, DropPath, LayerNorm, drop_path_rates, is_plain, trunc_normal_
+from .utils import GRN, DropPath, LayerNorm, drop_path_rates, is_plain, trunc_normal_, zero_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {
     "atto": ([2, 2, 6, 2], [40, 80, 160, 320]),
@@ -94,7 +94,8 @@ class Block(nn.Module):
         return y.permute(0, 3, 1, 2)
 
     def _row_scale(self, u: Tensor) -> Tensor | None:
-        return self.drop_path.row_scale(u, u.shape[0])
+        drop_path: Any = self.drop_path
+        return drop_path.row_scale(u, u.shape[0])
 
     def _forward_modules(self, x: Tensor) -> Tensor:
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
@@ -107,7 +108,8 @@ class PatchConv(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         stem = isinstance(self[0], nn.Conv2d)
-        conv, norm = (self[0], self[1]) if stem else (self[1], self[0])
+        layers: tuple[Any, Any] = (self[0], self[1]) if stem else (self[1], self[0])
+        conv, norm = layers
         plain = is_plain(((conv, nn.Conv2d), (norm, LayerNorm))) and norm.data_format == "channels_first"
         if not (plain and conv.kernel_size == conv.stride and conv.padding == (0, 0) and conv.groups == 1):
             return super().forward(input)
@@ -187,7 +189,7 @@ class ConvNeXtV2(nn.Module):
     def _init_weights(self, m: nn.Module) -> None:
         if isinstance(m, nn.Conv2d | nn.Linear):
             trunc_normal_(m.weight, std=0.02)
-            nn.init.constant_(m.bias, 0)
+            zero_(m.bias)
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
@@ -210,7 +212,8 @@ class ConvNeXtV2(nn.Module):
         self.head = head.to(device=p.device, dtype=p.dtype)
 
     def _check(self, x: Tensor) -> None:
-        channels = self.downsample_layers[0][0].in_channels
+        stem: Any = self.downsample_layers[0]
+        channels = stem[0].in_channels
         if x.ndim != 4 or x.shape[1] != channels:
             raise UnsupportedInputError(f"ConvNeXtV2: wants images [N, {channels}, H, W], got {tuple(x.shape)}")
         if not x.is_floating_point():
@@ -225,6 +228,7 @@ class ConvNeXtV2(nn.Module):
     def _stages(self, x: Tensor) -> list[Tensor]:
         self._check(x)
         maps = []
+        stage: Any
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = downsample(x)
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from .utils import (
     grn_groups,
     is_plain,
     trunc_normal_,
+    zero_,
 )
 
 STEM_STRIDE = 4
@@ -140,10 +142,10 @@ class SparseConvNeXtV2(nn.Module):
     def _init_weights(self, m: nn.Module) -> None:
         if isinstance(m, MinkowskiConvolution | MinkowskiDepthwiseConvolution):
             trunc_normal_(m.kernel, std=0.02)
-            nn.init.constant_(m.bias, 0)
+            zero_(m.bias)
         if isinstance(m, MinkowskiLinear):
             trunc_normal_(m.linear.weight, std=0.02)
-            nn.init.constant_(m.linear.bias, 0)
+            zero_(m.linear.bias)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes each block in backward instead of saving its activations."""
@@ -158,7 +160,8 @@ class SparseConvNeXtV2(nn.Module):
 
     def _layout(self, x: Tensor, mask: Tensor | None, patch_size: int | None, kept: int | None) -> PatchLayout:
         """The layout of the stem's output. The mask's length gives the patch size where it is not given."""
-        channels = self.downsample_layers[0][0].in_channels
+        stem: Any = self.downsample_layers[0]
+        channels = stem[0].in_channels
         if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
             raise UnsupportedInputError(
                 f"SparseConvNeXtV2: wants floating-point images [N, {channels}, H, W], got {tuple(x.shape)} {x.dtype}"
@@ -208,7 +211,8 @@ class SparseConvNeXtV2(nn.Module):
             UnsupportedInputError: sizes, mask and patch size do not fit.
         """
         layout = self._layout(x, mask, patch_size, kept)
-        conv, norm = self.downsample_layers[0][0], self.downsample_layers[0][1]
+        stem: Any = self.downsample_layers[0]
+        conv, norm = stem[0], stem[1]
         rows = ops.patch_conv(
             x.permute(0, 2, 3, 1),
             conv.weight,
@@ -221,14 +225,16 @@ class SparseConvNeXtV2(nn.Module):
         for i in range(4):
             if i > 0:
                 sparse = self._downsample(i, sparse)
-            for block in self.stages[i]:
+            blocks: Any = self.stages[i]
+            for block in blocks:
                 sparse = self._block(block, sparse)
         return sparse.dense()[0]
 
     def _downsample(self, i: int, x: SparseTensor) -> SparseTensor:
-        norm, conv = self.downsample_layers[i][0], self.downsample_layers[i][1]
+        layer: Any = self.downsample_layers[i]
+        norm, conv = layer[0], layer[1]
         if not is_plain(((norm, MinkowskiLayerNorm), (norm.ln, nn.LayerNorm), (conv, MinkowskiConvolution))):
-            return self.downsample_layers[i](x)
+            return layer(x)
         pair = (norm.ln.weight, norm.ln.bias)
         rows = ops.patch_conv(x.F, conv.kernel, conv.bias, norm_before=pair, eps=norm.ln.eps, layout=x.layout)
         return SparseTensor(rows, x.layout.coarsen(conv.kernel_size)[0])

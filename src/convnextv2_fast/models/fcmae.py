@@ -15,7 +15,7 @@ from ._patch_loss import patch_loss, some_patches
 from .convnextv2 import SIZES, Block
 from .convnextv2_sparse import ENCODER_STRIDE, STEM_STRIDE, SparseConvNeXtV2
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiLinear
-from .utils import is_plain, trunc_normal_
+from .utils import is_plain, trunc_normal_, zero_
 
 
 class FCMAE(nn.Module):
@@ -86,18 +86,18 @@ class FCMAE(nn.Module):
     def _init_upstream(self, m: nn.Module) -> None:
         if isinstance(m, MinkowskiConvolution):
             trunc_normal_(m.kernel, std=0.02)
-            nn.init.constant_(m.bias, 0)
+            zero_(m.bias)
         if isinstance(m, MinkowskiDepthwiseConvolution):
             trunc_normal_(m.kernel)
-            nn.init.constant_(m.bias, 0)
+            zero_(m.bias)
         if isinstance(m, MinkowskiLinear):
             trunc_normal_(m.linear.weight)
-            nn.init.constant_(m.linear.bias, 0)
+            zero_(m.linear.bias)
         if isinstance(m, nn.Conv2d):
             trunc_normal_(m.weight.data.view(m.weight.shape[0], -1))
-            nn.init.constant_(m.bias, 0)
+            zero_(m.bias)
         if isinstance(m, nn.LayerNorm):
-            nn.init.constant_(m.bias, 0)
+            zero_(m.bias)
             nn.init.constant_(m.weight, 1.0)
         # Drawn again at every module visited: upstream's order of random numbers.
         nn.init.normal_(self.mask_token, std=0.02)
@@ -106,10 +106,10 @@ class FCMAE(nn.Module):
     def _init_std02(m: nn.Module) -> None:
         if isinstance(m, MinkowskiConvolution | MinkowskiDepthwiseConvolution):
             trunc_normal_(m.kernel, std=0.02)
-            nn.init.constant_(m.bias, 0)
+            zero_(m.bias)
         if isinstance(m, nn.Conv2d | nn.Linear):
             trunc_normal_(m.weight, std=0.02)
-            nn.init.constant_(m.bias, 0)
+            zero_(m.bias)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the encoder's blocks in backward instead of saving their activations."""

@@ -30,6 +30,12 @@ def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float 
         return tensor.erfinv_().mul_(std * math.sqrt(2.0)).add_(mean).clamp_(min=a, max=b)
 
 
+def zero_(bias: Tensor | None) -> None:
+    """Fills a bias with zeros, where there is one."""
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
 class LayerNorm(nn.Module):
     """LayerNorm over channels of `[N, H, W, C]` ("channels_last") or `[N, C, H, W]` ("channels_first") inputs.
 

@@ -16,7 +16,7 @@ class Groups(NamedTuple):
     """
 
     rows_per_group: int
-    count: int
+    count: int  # type: ignore[assignment]  # not the method of tuples
     row_group: Tensor | None
     offsets: Tensor | None
 

@@ -14,7 +14,7 @@ class Sites(NamedTuple):
 
     h: int
     w: int
-    index: Tensor | None = None  # int64 [T]: the site of each row
+    index: Tensor | None = None  # type: ignore[assignment]  # int64 [T]: the site of each row
     site_map: Tensor | None = None  # int32 [N, H, W]: the row of each site or -1
 
     @classmethod

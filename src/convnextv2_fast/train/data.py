@@ -133,8 +133,8 @@ class Samples(Dataset):  # type: ignore[type-arg]
 
 def collate(samples: Sequence[Sample]) -> Batch:
     images, labels, failures, plain = zip(*samples, strict=True)
-    lists = ([failure for found in kind for failure in found] for kind in (failures, plain))
-    return Batch(torch.stack(images), torch.tensor(labels), *lists)
+    failed, unaugmented = ([failure for found in kind for failure in found] for kind in (failures, plain))
+    return Batch(torch.stack(images), torch.tensor(labels), failed, unaugmented)
 
 
 @dataclass(frozen=True)

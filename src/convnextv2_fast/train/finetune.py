@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoints import LoadReport
 from ..checkpoints.files import StateDict
 from ..models import convnextv2
-from ..models.utils import trunc_normal_
+from ..models.utils import trunc_normal_, zero_
 from . import TrainingError, data, labelled, optim, start
 from .augment import evaluation_transform, training_transform
 from .data import Augment, Batch, Steps
@@ -28,7 +28,7 @@ from .tables import Table
 HEAD_STD = 2e-5  # upstream's, of the head after loading
 
 
-def build(args: Any, source: StateDict | None) -> tuple[nn.Module, LoadReport | None]:
+def build(args: Any, source: StateDict | None) -> tuple[convnextv2.ConvNeXtV2, LoadReport | None]:
     """The classifier that the arguments describe, with the weights of `source`, all but the head's.
 
     Raises:
@@ -46,11 +46,11 @@ def build(args: Any, source: StateDict | None) -> tuple[nn.Module, LoadReport | 
     report = start.load(model, source, args)
     if not args.eval:
         trunc_normal_(model.head.weight, std=HEAD_STD)
-        nn.init.zeros_(model.head.bias)
+        zero_(model.head.bias)
     return model, report
 
 
-def _optimizer(args: Any, model: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(args: Any, model: convnextv2.ConvNeXtV2) -> torch.optim.Optimizer:
     if args.layer_decay == 1.0 and args.layer_decay_type == "single":
         return optim.create_optimizer(args, model)
     if args.layer_decay_type == "group" and model.depths != [3, 3, 27, 3]:
@@ -102,8 +102,8 @@ def evaluate(args: Any, among: Processes, batches: Any, model: nn.Module) -> dic
         with torch.autocast(device.type, AMP[args.amp_dtype]) if args.use_amp else contextlib.nullcontext():
             logits = model(moved.images).float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == moved.labels.unsqueeze(1)
-        loss = F.cross_entropy(logits, moved.labels, reduction="sum")
-        sums += torch.tensor([loss, best[:, 0].sum(), best.any(dim=1).sum(), len(logits)], dtype=torch.float64)
+        entropy = F.cross_entropy(logits, moved.labels, reduction="sum")
+        sums += torch.tensor([entropy, best[:, 0].sum(), best.any(dim=1).sum(), len(logits)], dtype=torch.float64)
     loss, first, five, count = among.total(sums.tolist())
     return {"loss": loss / count, "acc1": 100 * first / count, "acc5": 100 * five / count}
 

@@ -80,7 +80,8 @@ class LayerTimes:
 
     def table(self) -> list[dict[str, Any]]:
         """Milliseconds a step: a row a part, then `elsewhere` and `step`."""
-        n, rows = max(self.steps, 1), []
+        n = max(self.steps, 1)
+        rows: list[dict[str, Any]] = []
         for name in self.order:
             times = {p: 1e3 * self._sums.get((name, p), 0.0) / n for p in ("forward", "backward")}
             rows.append({"part": name, **{p: round(t, 3) for p, t in times.items()}})
@@ -100,7 +101,8 @@ class Timing:
 
     def __init__(self, model: nn.Module, device: torch.device, steps: int, say: Callable[[str], None]) -> None:
         self.model, self.device, self.steps, self.say = model, device, steps, say
-        self.done, self.timer = 0, None
+        self.done = 0
+        self.timer: LayerTimes | None = None
 
     def next(self) -> LayerTimes | None:
         """What times the next step."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import TrainingError, advice, saving
 from .data import Batch, Steps
@@ -148,7 +148,7 @@ def _step(run: Run, batches: Iterator[Batch], epoch: int, step: int, losses: Los
     set_learning_rate(run.optimizer, losses.rate)
     if getattr(args, "weight_decay_end", None) is not None:
         set_weight_decay(run.optimizer, cosine(at, 0, s.epochs, args.weight_decay, args.weight_decay_end))
-    total = None
+    total: Tensor | None = None
     if timer is not None:
         timer.start()
     for part in range(s.accumulate):
@@ -159,7 +159,8 @@ def _step(run: Run, batches: Iterator[Batch], epoch: int, step: int, losses: Los
                 loss = run.task.loss(run.model, batch, epoch * s.per_epoch + step, s.place(part))
             run.scaler.scale(loss / s.accumulate).backward()
         total = loss.detach() if total is None else total + loss.detach()
-    norm = None
+    assert total is not None  # there is a part at least
+    norm: Any = None
     if args.clip_grad:
         run.scaler.unscale_(run.optimizer)
         norm = nn.utils.clip_grad_norm_(run.model.parameters(), args.clip_grad)
@@ -231,5 +232,5 @@ def _asked_to_stop(alone: bool) -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(asked)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for changed, handler in before.items():
+            signal.signal(changed, handler)

@@ -91,7 +91,8 @@ def get_parameter_groups(
 def pretraining_groups(model: nn.Module, weight_decay: float, decay_grn: bool = True) -> list[dict[str, Any]]:
     """Two groups, without and with decay, as upstream's pre-training (timm 0.3.2's add_weight_decay): vectors and
     biases have none. There GRN's gamma and beta and the mask token do decay; `decay_grn=False` exempts them."""
-    bare, rest = [], []
+    bare: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -124,8 +125,8 @@ def create_optimizer(
         decay = 0.0
     else:
         groups = [p for p in model.parameters() if p.requires_grad]
-    options = {"eps": getattr(args, "opt_eps", None), "betas": getattr(args, "opt_betas", None)}
-    options = {name: value for name, value in options.items() if value is not None}
+    given = {"eps": getattr(args, "opt_eps", None), "betas": getattr(args, "opt_betas", None)}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     momentum = getattr(args, "momentum", 0.9)
     return create_optimizer_v2(groups, opt=args.opt, lr=args.lr, weight_decay=decay, momentum=momentum, **options)
 

@@ -88,8 +88,8 @@ def processes(device: torch.device | None) -> Iterator[Processes]:
         store, _, _ = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         on_gpu = kind.type == "cuda"
-        options = {"store": store, "rank": rank, "world_size": size, "device_id": kind if on_gpu else None}
-        dist.init_process_group("nccl" if on_gpu else "gloo", **options)
+        name, bound = ("nccl", kind) if on_gpu else ("gloo", None)
+        dist.init_process_group(name, store=store, rank=rank, world_size=size, device_id=bound)
     try:
         yield Processes(rank, size, kind)
     finally:
@@ -115,7 +115,8 @@ def wrap(model: nn.Module, how: str, among: Processes) -> nn.Module:
         mesh = init_device_mesh(among.device.type, (among.size,))
         for module in [m for m in model.modules() if isinstance(m, BLOCKS)]:
             fully_shard(module, mesh=mesh)
-        return fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh)  # in place
+        return model
     if among.size == 1:
         return model
     ids = [among.device.index] if among.device.type == "cuda" else None
@@ -130,7 +131,8 @@ def synchronised(model: nn.Module, last: bool) -> Iterator[None]:
             yield
         return
     if is_sharded(model):
-        model.set_requires_gradient_sync(last)
+        sharded: Any = model
+        sharded.set_requires_gradient_sync(last)
     yield
 
 

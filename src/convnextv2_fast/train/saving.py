@@ -144,7 +144,8 @@ def random_state(device: torch.device) -> dict[str, Any]:
     """Of torch on the CPU and on `device`, Python and NumPy, as plain values and tensors."""
     import numpy
 
-    kind, keys, at, has_gauss, gauss = numpy.random.get_state()
+    generator: Any = numpy.random.get_state()
+    kind, keys, at, has_gauss, gauss = generator
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
@@ -173,7 +174,8 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
         return bare(model).state_dict()
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-    return get_model_state_dict(model, options=_whole())
+    whole: Any = get_model_state_dict(model, options=_whole())
+    return whole  # type: ignore[no-any-return]
 
 
 def load_model_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -186,7 +188,8 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> 
         if is_sharded(model):
             from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
-            set_model_state_dict(model, state, options=_whole())
+            values: Any = state
+            set_model_state_dict(model, values, options=_whole())
         else:
             bare(model).load_state_dict(state)
     except RuntimeError as error:
@@ -200,7 +203,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         return optimizer.state_dict()
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-    named = get_optimizer_state_dict(model, optimizer, options=_whole())
+    named: Any = get_optimizer_state_dict(model, optimizer, options=_whole())
     if not named.get("state") and not named.get("param_groups"):  # all but the first process
         return {}
     number = {name: i for i, name in enumerate(n for group in named["param_groups"] for n in group["params"])}
@@ -218,7 +221,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     names = {id(p): name for name, p in model.named_parameters()}
     ordered = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
     groups = [{**group, "params": [ordered[i] for i in group["params"]]} for group in state["param_groups"]]
-    named = {"state": {ordered[i]: value for i, value in state["state"].items()}, "param_groups": groups}
+    named: Any = {"state": {ordered[i]: value for i, value in state["state"].items()}, "param_groups": groups}
     set_optimizer_state_dict(model, optimizer, named, options=_whole())
 
 

@@ -75,8 +75,7 @@ def run(
             return y
     u = dwconv_layer_norm(x, kernel, bias, ln_weight, ln_bias, eps=ln_eps)
     scale = None if row_scale is None else row_scale(u)
-    options = dict(residual=x, row_scale=scale, layer_scale=layer_scale, eps=grn_eps)
-    return mlp_grn(u, w1, b1, gamma, beta, w2, b2, **options)
+    return mlp_grn(u, w1, b1, gamma, beta, w2, b2, residual=x, row_scale=scale, layer_scale=layer_scale, eps=grn_eps)
 
 
 def _applies(x: Tensor) -> bool:

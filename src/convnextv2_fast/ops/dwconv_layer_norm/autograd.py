@@ -42,6 +42,6 @@ class DwconvLayerNorm(torch.autograd.Function):
         x, kernel, ln_weight, z, *maps = ctx.saved_tensors
         _, of_x, of_kernel, of_bias, *_ = ctx.needs_input_grad
         dz, norm = ctx.kernels.norm_backward(dy.contiguous(), z, ln_weight, ctx.eps)
-        grads = ctx.kernels.backward(dz, x, kernel, of_x, of_kernel or of_bias, *ctx.plane, *maps)
-        conv = split(ctx, *grads, of_x, of_kernel, of_bias, kernel)
+        dx, dparams = ctx.kernels.backward(dz, x, kernel, of_x, of_kernel or of_bias, *ctx.plane, *maps)
+        conv = split(ctx, dx, dparams, of_x, of_kernel, of_bias, kernel)
         return None, *conv, norm[0].to(ln_weight.dtype), norm[1].to(ctx.ln_bias_dtype), None, None

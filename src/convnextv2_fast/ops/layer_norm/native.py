@@ -50,7 +50,7 @@ class _LayerNorm(torch.autograd.Function):
 
 def run(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-6) -> Tensor:
     """:func:`convnextv2_fast.ops.layer_norm` on C++ kernels, CPU or CUDA."""
-    args = (x.reshape(-1, x.shape[-1]).contiguous(), *in_one_dtype(weight, bias))
+    args: tuple[Any, ...] = (x.reshape(-1, x.shape[-1]).contiguous(), *in_one_dtype(weight, bias))
     if torch.is_grad_enabled() and any(t.requires_grad for t in args):
         return _LayerNorm.apply(*args, eps).view(x.shape)
     return forward(*args, eps).view(x.shape)

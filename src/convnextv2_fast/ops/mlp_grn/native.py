@@ -91,8 +91,8 @@ def _forward(
     of = Groups(*groups)
     a, norm, scale = _activate(u @ w1.t(), b1, gamma, eps, *of)
     if folds(of.rows_per_group, w2.shape[0]):
-        groups = a.view(of.count, of.rows_per_group, w2.shape[1])
-        y = torch.bmm(groups, _scale_weight(w2, scale).transpose(1, 2)).view(-1, w2.shape[0])
+        batches = a.view(of.count, of.rows_per_group, w2.shape[1])
+        y = torch.bmm(batches, _scale_weight(w2, scale).transpose(1, 2)).view(-1, w2.shape[0])
         bias = torch.addmv(b2.float(), w2.float(), beta.float())
     else:
         y, bias = _scale(a, scale, beta, *of) @ w2.t(), b2

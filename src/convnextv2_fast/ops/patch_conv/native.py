@@ -106,11 +106,12 @@ def run(
     of = Gather.of(x, k, layout)
     rows, w = x.reshape(-1, x.shape[-1]).contiguous(), matrix(weight).to(x.dtype)
     flat = None if bias is None else bias.reshape(-1)
-    args = (rows, w, flat, *in_one_dtype(*(norm_before or (None, None))))
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
-        z = _PatchConv.apply(*args, eps, of)
+    tensors = (rows, w, flat, *in_one_dtype(*(norm_before or (None, None))))
+    args: tuple[Any, ...] = (*tensors, eps, of)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        z = _PatchConv.apply(*args)
     else:
-        z = _product(*args, eps, of)
+        z = _product(*args)
     if norm_after is not None:
         wide = z.shape[1] > _cuda.WIDEST
         z = layer_norm_reference(z, *norm_after, eps=eps) if wide else layer_norm.run(z, *norm_after, eps=eps)
