@@ -79,7 +79,7 @@ docs-packages:
 
 bench:
 	@echo "== make bench: convnextv2_tiny on four photographs; about 4 minutes the first time, 1.5 minutes after that"
-	@$(SETUP) $(FOR_BENCH) --package && "$(PY)" -m benchmarks.photos $(ARGS)
+	@$(SETUP) $(FOR_BENCH) --package && "$(PY)" -m benchmarks $(ARGS)
 
 benchmarks-smoke: build
 	@"$(PY)" -m pytest benchmarks --smoke -q --benchmark-columns=median $(ARGS)

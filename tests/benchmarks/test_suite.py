@@ -4,8 +4,10 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +90,23 @@ def test_photos_interrupted(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(photos, "parity", interrupt)
     assert photos.main(["--size", "atto", "--resolution", "64", "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().out.endswith(f"stands above and in {tmp_path / 'out'}\n")
+
+
+def test_interrupted_while_torch_is_imported():
+    """`make bench` says what it does before the import, and Ctrl-C then ends it in a sentence too."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
+    )
+    assert program.stdout is not None and program.stdout.readline().startswith("importing torch")
+    time.sleep(0.2)
+    program.send_signal(signal.SIGINT)
+    out, err = program.communicate(timeout=60)
+    assert program.returncode == 130 and "interrupted" in out and "Traceback" not in err
 
 
 def test_photos_without_timm(capsys, monkeypatch, tmp_path):
