@@ -1,5 +1,5 @@
-"""Prints how a process grows from when it has settled to the last of N calls: bytes of malloc, Python's memory blocks and
-objects, bytes of packed weights, KiB in memory.
+"""Prints how a process grows from when it has settled to the last of N calls: bytes of malloc, Python's memory blocks
+and objects, bytes of packed weights, KiB in memory.
 
 What malloc has given out is exact, from glibc's own books. The resident size wavers by hundreds of KiB and can stay as
 it is while memory leaks into pages that were there before; it tells of memory that came past malloc.
@@ -27,9 +27,9 @@ SMALL = dict(num_classes=3, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))
 class MallocInfo(ctypes.Structure):
     """glibc's `struct mallinfo2`."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
     )
 
 
