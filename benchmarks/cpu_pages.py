@@ -84,17 +84,21 @@ def _per_image(row: Row) -> float:
 
 def _speed(rows: Rows) -> list[str]:
     names = list(dict.fromkeys(label(row) for row in rows))
+    rivals = [name for name in names if name != OURS]
+    alone = len(rivals) == 1  # then it is no race
     lines = []
     for group in groups(rows):
         first = next(iter(group.values()))
         cells = [model(first), str(first.batch), first.dtype]
         cells += [f"{_per_image(group[name]):.2f}" if name in group else "" for name in names]
         found = lead(group)
-        cells += [found[0], f"{found[1]:.2f}x"] if found else ["", ""]
+        cells += ["" if found is None else found[0]] * (not alone)
+        cells.append("" if found is None else f"{found[1]:.2f}")
         share = group[OURS].notes.get("roofline_share") if OURS in group else None
         lines.append([*cells, f"{100 * float(share):.0f} %" if share else ""])
     titles = ["ours" if name == OURS else name for name in names]
-    return table(["model", "batch", "dtype", *titles, "fastest rival", "rival ÷ ours", "roofline"], lines)
+    ratio = [f"{rivals[0]} ÷ ours"] if alone else ["fastest rival", "rival ÷ ours"]
+    return table(["model", "batch", "dtype", *titles, *ratio, "roofline"], lines)
 
 
 def _ceilings(rows: Rows) -> list[str]:
@@ -108,7 +112,7 @@ def _ceilings(rows: Rows) -> list[str]:
         *table(["measured limits", "copy, GB/s", "PyTorch's matrix products, GFLOP/s"], lines),
         "",
         "The column *roofline* in the tables below is the least time that a case's bytes and operations need at these "
-        "limits, as a share of the time it took. More than 100 % means faster than PyTorch's own matrix product.",
+        "limits, divided by its measured time. It passes 100 % where our matrix products are faster than PyTorch's.",
     ]
 
 
@@ -118,7 +122,7 @@ def _weight_gradient(rows: Rows) -> list[str]:
         ms = {row.provider: _ms(row) for row in rows if row.case == case}
         side, _, c = case.split("-")[1].split("x")
         ours, theirs = ms[OURS], ms["pytorch"]
-        lines.append([c, side, f"{ours:.2f}", f"{theirs:.2f}", f"{theirs / ours:.1f}x"])
+        lines.append([c, side, f"{ours:.2f}", f"{theirs:.2f}", f"{theirs / ours:.1f}"])
     return table(["channels", "side", "ours, ms", "PyTorch, ms", "PyTorch ÷ ours"], lines)
 
 
@@ -146,13 +150,13 @@ def _growth(rows: Rows) -> list[str]:
             times[(row.batch or 1) if part == "growth-batch" else int(found[1])] = _ms(row)
         if len(times) > 1:
             lines += [f"Inference with atto. {doubled} {2 ** exponent(times):.1f} times as long:", ""]
-            lines += [*table([title, "ms"], ([str(n), f"{ms:.1f}"] for n, ms in times.items())), ""]
+            lines += [*table([title, "ms per batch"], ([str(n), f"{ms:.1f}"] for n, ms in times.items())), ""]
     threads = {row.mode: _ms(row) for row in of(rows, "growth-threads")}
     if threads:
         lines += [
             "Inference with tiny, 8 images in the batch, by number of threads:",
             "",
-            *table(["threads", "ms"], ([n.split()[0], f"{t:.0f}"] for n, t in threads.items())),
+            *table(["threads", "ms per batch"], ([n.split()[0], f"{t:.0f}"] for n, t in threads.items())),
         ]
     return lines
 

@@ -57,20 +57,19 @@ def readme_cpu() -> str:
     head = ["task", "model", "batch", "dtype", "ours, ms", "eager PyTorch, ms", "fastest rival", "rival, ms"]
     text = [
         f"* Machine: {machine(first)}; torch {first[0].torch}.",
-        "* Times are milliseconds per image of 224 x 224 pixels; lower is better. Each is a median over rounds, and "
-        "every round runs all contenders in turn.",
-        "* *Eager PyTorch* is upstream's model, run without a compiler. In an FCMAE step it is the same network as "
-        "ordinary convolutions over the whole image, multiplied by the mask.",
+        "* Times are milliseconds per image of 224 x 224 pixels; lower is better. A round times every contender once; "
+        "the table shows the median of the rounds.",
+        "* *Eager PyTorch* is upstream's model, run without a compiler. In an FCMAE step its sparse convolutions are "
+        "ordinary ones over the whole image, with the hidden patches set to zero.",
         "* The *fastest rival* is the fastest of eager PyTorch, PyTorch in channels_last order, torch.compile and, for "
         "inference, ONNX Runtime and OpenVINO.",
-        "* *Rival ÷ ours* is the fastest rival's time divided by ours: 1.25 means that it takes 25 % more time.",
+        "* *Rival ÷ ours* is the fastest rival's time divided by ours: 1.25 means that ours is 1.25 times as fast.",
         "",
         *table([*head, "rival ÷ ours"], lines),
         "",
         f"At batch 1, each of the {len(sizes)} model sizes is {min(sizes):.1f} to {max(sizes):.1f} times as fast as "
-        "eager PyTorch on this machine. At its peak, a training step of tiny at batch 8 needs "
-        f"{peak[OURS]:.0f} MiB in addition to parameters, gradients and input. Eager PyTorch needs "
-        f"{peak['upstream']:.0f} MiB. "
+        "eager PyTorch on this machine; the fastest rival is nearer. Beyond parameters, gradients and input, a training "
+        f"step of tiny at batch 8 needs {peak[OURS]:.0f} MiB at its peak, and eager PyTorch {peak['upstream']:.0f} MiB. "
         f"All numbers are in [one CSV file]({link(path, '')}); `make cpu-report` measures them again.",
     ]
     return "\n".join(text)

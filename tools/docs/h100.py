@@ -62,6 +62,8 @@ def _beside(
         said = [_words(match[1]) if (match := re.search(pattern, text)) else "" for pattern in case.values()]
         over = f"{ms[ratio[0]] / ms[ratio[1]]:.2f}" if set(ratio) <= set(ms) else ""
         lines.append([*said, *(shown(ms[name]) if name in ms else "" for name in columns), over])
+    order = list(dict.fromkeys(line[0] for line in lines))
+    lines.sort(key=lambda line: order.index(line[0]))  # lines of one op together, in the order of the file
     head = [*case, *(f"{name}, ms" for name in columns), f"{ratio[0]} ÷ {ratio[1]}"]
     conditions = f"Batch {batches.pop()}, {dtypes.pop()}; milliseconds."
     return "\n".join([conditions, "", *table(head, lines)])

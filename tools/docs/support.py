@@ -7,19 +7,19 @@ import csv
 from benchmarks import tidy
 from benchmarks._run import table
 
-_HEAD = ("platform", "backend", "has run there", "how it is tested")
+_HEAD = ("where, or what", "backend", "has run there", "how it is tested")
 _ROWS = (
     (
         "Linux, x86-64 CPU (SSE2, AVX2, AVX-512, AMX)",
         "`cpu` (C++)",
         "yes: AMD EPYC, Intel Xeon",
-        "every operation, layout and dtype compared with float64, on each instruction set of the machine",
+        "every operation, in each memory layout and dtype, compared with float64, on each instruction set of the machine",
     ),
     (
         "Linux, NVIDIA H100",
         "`cuda` (C++), `triton`",
         "yes",
-        "every operation, layout and dtype compared with float64; blocks; models",
+        "every operation, in each memory layout and dtype, compared with float64; blocks; models",
     ),
     (
         "Linux, other NVIDIA GPUs, compute capability 8.0 to 12.0",
@@ -39,7 +39,7 @@ _ROWS = (
         "accelerated timm and transformers models on a GPU",
         "any",
         "**never**",
-        "on CPUs; with fake CUDA tensors, which have a shape and a dtype but no data",
+        "on CPUs; on fake CUDA tensors, where shapes and dtypes are checked and nothing is computed",
     ),
     ("Linux, aarch64 CPU", "`cpu` (C++)", "**never**", "not tested"),
     ("macOS, Windows", "`torch` (plain PyTorch)", "**never**", "not tested"),
@@ -52,7 +52,7 @@ def _h100() -> str:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 if row["part"] == "tests":
-                    return f"Tests on the H100: {row['note']}."
+                    return f"The device tests (`pytest -m cuda`) on the H100: {row['note']}."
     raise FileNotFoundError("no committed result has a run of the device tests")
 
 
