@@ -81,7 +81,8 @@ def test_passes_here_in_time(cli):
 def test_a_good_implementation_passes_in_every_layout_and_dtype(cli, pretend):
     pretend("grn", good)
     code, out, _ = cli("check", "--op", "grn", "--device", "cpu")
-    lines = out.splitlines()
+    head, *lines = out.splitlines()
+    assert head.split()[:4] == ["result", "op", "or", "model"]
     assert code == 0 and len(lines) == 5 * len(check.DTYPES) + 1
     assert all(line.startswith("ok      grn") and "error" in line and "allowed" in line for line in lines[:-1])
     assert lines[-1].startswith("20 ok, 0 failed, 0 skipped, in ")
@@ -145,13 +146,13 @@ def test_refusals_are_skipped_with_their_reasons(cli, pretend):
     assert sum("no sparse layouts" in line for line in lines) == 3
     pretend("patch_conv", good, lambda spec: ["never"])
     code, out, _ = cli("check", "--op", "patch_conv", "--device", "cpu")
-    assert code == 0 and out.splitlines()[0].split() == ["skipped", "patch_conv", "cpu:", "never"]
+    assert code == 0 and out.splitlines()[1].split() == ["skipped", "patch_conv", "cpu:", "never"]
 
 
 def test_an_implementation_for_inference_only_is_checked_for_that(cli, pretend):
     pretend("layer_norm", good, lambda spec: ["has no backward"] if spec.needs_grad else [])
     code, out, _ = cli("check", "--op", "layer_norm", "--device", "cpu")
-    lines = out.splitlines()[:-1]
+    lines = out.splitlines()[1:-1]
     assert code == 0 and len(lines) == 8
     assert all("(output; inference only: has no backward)" in line for line in lines)
 
@@ -196,7 +197,7 @@ def test_a_missing_library_fails(cli, monkeypatch):
     monkeypatch.setitem(library._missing, name, "it is not there")
     monkeypatch.delenv(library.QUIET_ENVIRONMENT, raising=False)
     code, out, _ = cli("check", "--op", "grn")
-    assert code == 1 and out.startswith(f"FAIL    _C_{name}.so") and "(it is not there)" in out
+    assert code == 1 and out.splitlines()[1].startswith(f"FAIL    _C_{name}.so") and "(it is not there)" in out
     assert cli("check", "--op", "grn", "--backend", "triton")[0] == 0
     monkeypatch.setenv(library.QUIET_ENVIRONMENT, "1")
     assert cli("check", "--op", "grn")[0] == 0

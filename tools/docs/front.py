@@ -68,8 +68,9 @@ def readme_cpu() -> str:
         *table([*head, "rival ÷ ours"], lines),
         "",
         f"At batch 1, each of the {len(sizes)} model sizes is {min(sizes):.1f} to {max(sizes):.1f} times as fast as "
-        "eager PyTorch on this machine; the fastest rival is nearer. Beyond parameters, gradients and input, a training "
-        f"step of tiny at batch 8 needs {peak[OURS]:.0f} MiB at its peak, and eager PyTorch {peak['upstream']:.0f} MiB. "
+        "eager PyTorch on this machine; the fastest rival is nearer. Beyond parameters, gradients and input, a "
+        f"training step of tiny at batch 8 needs {peak[OURS]:.0f} MiB at its peak, and eager PyTorch "
+        f"{peak['upstream']:.0f} MiB. "
         f"All numbers are in [one CSV file]({link(path, '')}); `make cpu-report` measures them again.",
     ]
     return "\n".join(text)

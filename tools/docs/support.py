@@ -13,7 +13,8 @@ _ROWS = (
         "Linux, x86-64 CPU (SSE2, AVX2, AVX-512, AMX)",
         "`cpu` (C++)",
         "yes: AMD EPYC, Intel Xeon",
-        "every operation, in each memory layout and dtype, compared with float64, on each instruction set of the machine",
+        "every operation, in each memory layout and dtype, compared with float64, on each instruction set of the "
+        "machine",
     ),
     (
         "Linux, NVIDIA H100",

@@ -15,6 +15,13 @@ from ..testing import relative_error, tolerance
 Results = dict[str, Tensor]
 
 
+def _cells(*cells: str) -> str:
+    return "".join(f"{cell:<{width}}" for cell, width in zip(cells, (8, 18, 8, 7, 7, 17), strict=True))
+
+
+HEAD = _cells("result", "op or model", "backend", "device", "layout", "dtype")
+
+
 @dataclass
 class Line:
     """One line of the report: of all results it stands for, the one farthest above, or closest below, its tolerance."""
@@ -30,8 +37,7 @@ class Line:
     note: str = ""  # which result that was; or why it was skipped or could not run
 
     def __str__(self) -> str:
-        cells = zip((self.what, self.backend, self.device, self.layout, self.dtype), (18, 7, 7, 7, 17), strict=True)
-        head = f"{self.status:<8}" + "".join(f"{cell:<{width}}" for cell, width in cells)
+        head = _cells(self.status, self.what, self.backend, self.device, self.layout, self.dtype)
         if self.status == "skipped":
             return f"{head.rstrip()}: {self.note}"
         if self.error is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import dispatch, library, testing
 from ._arguments import CommandError, device, devices, require_device
-from ._judge import Line, Results, first_line, judge, no_tf32, threads
+from ._judge import HEAD, Line, Results, first_line, judge, no_tf32, threads
 from ._models import check_models
 
 # Activations and parameters; the last pair is what autocast gives.
@@ -167,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
     if args.backend and not any(c.backend == args.backend for op in ops for c in dispatch.implementations(op)):
         raise CommandError(f"no {args.backend} implementation of {', '.join(ops)} exists yet")
     start, found = time.perf_counter(), []
+    if not args.json:
+        print(f"{HEAD}largest error (of which result)")
     for line in check_library(args.backend):
         found.append(_show(line, args.json))
     with no_tf32():
