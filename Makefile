@@ -105,7 +105,7 @@ sanitize-cpu:
 # Uses the interpreter given and the CUDA library that is there; installs and compiles nothing of ours. Where there is no
 # git, COMMIT="$(git describe --always --abbrev=40 --dirty)". CACHE: compiled.tar.gz of an earlier account, if there is one.
 gpu-account:
-	@PYTHONPATH=src "$(or $(PYTHON),python3)" -m benchmarks.gpu_account --out "$(or $(OUT),build/gpu-account)" \
+	@$(FIND_PYTHON); PYTHONPATH=src "$$found" -m benchmarks.gpu_account --out "$(or $(OUT),build/gpu-account)" \
 	  --cache "$(CACHE)" $(if $(COMMIT),--commit "$(COMMIT)") $(ARGS)
 
 static-figures: build
@@ -123,11 +123,11 @@ wheels:
 TORCH_VERSIONS ?= 2.10.0 newest
 WHEEL ?=
 check-abi:
-	@"$(if $(PYTHON),$(PYTHON),python3)" -m tools.wheels check-abi $(TORCH_VERSIONS) $(if $(WHEEL),--wheel "$(WHEEL)") $(ARGS)
+	@$(FIND_PYTHON); "$$found" -m tools.wheels check-abi $(TORCH_VERSIONS) $(if $(WHEEL),--wheel "$(WHEEL)") $(ARGS)
 
 INDEX ?= build/index
 wheel-index:
-	@"$(if $(PYTHON),$(PYTHON),python3)" -m tools.wheels index dist "$(INDEX)"
+	@$(FIND_PYTHON); "$$found" -m tools.wheels index dist "$(INDEX)"
 
 PYTHON_SOURCES = benchmarks src examples tests tools setup.py
 CXX_SOURCES = find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu'

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -107,6 +108,28 @@ def options(name: str, description: str | None) -> argparse.ArgumentParser:
         "--save", action="store_true", help="keep the rows in benchmarks/results; needs a tree without changes"
     )
     return parser
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """argparse type: a whole number that is not below this."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+        return int(text)
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """argparse type: a time."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return found
 
 
 def begin(parser: argparse.ArgumentParser, args: argparse.Namespace, shortened: str = "", gpu_named: str = "") -> Run:

@@ -26,6 +26,7 @@ from .measure import Effort, Outcome, measure
 from .module_cases import ModelCase
 from .naming import OURS, published
 from .peers import Unavailable, need
+from .sizes import SIZES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +36,7 @@ BASELINES = ("timm", "eager")  # what speed-ups are relative to: timm's model; u
 COMPILED = {"timm": "timm-compile", "eager": "compile"}
 # Seconds on two cores, for the lines that announce a phase: compiling inference, and a training step beyond that.
 COMPILE, COMPILE_TRAINING = 35, 120
+SMALLEST = 32  # pixels: the stem divides the side by 4, the stages halve it three times
 NOISY = 0.3  # a spread of rounds, relative to the median, above which a row says so
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
@@ -220,10 +222,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 1 if any backend is wrong."""
     parser = _run.options("photos", (__doc__ or "").splitlines()[0])
     parser.prog = "make bench"
-    parser.add_argument("--size", default="tiny", help="atto .. huge (default tiny)")
-    parser.add_argument("--resolution", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=10.0, help="no new round of a group after this (default 10)")
+    parser.add_argument("--size", choices=SIZES, default="tiny", metavar="NAME", help="atto .. huge (default tiny)")
+    pixels = f"side of the photographs in pixels, from {SMALLEST} (default 224)"
+    parser.add_argument("--resolution", type=_run.whole(SMALLEST), default=224, help=pixels)
+    parser.add_argument("--rounds", type=_run.whole(1), default=9, help="at most (default 9)")
+    until = "no new round of a group after this (default 10)"
+    parser.add_argument("--seconds", type=_run.seconds, default=10.0, help=until)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out altogether")
     parser.add_argument("--full", action="store_true", help="torch.compile in every group, the training step too")
     options = parser.parse_args(arguments)

@@ -4,6 +4,7 @@
     python -m tests.areas triton ops   these areas
     python -m tests.areas --stale      the areas whose sources changed since they last passed
     python -m tests.areas --record     writes what passed into tests/areas.tsv (with any of these)
+    python -m tests.areas --record --fewer    also where fewer tests passed than the table says
     python -m tests.areas --table      the table of CONTRIBUTING
 
 An area's digest is made of its tests, of what they import, and of the sources that it judges; a committed digest says:
@@ -13,6 +14,7 @@ passed as it is.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -26,9 +28,22 @@ from tests import compile_cache, imports
 ROOT = compile_cache.ROOT
 TABLE = ROOT / "tests" / "areas.tsv"
 REPORT = ROOT / "build" / "tests.xml"
+COMPLETE = (0, 1)  # pytest's exit codes where every test ran: all passed, or some failed
 PACKAGE = "src/convnextv2_fast"
-KERNELS = (f"{PACKAGE}/ops", f"{PACKAGE}/dispatch.py", f"{PACKAGE}/layouts.py", f"{PACKAGE}/library.py")
+# What nearly every test computes with; `testing` makes the problems of the kernels' tests.
+COMPUTING = (
+    f"{PACKAGE}/ops",
+    f"{PACKAGE}/models",
+    f"{PACKAGE}/dispatch.py",
+    f"{PACKAGE}/layouts.py",
+    f"{PACKAGE}/library.py",
+    f"{PACKAGE}/preferences.py",
+    f"{PACKAGE}/preferences.tsv",
+    f"{PACKAGE}/testing.py",
+)
+# Not pyproject.toml, which changes for the linters and the metadata; packaging judges it.
 ALWAYS = ("tests/conftest.py", "requirements/torch.txt", "requirements/test.txt")
+FEWEST = 0.9  # share of the tests of the last record that has to pass: a few depend on the machine's instruction set
 
 
 @dataclass(frozen=True)
@@ -55,10 +70,8 @@ AREAS = (
             "tests/test_areas.py",
         ),
         (
-            *KERNELS,
+            *COMPUTING,
             f"{PACKAGE}/__init__.py",
-            f"{PACKAGE}/models",
-            f"{PACKAGE}/testing.py",
             "csrc/cpu",
             "csrc/include",
             "csrc/torch",
@@ -68,43 +81,43 @@ AREAS = (
         "native",
         "the CPU kernels for every instruction set, emulated and under sanitizers",
         ("tests/native",),
-        (*KERNELS, "csrc/cpu", "csrc/include", "csrc/torch", "cmake"),
+        (*COMPUTING, "csrc/cpu", "csrc/include", "csrc/torch", "cmake"),
     ),
     Area(
         "emulation",
         "the CUDA kernels, emulated on the CPU, in any order of threads, under sanitizers",
         ("tests/cuda_emulation",),
-        (*KERNELS, "csrc/cuda", "csrc/include", "csrc/torch"),
+        (*COMPUTING, "csrc/cuda", "csrc/include", "csrc/torch"),
     ),
     Area(
         "machine-code",
         "what the compilers make of the CUDA kernels: registers, instructions, bytes, launches",
         ("tests/cuda_code", "tests/static_figures"),
-        (*KERNELS, f"{PACKAGE}/models", "csrc/cuda", "csrc/include", "csrc/torch", "cmake"),
+        (*COMPUTING, "csrc/cuda", "csrc/include", "csrc/torch", "cmake"),
     ),
     Area(
         "triton",
         "the Triton kernels, interpreted on the CPU, and compiled for six families of GPUs",
         ("tests/triton",),
-        KERNELS,
+        COMPUTING,
     ),
     Area(
         "fake-device",
         "whole steps never read from the device",
         ("tests/fake_device",),
-        (*KERNELS, f"{PACKAGE}/models", "csrc/torch"),
+        (*COMPUTING, "csrc/torch"),
     ),
     Area(
         "models",
         "the models against timm, transformers, and vectors of the original",
         ("tests/models", "tests/golden"),
-        (*KERNELS, f"{PACKAGE}/models", f"{PACKAGE}/checkpoints", f"{PACKAGE}/reference.py"),
+        (*COMPUTING, f"{PACKAGE}/checkpoints", f"{PACKAGE}/reference.py"),
     ),
     Area(
         "adapters",
         "`accelerate`, alone and with compile, export, ONNX, DDP and FSDP; serving",
         ("tests/adapters", "tests/ecosystem", "tests/examples"),
-        (*KERNELS, f"{PACKAGE}/models", f"{PACKAGE}/adapters", "examples"),
+        (*COMPUTING, f"{PACKAGE}/adapters", f"{PACKAGE}/cli", f"{PACKAGE}/reference.py", "examples"),
     ),
     Area(
         "checkpoints",
@@ -112,7 +125,7 @@ AREAS = (
         ("tests/checkpoints",),
         (f"{PACKAGE}/checkpoints", f"{PACKAGE}/models"),
     ),
-    Area("command-line", "`env`, `check`, `bench`, `explain`", ("tests/cli",), (f"{PACKAGE}/cli", *KERNELS)),
+    Area("command-line", "`env`, `check`, `bench`, `explain`", ("tests/cli",), (f"{PACKAGE}/cli", *COMPUTING)),
     Area(
         "train",
         "pre-training and fine-tuning: numbers, resume, kills, several processes",
@@ -123,7 +136,7 @@ AREAS = (
         "reliability",
         "nothing grows over thousands of calls; forks; hostile files; random calls",
         ("tests/reliability",),
-        (*KERNELS, f"{PACKAGE}/models", f"{PACKAGE}/checkpoints", "csrc/torch"),
+        (*COMPUTING, f"{PACKAGE}/checkpoints", f"{PACKAGE}/cli", f"{PACKAGE}/train", "csrc/torch"),
     ),
     Area(
         "packaging",
@@ -146,13 +159,16 @@ AREAS = (
         "the pages' links, commands and Python blocks",
         ("tests/docs",),
         (
+            *COMPUTING,
             "docs",
             "README.md",
             "CONTRIBUTING.md",
             "mkdocs.yml",
             "tools/docs",
             f"{PACKAGE}/cli",
+            f"{PACKAGE}/checkpoints",
             f"{PACKAGE}/environment.py",
+            f"{PACKAGE}/reference.py",
             "examples",
             "benchmarks/results",
         ),
@@ -161,7 +177,7 @@ AREAS = (
         "benchmarks",
         "the programs that measure, their tables, and the account of a GPU",
         ("tests/benchmarks",),
-        ("benchmarks", f"{PACKAGE}/cli", f"{PACKAGE}/testing.py"),
+        (*COMPUTING, "benchmarks", f"{PACKAGE}/cli", f"{PACKAGE}/reference.py"),
     ),
 )
 BY_NAME = {area.name: area for area in AREAS}
@@ -175,40 +191,93 @@ def files(places: Iterable[str]) -> list[Path]:
 
 def digest(area: Area) -> str:
     """Of everything that the area's result depends on in this tree."""
-    named = files((*area.tests, *area.sources, *ALWAYS))
-    return compile_cache.digest({*named, *imports.followed(files(area.tests))})
+    return compile_cache.digest(judged(area))
 
 
-def read() -> dict[str, tuple[str, int]]:
-    """The committed digest and seconds of each area."""
+def judged(area: Area) -> set[Path]:
+    """The files that the area's result depends on."""
+    return {*files((*area.tests, *area.sources, *ALWAYS)), *imports.followed(files((*area.tests, *ALWAYS)))}
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A row of the table. `tests`: how many passed; None in a table that does not say yet."""
+
+    digest: str
+    seconds: int
+    tests: int | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an area's tests."""
+
+    seconds: float = 0.0
+    passed: int = 0
+    failed: int = 0
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(self.seconds + other.seconds, self.passed + other.passed, self.failed + other.failed)
+
+
+def read() -> dict[str, Passed]:
+    """What is committed of each area."""
     if not TABLE.exists():
         return {}
     rows = (line.split("\t") for line in TABLE.read_text().splitlines()[1:])
-    return {name: (known, int(seconds)) for name, known, seconds in rows}
+    return {row[0]: Passed(row[1], int(row[2]), int(row[3]) if len(row) > 3 and row[3] else None) for row in rows}
+
+
+def write(rows: dict[str, Passed]) -> None:
+    """The table, in the order of the areas."""
+    known = [(area.name, rows[area.name]) for area in AREAS if area.name in rows]
+    lines = [f"{name}\t{row.digest}\t{row.seconds}\t{'' if row.tests is None else row.tests}" for name, row in known]
+    TABLE.write_text("\n".join(["area\tpassed as\tseconds\ttests", *lines, ""]))
 
 
 def stale() -> list[Area]:
     """Areas that have changed since they passed."""
     known = read()
-    return [area for area in AREAS if known.get(area.name, ("", 0))[0] != digest(area)]
+    return [area for area in AREAS if area.name not in known or known[area.name].digest != digest(area)]
 
 
-def outcomes(report: Path) -> dict[str, tuple[float, bool]]:
-    """For each area that ran: the seconds of its tests, and whether all passed."""
-    found: dict[str, tuple[float, bool]] = {}
+def outcomes(report: Path) -> dict[str, Outcome]:
+    """Of each area that ran. A file that could not be imported, or is skipped as a whole, has a name and no class."""
+    found: dict[str, Outcome] = {}
     for case in ElementTree.parse(report).getroot().iter("testcase"):
-        place = f"{case.get('classname', '').replace('.', '/')}"
+        place = (case.get("classname") or case.get("name", "")).removesuffix(".py").replace(".", "/")
         area = next((a for a in AREAS for t in a.tests if f"{place}/".startswith(f"{t.removesuffix('.py')}/")), None)
         if area is None:
             raise ValueError(f"{place} belongs to no area of tests/areas.py")
-        seconds, passed = found.get(area.name, (0.0, True))
         failed = any(case.find(what) is not None for what in ("failure", "error"))
-        found[area.name] = (seconds + float(case.get("time", 0)), passed and not failed)
+        passed = not failed and case.find("skipped") is None
+        one = Outcome(float(case.get("time", 0)), int(passed), int(failed))
+        found[area.name] = found.get(area.name, Outcome()) + one
     return found
 
 
-def run(areas: Sequence[Area], extra: Sequence[str], record: bool) -> int:
+def record(digests: dict[str, str], found: dict[str, Outcome], fewer: bool) -> None:
+    """Writes the areas that passed into the table. Not those where many tests were skipped, which prove nothing."""
+    rows = read()
+    for name, known in digests.items():
+        got, before = found.get(name, Outcome()), rows.get(name)
+        wanted = before.tests if before is not None and before.tests is not None else 0
+        if got.failed:
+            continue
+        if got.passed == 0 or (got.passed < FEWEST * wanted and not fewer):
+            print(
+                f"{name} is not recorded: {got.passed} of its tests passed, "
+                f"{wanted or 'none'} when it was recorded last. Is a tool missing here, such as a compiler? "
+                "If there are fewer tests now: --record --fewer"
+            )
+            continue
+        rows[name] = Passed(known, round(got.seconds), got.passed)
+    write(rows)
+
+
+def run(areas: Sequence[Area], extra: Sequence[str], recording: bool, fewer: bool = False) -> int:
     """Runs the areas' tests in one session; pytest's exit code."""
+    recording = recording and not extra
     digests = {area.name: digest(area) for area in areas}
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.unlink(missing_ok=True)
@@ -216,15 +285,15 @@ def run(areas: Sequence[Area], extra: Sequence[str], record: bool) -> int:
     paths = [test for area in areas for test in area.tests]
     # worksteal: a worker that has nothing left takes tests from another.
     options = ("-n", "logical", "--dist", "worksteal", "--durations", "15", f"--junitxml={REPORT}")
-    code = subprocess.run([sys.executable, "-m", "pytest", *paths, *options, *extra], cwd=ROOT, check=False).returncode
+    command = [sys.executable, "-m", "pytest", *paths, *options, *extra]
+    # PYTEST_ADDOPTS="-k ..." would have a part of an area pass for all of it.
+    environment = {name: value for name, value in os.environ.items() if not (recording and name == "PYTEST_ADDOPTS")}
+    code = subprocess.run(command, cwd=ROOT, check=False, env=environment).returncode
     print(f"{', '.join(digests)}: {time.monotonic() - began:.0f} s", flush=True)
-    if record and not extra and REPORT.exists():
-        rows = read()
-        for name, (seconds, passed) in outcomes(REPORT).items():
-            if passed and name in digests:
-                rows[name] = (digests[name], round(seconds))
-        lines = [f"{a.name}\t{rows[a.name][0]}\t{rows[a.name][1]}" for a in AREAS if a.name in rows]
-        TABLE.write_text("\n".join(["area\tpassed as\tseconds", *lines, ""]))
+    if recording and code in COMPLETE and REPORT.exists():
+        record(digests, outcomes(REPORT), fewer)
+    elif recording:
+        print(f"nothing is recorded: pytest did not run to its end (exit code {code})")
     return code
 
 
@@ -232,7 +301,7 @@ def table() -> list[str]:
     """Markdown: an area, what it proves, its seconds."""
     known = read()
     lines = ["| area | what it proves | seconds |", "| --- | --- | --- |"]
-    lines += [f"| `{a.name}` | {a.proves} | {known[a.name][1] if a.name in known else '-'} |" for a in AREAS]
+    lines += [f"| `{a.name}` | {a.proves} | {known[a.name].seconds if a.name in known else '-'} |" for a in AREAS]
     return lines
 
 
@@ -242,6 +311,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="AREA", help=f"of {', '.join(BY_NAME)} (default: all)")
     parser.add_argument("--stale", action="store_true", help="those whose sources changed since they last passed")
     parser.add_argument("--record", action="store_true", help="write what passed into tests/areas.tsv")
+    parser.add_argument("--fewer", action="store_true", help="record areas of which fewer tests passed than last time")
     parser.add_argument("--table", action="store_true", help="print the table of areas, run nothing")
     options, extra = parser.parse_known_args()
     unknown = [name for name in options.names if name not in BY_NAME]
@@ -254,7 +324,11 @@ def main() -> int:
     if not areas:
         print("every area of the tests passed as it is")
         return 0
-    return run(areas, extra, options.record)
+    try:
+        return run(areas, extra, options.record, options.fewer)
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing is recorded", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

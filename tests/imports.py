@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("tests", "benchmarks", "tools", "examples")  # convnextv2_fast is listed by hand, as an area's sources
+# convnextv2_fast is listed by hand, as an area's sources: its __init__.py imports nearly everything.
+PACKAGES = ("tests", "benchmarks", "tools", "examples")
+SOURCES = ROOT / "src"
 
 
 def _names(path: Path) -> Iterator[str]:
@@ -29,6 +31,19 @@ def _files(name: str) -> Iterator[Path]:
     if parts[0] in PACKAGES:
         yield ROOT.joinpath(*parts).with_suffix(".py")
         yield from (ROOT.joinpath(*parts[:n], "__init__.py") for n in range(1, len(parts) + 1))
+
+
+def of_the_library(path: Path) -> set[Path]:
+    """The modules of convnextv2_fast that a file names in an import: files, and folders for those that are packages."""
+    found: set[Path] = set()
+    for name in _names(path):
+        parts = name.split(".")
+        if parts[0] == "convnextv2_fast":
+            # The last part may be something within a module.
+            places = (SOURCES.joinpath(*parts[:n]) for n in range(len(parts), 1, -1))
+            modules = (p if p.is_dir() else p.with_suffix(".py") for p in places)
+            found.update(module for module in modules if module.exists())
+    return found
 
 
 def followed(paths: Iterable[Path]) -> set[Path]:

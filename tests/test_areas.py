@@ -1,10 +1,13 @@
 """The map of the suite holds every test, and what `make test` leaves out exists."""
 
 import re
+import subprocess
+from itertools import product
+from types import SimpleNamespace
 
 import pytest
 
-from tests import areas, imports, thorough
+from tests import areas, imports, pairs, thorough
 
 
 def test_every_test_file_is_in_one_area():
@@ -36,17 +39,150 @@ def test_what_tests_import_belongs_to_them():
     assert not [name for name in names if name.startswith("src/")]
 
 
+def test_what_every_test_is_given_belongs_to_every_area():
+    for area in areas.AREAS:
+        assert {areas.ROOT / "tests" / name for name in ("conftest.py", "thorough.py")} <= areas.judged(area), area.name
+
+
+def test_modules_of_the_library_are_found_in_every_form_of_import(tmp_path):
+    file = areas.ROOT / "tests" / "not_there.py"
+    text = "import convnextv2_fast.ops.mlp_grn\nfrom convnextv2_fast import testing, accelerate\n"
+    text += "def f():\n    from convnextv2_fast.models.convnextv2 import Block\n"
+
+    class Pretended:
+        def relative_to(self, root):
+            return file.relative_to(root)
+
+        def read_text(self):
+            return text
+
+    names = {
+        path.relative_to(imports.SOURCES / "convnextv2_fast").as_posix() for path in imports.of_the_library(Pretended())
+    }
+    assert names == {"ops", "ops/mlp_grn", "testing.py", "models", "models/convnextv2.py"}
+
+
+@pytest.mark.parametrize("area", areas.AREAS, ids=lambda area: area.name)
+def test_what_tests_import_of_the_library_is_among_the_sources(area):
+    judged = areas.judged(area)
+    for file in imports.followed(areas.files(area.tests)):
+        for module in imports.of_the_library(file):
+            missing = {p.relative_to(areas.ROOT).as_posix() for p in set(areas.files([str(module)])) - judged}
+            assert not missing, f"{file.relative_to(areas.ROOT)} imports {module.name}: add it to the area's sources"
+
+
 def test_outcomes_are_read_by_area(tmp_path):
     report = tmp_path / "tests.xml"
     report.write_text(
         '<testsuites><testsuite><testcase classname="tests.ops.test_x" time="1.5"/>'
         '<testcase classname="tests.test_layouts" time="2"/>'
+        '<testcase classname="tests.ops.test_x" time="0"><skipped/></testcase>'
+        '<testcase classname="" name="tests.native.test_x" time="0"><error/></testcase>'
+        '<testcase classname="" name="tests.cli.test_x" time="0"><skipped/></testcase>'
         '<testcase classname="tests.train.test_y.TestZ" time="3"><failure/></testcase></testsuite></testsuites>'
     )
-    assert areas.outcomes(report) == {"ops": (3.5, True), "train": (3.0, False)}
+    assert areas.outcomes(report) == {
+        "ops": areas.Outcome(3.5, passed=2),
+        "native": areas.Outcome(failed=1),
+        "command-line": areas.Outcome(),
+        "train": areas.Outcome(3.0, failed=1),
+    }
     report.write_text('<testsuites><testcase classname="tests.new.test_x" time="1"/></testsuites>')
     with pytest.raises(ValueError, match="tests/new/test_x belongs to no area"):
         areas.outcomes(report)
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A table from before tests were counted."""
+    path = tmp_path / "areas.tsv"
+    path.write_text("area\tpassed as\tseconds\nops\told\t3\ntrain\told\t5\n")
+    monkeypatch.setattr(areas, "TABLE", path)
+    return path
+
+
+def test_an_area_with_many_skipped_tests_is_not_recorded(table, capsys):
+    areas.record({"ops": "a"}, {"ops": areas.Outcome(1.0, passed=100)}, fewer=False)
+    assert table.read_text() == "area\tpassed as\tseconds\ttests\nops\ta\t1\t100\ntrain\told\t5\t\n"
+    assert areas.read()["train"] == areas.Passed("old", 5, None)
+    areas.record({"ops": "b"}, {"ops": areas.Outcome(1.0, passed=90)}, fewer=False)
+    assert areas.read()["ops"] == areas.Passed("b", 1, 90) and not capsys.readouterr().out
+    areas.record({"ops": "c", "docs": "c"}, {"ops": areas.Outcome(1.0, passed=80)}, fewer=False)
+    said = capsys.readouterr().out
+    assert "ops is not recorded: 80 of its tests passed, 90 when it was recorded last" in said
+    assert areas.read()["ops"].digest == "b" and "docs is not recorded: 0 of its tests" in said
+    areas.record({"ops": "c"}, {"ops": areas.Outcome(1.0, passed=80)}, fewer=True)
+    assert areas.read()["ops"] == areas.Passed("c", 1, 80)
+    areas.record({"ops": "d"}, {"ops": areas.Outcome(1.0, passed=80, failed=1)}, fewer=True)
+    assert areas.read()["ops"].digest == "c"
+
+
+@pytest.mark.parametrize("code, digest", [(0, "new"), (1, "new"), (2, "old"), (3, "old"), (-2, "old")])
+def test_only_whole_runs_are_recorded(code, digest, table, tmp_path, monkeypatch, capsys):
+    """Neither one that was cut short, nor one of which PYTEST_ADDOPTS left something out."""
+    report = tmp_path / "build" / "tests.xml"
+
+    def pretend(command, *, env, **_):
+        assert "PYTEST_ADDOPTS" not in env and "PATH" in env
+        failed = "<failure/>" if code else ""
+        report.write_text(
+            '<testsuite><testcase classname="tests.ops.test_x" time="1"/>'
+            f'<testcase classname="tests.train.test_x" time="1">{failed}</testcase></testsuite>'
+        )
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing")
+    monkeypatch.setattr(areas, "REPORT", report)
+    monkeypatch.setattr(areas, "digest", lambda area: "new")
+    monkeypatch.setattr(areas, "subprocess", SimpleNamespace(run=pretend))
+    assert areas.run([areas.BY_NAME["ops"], areas.BY_NAME["train"]], (), recording=True) == code
+    assert areas.read()["ops"].digest == digest
+    assert areas.read()["train"].digest == ("new" if code == 0 else "old")
+    assert ("nothing is recorded" in capsys.readouterr().out) == (digest == "old")
+
+
+def test_a_run_with_arguments_keeps_its_environment_and_is_not_recorded(table, monkeypatch):
+    def pretend(command, *, env, **_):
+        assert env["PYTEST_ADDOPTS"] == "-v" and command[-1] == "-x"
+        return subprocess.CompletedProcess(command, 0)
+
+    before = table.read_text()
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-v")
+    monkeypatch.setattr(areas, "REPORT", table.parent / "tests.xml")
+    monkeypatch.setattr(areas, "subprocess", SimpleNamespace(run=pretend))
+    monkeypatch.setattr(areas, "digest", lambda area: "new")
+    assert areas.run([areas.BY_NAME["ops"]], ["-x"], recording=True) == 0
+    assert table.read_text() == before
+
+
+class Case:
+    """A test with parameters, as pytest hands it to the hooks."""
+
+    def __init__(self, name, marks, **values):
+        self.nodeid, self.marks = f"tests/test_x.py::{name}[{values}]", marks
+        self.callspec, self.values = SimpleNamespace(params=values), tuple(values.values())
+
+    def get_closest_marker(self, name):
+        return name if name in self.marks else None
+
+
+@pytest.mark.parametrize("also", [(), ("z",)])
+def test_pairs_do_not_rely_on_thorough_cases(also):
+    """`-m "not thorough"` removes those afterwards."""
+    items = [
+        Case("test", ("thorough",) if c == "y" or a in also else (), a=a, b=b, c=c)
+        for c, a, b in product("yx", ("p", "q", *also), "12")
+    ]
+    wanted, removed = {(i.values[0], i.values[1]) for i in items if not i.marks}, []
+    config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: removed.extend(items)))
+    everything = list(items)
+    pairs.select(config, items)
+    assert {(i.values[0], i.values[1]) for i in items if not i.marks} == wanted
+    for one, other in ((0, 1), (0, 2), (1, 2)):  # and without -m, nothing is missing
+        assert {(i.values[one], i.values[other]) for i in items} == {
+            (i.values[one], i.values[other]) for i in everything
+        }
+    assert sorted(map(id, items + removed)) == sorted(map(id, everything))
 
 
 def test_thorough_patterns_name_tests_that_exist():

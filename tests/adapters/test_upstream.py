@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 import convnextv2_fast as cf
+from convnextv2_fast.adapters.upstream import pair
 from convnextv2_fast.testing import randomise
 from tests import peers
 from tests.adapters import written_like_upstream as upstream
@@ -42,6 +44,16 @@ def test_look_alikes_stay(block, why):
     assert {r.cls for r in report.replaced} == {"Sequential"}
     assert len(report.not_replaced) == 4 and all(why in r.reason for r in report.not_replaced)
     assert type(model.stages[0][0]) is block
+
+
+def test_a_module_that_stands_twice_in_a_sequence():
+    act = nn.GELU()
+    twice, hole = nn.Sequential(act, act), nn.Sequential(nn.Conv2d(3, 8, 4, 4), act)
+    hole.register_module("1", None)
+    model = nn.Sequential(upstream.ConvNeXtV2(), twice)
+    report = cf.accelerate(model)
+    assert len(report.replaced) == 2 + 4 and type(model[1]) is nn.Sequential
+    assert pair(twice) is None and pair(hole) is None
 
 
 def test_our_own_need_no_help(recwarn):

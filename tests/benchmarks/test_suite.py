@@ -80,6 +80,24 @@ def test_photos(capsys, monkeypatch, tmp_path):
     assert len(list((tmp_path / "results").glob("*-photos.png"))) == bool(importlib.util.find_spec("matplotlib"))
 
 
+@pytest.mark.parametrize(
+    "option, value, says",
+    [
+        ("--size", "bogus", "invalid choice: 'bogus' (choose from"),
+        ("--resolution", "10", "'10' is no whole number from 32"),
+        ("--rounds", "0", "'0' is no whole number from 1"),
+        ("--rounds", "many", "'many' is no whole number from 1"),
+        ("--seconds", "nan", "'nan' is no number of seconds"),
+        ("--seconds", "-1", "'-1' is no number of seconds"),
+    ],
+)
+def test_photos_refuses_what_it_cannot_run(option, value, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        photos.main([option, value])
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2 and f"argument {option}: {says}" in shown
+
+
 def test_photos_interrupted(capsys, monkeypatch, tmp_path):
     """Ctrl-C ends it in a sentence."""
     pytest.importorskip("skimage")
@@ -154,7 +172,9 @@ def test_the_makefile_names_its_targets():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_the_makefile_refuses_a_python_that_is_not_there(tmp_path):
-    command = ["make", "venv", f"VENV={tmp_path / 'an environment'}", "PYTHON=no-such-python"]
+@pytest.mark.parametrize("target", ["venv", "wheel-index", "check-abi", "gpu-account"])
+def test_the_makefile_refuses_a_python_that_is_not_there(target, tmp_path):
+    command = ["make", target, f"VENV={tmp_path / 'an environment'}", "PYTHON=no-such-python"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and "no Python >= 3.10 found in PYTHON=no-such-python" in done.stderr
+    assert "not found\n" not in done.stderr

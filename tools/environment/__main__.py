@@ -22,6 +22,8 @@ ABOUT = {"build": 5, "torch": 70, "bench": 15, "peers": 5, "test": 45, "style": 
 OPERATORS = Path(__file__).with_name("torchvision_operators.py")
 NATIVE = ("csrc", "cmake", "CMakeLists.txt", "setup.py", "pyproject.toml", "tools/native")
 VARIABLES = ("CXX", "CUDA_HOME", "DEBUG", "TORCH_CUDA_ARCH_LIST", "CONVNEXTV2_FAST_CPU", "CONVNEXTV2_FAST_CUDA")
+SITE = "lib/python*/site-packages"
+UNFINISHED = "unfinished"  # the record of an environment that is being made
 
 
 class Failed(Exception):
@@ -64,16 +66,78 @@ class Environment:
         (self.folder / f".{name}").unlink(missing_ok=True)
 
     def create(self) -> None:
-        """Makes the environment if it is not there."""
-        if self.python.exists():
+        """Makes the environment if it is not there, and makes good one whose making was cut short."""
+        was_there = self.folder.exists()
+        was_empty = self._refuse_what_is_no_environment()
+        if not was_empty and self._is_whole():
             return
+        # venv runs other processes, which an interruption may leave writing: nothing is tidied up then. The mark stays
+        # until all is there, and whoever finds it begins again.
+        self._claim()
         with Phase(f"creating {self.folder.name} with Python {sys.version.split()[0]}"):
-            if subprocess.run([sys.executable, "-m", "venv", str(self.folder)], check=False).returncode != 0:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            # This interpreter may be the half-made environment's own: the one that its link leads to makes it.
+            maker = os.path.realpath(sys.executable) if self._is_mine(Path(sys.executable)) else sys.executable
+            if subprocess.run([maker, "-m", "venv", str(self.folder)], check=False).returncode != 0:
+                if was_empty:
+                    self._empty(and_remove=not was_there)
                 raise Failed(
-                    f"{sys.executable} cannot make an environment. Install its venv module "
+                    f"{maker} cannot make an environment. Install its venv module "
                     "(Debian: apt-get install python3-venv)"
                 )
+        self.forget(UNFINISHED)
+
+    def _refuse_what_is_no_environment(self) -> bool:
+        """Whether the folder is empty or not there. One with something else than an environment is somebody's."""
+        if not self.folder.exists() and not self.folder.is_symlink():
+            return True
+        if not self.folder.is_dir():
+            raise Failed(f"{self.folder} is no folder: name another one for the environment (make VENV=...)")
+        if not any(self.folder.iterdir()):
+            return True
+        if not any((self.folder / name).exists() for name in ("pyvenv.cfg", "conda-meta", f".{UNFINISHED}")):
+            raise Failed(
+                f"{self.folder} holds something else than a virtual environment; nothing was touched. Name a folder "
+                "that is empty or not there yet (make VENV=...)"
+            )
+        return False
+
+    def _is_whole(self) -> bool:
+        """Whether everything is there: pip, which venv installs last, too."""
+        if (self.folder / f".{UNFINISHED}").exists() or not self.python.exists():
+            return False
+        if any(self.folder.glob(f"{SITE}/pip-*.dist-info/RECORD")):  # pip writes this file last
+            return True
+        asked = subprocess.run([str(self.python), "-m", "pip", "--version"], capture_output=True, check=False)
+        return asked.returncode == 0
+
+    def _is_mine(self, path: Path) -> bool:
+        """Whether a file lies in the environment."""
+        return path.absolute().is_relative_to(self.folder)
+
+    def _claim(self) -> None:
+        """Marks the environment as unfinished, and removes what would keep venv from making it good."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.record(UNFINISHED, "")
+        except OSError as error:
+            raise Failed(f"cannot write into {self.folder}: {error.strerror}") from error
+        # Half of pip passes for installed, and a link to a Python that is gone is not replaced.
+        halves = [path for name in ("pip", "pip-*.dist-info") for path in self.folder.glob(f"{SITE}/{name}")]
+        for path in halves:
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob("bin/python*"):
+            if path.is_symlink() and not path.exists():
+                path.unlink()
+
+    def _empty(self, and_remove: bool) -> None:
+        """Removes what is in the folder: only for what this program has just put there."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        if and_remove and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def install(self, group: str) -> None:
         """The packages of a file in requirements/, unless they are there."""

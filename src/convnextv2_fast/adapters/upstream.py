@@ -111,9 +111,12 @@ def _try_out(block: nn.Module) -> str | None:
 
 def pair(m: nn.Module) -> tuple[nn.Module, nn.Module, bool] | None:
     """Returns convolution, LayerNorm, and whether LayerNorm comes first, for upstream's stem or downsampling layer."""
-    if len(m._modules) != 2 or None in m._modules.values():
+    modules = list(m._modules.values())  # children() leaves out a module's second occurrence
+    if len(modules) != 2:
         return None
-    a, b = m.children()
+    a, b = modules
+    if a is None or b is None:
+        return None
     if type(a) is nn.Conv2d and is_channels_first(b):
         return a, b, False
     return (b, a, True) if is_channels_first(a) and type(b) is nn.Conv2d else None
