@@ -64,15 +64,15 @@ test: build
 
 # Everything. What passed is recorded in tests/areas.tsv, for .ci/run.
 test-all: build docs-packages
-	@"$(PY)" -m tests.areas --record $(ARGS)
+	@"$(PY)" -m tests.run_areas --record $(ARGS)
 
 # One area of CONTRIBUTING's table, in full: make test-triton.
 test-%: build docs-packages
-	@"$(PY)" -m tests.areas --record $* $(ARGS)
+	@"$(PY)" -m tests.run_areas --record $* $(ARGS)
 
 # The areas whose sources changed since they last passed.
 test-changed: build docs-packages
-	@"$(PY)" -m tests.areas --stale $(ARGS)
+	@"$(PY)" -m tests.run_areas --stale $(ARGS)
 
 docs-packages:
 	@$(SETUP) docs

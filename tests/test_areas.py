@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests import areas, imports, pairs, thorough
+from tests import areas, imports, pairs, run_areas, thorough
 
 
 def test_every_test_file_is_in_one_area():
@@ -81,40 +81,40 @@ def test_outcomes_are_read_by_area(tmp_path):
         '<testcase classname="" name="tests.cli.test_x" time="0"><skipped/></testcase>'
         '<testcase classname="tests.train.test_y.TestZ" time="3"><failure/></testcase></testsuite></testsuites>'
     )
-    assert areas.outcomes(report) == {
-        "ops": areas.Outcome(3.5, passed=2),
-        "native": areas.Outcome(failed=1),
-        "command-line": areas.Outcome(),
-        "train": areas.Outcome(3.0, failed=1),
+    assert run_areas.outcomes(report) == {
+        "ops": run_areas.Outcome(3.5, passed=2),
+        "native": run_areas.Outcome(failed=1),
+        "command-line": run_areas.Outcome(),
+        "train": run_areas.Outcome(3.0, failed=1),
     }
     report.write_text('<testsuites><testcase classname="tests.new.test_x" time="1"/></testsuites>')
     with pytest.raises(ValueError, match="tests/new/test_x belongs to no area"):
-        areas.outcomes(report)
+        run_areas.outcomes(report)
 
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    """A table from before tests were counted."""
+    """A table of what passed."""
     path = tmp_path / "areas.tsv"
-    path.write_text("area\tpassed as\tseconds\nops\told\t3\ntrain\told\t5\n")
-    monkeypatch.setattr(areas, "TABLE", path)
+    path.write_text("area\tpassed as\tseconds\ttests\nops\told\t3\t1\ntrain\told\t5\t1\n")
+    monkeypatch.setattr(run_areas, "TABLE", path)
     return path
 
 
 def test_an_area_with_many_skipped_tests_is_not_recorded(table, capsys):
-    areas.record({"ops": "a"}, {"ops": areas.Outcome(1.0, passed=100)}, fewer=False)
-    assert table.read_text() == "area\tpassed as\tseconds\ttests\nops\ta\t1\t100\ntrain\told\t5\t\n"
-    assert areas.read()["train"] == areas.Passed("old", 5, None)
-    areas.record({"ops": "b"}, {"ops": areas.Outcome(1.0, passed=90)}, fewer=False)
-    assert areas.read()["ops"] == areas.Passed("b", 1, 90) and not capsys.readouterr().out
-    areas.record({"ops": "c", "docs": "c"}, {"ops": areas.Outcome(1.0, passed=80)}, fewer=False)
+    run_areas.record({"ops": "a"}, {"ops": run_areas.Outcome(1.0, passed=100)}, fewer=False)
+    assert table.read_text() == "area\tpassed as\tseconds\ttests\nops\ta\t1\t100\ntrain\told\t5\t1\n"
+    assert run_areas.read()["train"] == run_areas.Passed("old", 5, 1)
+    run_areas.record({"ops": "b"}, {"ops": run_areas.Outcome(1.0, passed=90)}, fewer=False)
+    assert run_areas.read()["ops"] == run_areas.Passed("b", 1, 90) and not capsys.readouterr().out
+    run_areas.record({"ops": "c", "docs": "c"}, {"ops": run_areas.Outcome(1.0, passed=80)}, fewer=False)
     said = capsys.readouterr().out
     assert "ops is not recorded: 80 of its tests passed, 90 when it was recorded last" in said
-    assert areas.read()["ops"].digest == "b" and "docs is not recorded: 0 of its tests" in said
-    areas.record({"ops": "c"}, {"ops": areas.Outcome(1.0, passed=80)}, fewer=True)
-    assert areas.read()["ops"] == areas.Passed("c", 1, 80)
-    areas.record({"ops": "d"}, {"ops": areas.Outcome(1.0, passed=80, failed=1)}, fewer=True)
-    assert areas.read()["ops"].digest == "c"
+    assert run_areas.read()["ops"].digest == "b" and "docs is not recorded: 0 of its tests" in said
+    run_areas.record({"ops": "c"}, {"ops": run_areas.Outcome(1.0, passed=80)}, fewer=True)
+    assert run_areas.read()["ops"] == run_areas.Passed("c", 1, 80)
+    run_areas.record({"ops": "d"}, {"ops": run_areas.Outcome(1.0, passed=80, failed=1)}, fewer=True)
+    assert run_areas.read()["ops"].digest == "c"
 
 
 @pytest.mark.parametrize("code, digest", [(0, "new"), (1, "new"), (2, "old"), (3, "old"), (-2, "old")])
@@ -132,12 +132,12 @@ def test_only_whole_runs_are_recorded(code, digest, table, tmp_path, monkeypatch
         return subprocess.CompletedProcess(command, code)
 
     monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing")
-    monkeypatch.setattr(areas, "REPORT", report)
-    monkeypatch.setattr(areas, "digest", lambda area: "new")
-    monkeypatch.setattr(areas, "subprocess", SimpleNamespace(run=pretend))
-    assert areas.run([areas.BY_NAME["ops"], areas.BY_NAME["train"]], (), recording=True) == code
-    assert areas.read()["ops"].digest == digest
-    assert areas.read()["train"].digest == ("new" if code == 0 else "old")
+    monkeypatch.setattr(run_areas, "REPORT", report)
+    monkeypatch.setattr(run_areas, "digest", lambda area: "new")
+    monkeypatch.setattr(run_areas, "subprocess", SimpleNamespace(run=pretend))
+    assert run_areas.run([areas.BY_NAME["ops"], areas.BY_NAME["train"]], (), recording=True) == code
+    assert run_areas.read()["ops"].digest == digest
+    assert run_areas.read()["train"].digest == ("new" if code == 0 else "old")
     assert ("nothing is recorded" in capsys.readouterr().out) == (digest == "old")
 
 
@@ -148,10 +148,10 @@ def test_a_run_with_arguments_keeps_its_environment_and_is_not_recorded(table, m
 
     before = table.read_text()
     monkeypatch.setenv("PYTEST_ADDOPTS", "-v")
-    monkeypatch.setattr(areas, "REPORT", table.parent / "tests.xml")
-    monkeypatch.setattr(areas, "subprocess", SimpleNamespace(run=pretend))
-    monkeypatch.setattr(areas, "digest", lambda area: "new")
-    assert areas.run([areas.BY_NAME["ops"]], ["-x"], recording=True) == 0
+    monkeypatch.setattr(run_areas, "REPORT", table.parent / "tests.xml")
+    monkeypatch.setattr(run_areas, "subprocess", SimpleNamespace(run=pretend))
+    monkeypatch.setattr(run_areas, "digest", lambda area: "new")
+    assert run_areas.run([areas.BY_NAME["ops"]], ["-x"], recording=True) == 0
     assert table.read_text() == before
 
 
