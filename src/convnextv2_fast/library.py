@@ -222,4 +222,5 @@ if _cpu is not None and os.environ.get(ISA_ENVIRONMENT):
         warnings.warn(f"{ISA_ENVIRONMENT}: {error}; using {cpu_isa()!r}", RuntimeWarning, stacklevel=2)
 
 if (_told := missing_kernels()) is not None:
-    warnings.warn(f"convnextv2_fast has {_told}. {QUIET_ENVIRONMENT}=1 silences this.", UserWarning, stacklevel=2)
+    # 5: the line that imports the package; between lie its own `__init__`, `dispatch` and `preferences`
+    warnings.warn(f"convnextv2_fast has {_told}. {QUIET_ENVIRONMENT}=1 silences this.", UserWarning, stacklevel=5)

@@ -61,6 +61,7 @@ def test_dense_model_from_fcmae(caplog):
     with caplog.at_level(logging.WARNING, "convnextv2_fast"):
         report = load_checkpoint(model, state)
     assert set(report.left_at_init) == {*HEAD, *NORM} and len(report.dropped) == 15 and report.format == "fcmae"
+    assert str(report).splitlines()[-1] == "not used: the FCMAE decoder (15 tensors)"
     assert "left at their initial values: norm.weight, norm.bias, head.weight, head.bias" in caplog.text
     want = convert_state_dict(state, drop_extra=True) | {n: before[n] for n in (*HEAD, *NORM)}
     same(dict(model.state_dict()), want)

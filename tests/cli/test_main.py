@@ -1,6 +1,8 @@
 """The command line as a whole: help, version, and errors of one line."""
 
+import builtins
 import os
+import runpy
 import subprocess
 import sys
 
@@ -90,6 +92,21 @@ def test_a_reader_that_goes_away():
     with os.fdopen(writer, "w") as pipe:
         done = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_interrupt_while_importing(capsys, monkeypatch):
+    """Of what `__main__` imports."""
+    real = builtins.__import__
+
+    def interrupted(name, *args, **options):
+        if name == "cli":
+            raise KeyboardInterrupt
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("convnextv2_fast.__main__", run_name="__main__")
+    assert stop.value.code == 130 and capsys.readouterr().err == "python -m convnextv2_fast: interrupted\n"
 
 
 def test_interrupt(cli, monkeypatch):

@@ -1,15 +1,18 @@
 """Where samples come from, in which order, and what is said when they cannot be read."""
 
 import random
+import shutil
 from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
 
-from convnextv2_fast.train import TrainingError, data, pretrain, streams, tables
+from convnextv2_fast.train import TrainingError, augment, data, pictures, pretrain, streams, tables
 from convnextv2_fast.train.parallel import Processes
 from convnextv2_fast.train.saving import Position
+
+from .test_augment import arguments
 
 CPU = torch.device("cpu")
 HUB = {"data_set": "hf", "image_key": "image", "label_key": "label"}
@@ -40,6 +43,48 @@ def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(TrainingError, match="1 of its class folders hold no image: a"):
         tables.Folder(tmp_path, labelled=True)
+
+
+def test_hidden_files_and_folders_are_left_out(photos, tmp_path):
+    for name in ("cat", "dog"):
+        shutil.copytree(photos / "val/coffee", tmp_path / name)
+    shutil.copytree(photos / "val/coffee", tmp_path / ".ipynb_checkpoints")
+    shutil.copytree(photos / "val/coffee", tmp_path / "cat/.thumbnails")
+    (tmp_path / "cat/._3.png").write_bytes(b"of macOS")
+    table = tables.Folder(tmp_path, labelled=True)
+    assert table.classes == ["cat", "dog"] and table.labels == [0, 1]
+    assert len(tables.Folder(tmp_path)) == 2
+    assert tables.expand([tmp_path / "cat/._3.png"]) == [tmp_path / "cat/._3.png"]  # as it is given
+
+
+def test_links_that_lead_back(photos, tmp_path):
+    """Each folder is visited once; a link to another place is followed."""
+    shutil.copytree(photos / "train/coffee", tmp_path / "train/cat")
+    shutil.copytree(photos / "train/rocket", tmp_path / "train/dog")
+    (tmp_path / "train/cat/up").symlink_to("..")
+    (tmp_path / "train/cat/again").symlink_to(".")
+    (tmp_path / "train/dog/more").symlink_to(photos / "val/rocket")
+    table = tables.Folder(tmp_path / "train", labelled=True)
+    assert table.labels == [0] * 3 + [1] * 4 and table.classes == ["cat", "dog"]
+    assert len(tables.Folder(tmp_path / "train")) == 7
+    (tmp_path / "link").symlink_to("train")
+    assert len(tables.Folder(tmp_path / "link", labelled=True)) == 7
+
+
+@pytest.mark.parametrize("size", [(1, 20000), (20000, 1)])
+def test_thin_lines_are_cut_before_they_are_resized(size):
+    """Else 224 pixels of the shorter side would make gigabytes."""
+    from PIL import Image
+
+    image = Image.new("RGB", size)
+    image.paste((255, 0, 0), (*(side // 2 for side in size), *(side // 2 + 1 for side in size)))
+    cut = tables.middle(image)
+    assert sorted(cut.size) == [1, 50] and sorted(cut.getcolors()) == [(1, (255, 0, 0)), (49, (0, 0, 0))]
+    whole = Image.new("RGB", (50, 1))
+    assert tables.middle(whole) is whole
+    assert augment.evaluation_transform(arguments(input_size=64))(image).shape == (3, 64, 64)
+    assert pretrain.transform(64, 3).plain(image).shape == (3, 64, 64)
+    assert pictures.prepare(image, 64, 3).shape == (1, 3, 64, 64)
 
 
 def test_images_smaller_than_the_crop_are_enlarged(tmp_path):

@@ -78,14 +78,14 @@ def test_a_sheet(cli, photos, tmp_path):
     for i, file in enumerate(sorted(photos.rglob("*.png"))[:4]):
         (folder / f"{i}.png").write_bytes(b"no image" if i == 2 else file.read_bytes())
     code, said, err = cli("reconstruct", tmp_path / "m.pth", folder, "--out", out)
-    assert code == 0 and said.endswith(", mean of 3 images\n") and "2.png: cannot be read as an image" in err
+    assert code == 1 and said.endswith(", mean of 3 images\n") and "2.png: cannot be read as an image" in err
     with Image.open(out) as sheet:
         assert sheet.size == (1200, 950)
     code, said, err = cli(
         "reconstruct", tmp_path / "m.pth", folder / "0.png", folder / "1.png", "--limit", "1", "--out", out
     )
     assert code == 0 and "the first 1 of 2 images are drawn" in err
-    shown = {"limit": 9, "warn": print, "mask_ratio": 0.6, "seed": 0, "norm_pix_loss": None, "out": out}
+    shown = {"limit": 9, "warn": print, "note": print, "mask_ratio": 0.6, "seed": 0, "norm_pix_loss": None, "out": out}
     rows = pictures.reconstruct(tmp_path / "m.pth", [folder], size=None, **shown)
     assert rows[0].patches == 9 and rows[0].pictures[0].shape == (96, 96, 3)
     alone = pictures.reconstruct(tmp_path / "m.pth", [folder / "0.png"], size=None, **shown)

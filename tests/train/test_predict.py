@@ -1,12 +1,16 @@
 """`predict`: from a fine-tuned checkpoint to names and probabilities."""
 
+import argparse
+import contextlib
+import io
 import json
 
 import pytest
 import torch
 
+from convnextv2_fast.cli import main
 from convnextv2_fast.models.convnextv2 import ConvNeXtV2
-from convnextv2_fast.train import augment, predict, saving
+from convnextv2_fast.train import augment, predict, saving, start
 
 from .test_augment import arguments
 
@@ -77,12 +81,56 @@ def test_what_cannot_be_predicted(cli, photos, model, checkpoint, tmp_path):
     assert code == 1 and out.startswith(str(image)) and err.startswith("warning: ") and "bad.png: cannot be read" in err
     code, out, err = cli("predict", tmp_path / "images", "--checkpoint", checkpoint)
     assert code == 2 and not out and "bad.png: cannot be read as an image" in err
+    assert cli("predict", tmp_path / "images", "--checkpoint", checkpoint, "--json")[:2] == (2, "[]\n")
+    absent = (tmp_path / "none.png", tmp_path / "none")
+    code, out, err = cli("predict", *absent, "--checkpoint", checkpoint)
+    assert code == 2 and not out and all(f"{file}: no such file or folder\n" in err for file in absent), err
+    code, out, err = cli("predict", image, *absent, "--checkpoint", checkpoint)
+    assert code == 1 and err.count("no such file or folder") == 2, err
     encoder = {k: v for k, v in model.state_dict().items() if not k.startswith(("head", "norm"))}
     torch.save({"model": encoder}, tmp_path / "encoder.pth")
     code, out, err = cli("predict", image, "--checkpoint", tmp_path / "encoder.pth")
     assert code == 2 and "it cannot classify; fine-tune it first: finetune --finetune" in err
     (tmp_path / "empty").mkdir()
     assert "empty: holds no images" in cli("predict", tmp_path / "empty", "--checkpoint", checkpoint)[2]
+
+
+def test_weights_that_are_no_numbers(cli, photos, model, tmp_path):
+    state = model.state_dict() | {"norm.bias": torch.full((32,), float("nan"))}
+    torch.save({"model": state}, tmp_path / "nan.pth")
+    image = sorted(photos.rglob("*.png"))[0]
+    code, out, err = cli("predict", image, "--checkpoint", tmp_path / "nan.pth", "--input_size", "32", "--json")
+    assert code == 2 and not out and "weights that are NaN or infinite" in err and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        argparse.Namespace(input_size=None, crop_pct=None, mean=None),
+        argparse.Namespace(input_size=[3, 224, 224], crop_pct=[1]),
+        {"input_size": "96", "crop_pct": "0.9", "imagenet_default_mean_and_std": "yes"},
+        {"input_size": True, "crop_pct": 2.0},
+        "hi",
+        None,
+    ],
+)
+def test_arguments_of_other_programs(args):
+    """timm's have the same names and other forms: what does not fit is left alone."""
+    assert start.preprocessing({"args": args}) == start.PREPROCESSING
+    assert start.preprocessing({"args": args})["input_size"] == 224
+
+
+def test_names_with_blank_lines_at_the_end(tmp_path):
+    (tmp_path / "names.txt").write_text("a\n\nb\n\n\n")
+    assert predict._names({}, tmp_path / "names.txt", 3) == ["a", "", "b"]
+
+
+def test_names_that_the_terminal_cannot_write(photos, model, tmp_path):
+    saving.write({"model": model.state_dict(), "classes": ["Kätzchen", "b", "c"]}, tmp_path / "c.pth")
+    argv = ["predict", str(sorted(photos.rglob("*.png"))[0]), "--checkpoint", str(tmp_path / "c.pth")]
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as ascii, contextlib.redirect_stdout(ascii):
+        assert main([*argv, "--input_size", "32", "--device", "cpu"]) == 0
+        assert "K\\xe4tzchen" in ascii.buffer.getvalue().decode("ascii")
 
 
 def test_help(cli):

@@ -53,7 +53,8 @@ def test_a_checkpoint_that_does_not_fit(cli, photos, grey):
     assert second == "the model is convnextv2_tiny, 1 input channels, a head for 3 classes"
     assert third == "give --model convnextv2_atto; or leave --model out (--details lists the tensors)"
     assert "give --in_chans 1, or leave" in three_lines(cli, *argv, "--in_chans", "3")[2]
-    assert "--recipe tiny is for another size" in three_lines(cli, *argv, "--recipe", "tiny")[2]
+    third = three_lines(cli, *argv, "--recipe", "tiny")[2]
+    assert third.startswith("the checkpoint holds atto, --recipe tiny makes tiny: use --recipe atto (")
     code, _, err = cli("finetune", *argv, "--model", "tiny", "--details")
     assert code == 2 and "stages.2.8.pwconv2.weight" in err and err.count("missing from the checkpoint") == 1
     argv = ("--data_path", photos, *FINETUNE, "--eval", "--resume", grey)
@@ -67,6 +68,21 @@ def test_a_run_of_another_model_is_not_resumed(cli, photos, tmp_path):
     assert "holds another model than this run's: convnextv2_atto, 3 input channels" in first
     assert second.startswith("this run's model is convnextv2_femto, ")
     assert third.startswith("give what it was trained with (--model convnextv2_atto) to resume it, or another --output")
+
+
+def test_a_folder_with_a_checkpoint_goes_before_finetune(cli, photos, grey, tmp_path):
+    """`--finetune` is then not even read, and what changed is named; the model is the checkpoint's."""
+    argv = ("--data_path", photos, *SMALL, "--warmup_epochs", "0", "--lr", "1e-3", "--disable_eval")
+    argv = ("finetune", *argv, "--output_dir", tmp_path)
+    assert cli(*argv, "--epochs", "1", "--finetune", grey)[0] == 0
+    code, out, err = cli(*argv, "--epochs", "2", "--smoothing", "0.2", "--finetune", "new.pth")
+    assert code == 0 and not out, err
+    went_on = tmp_path / "checkpoint-0.pth"
+    assert err.startswith(f"--finetune new.pth is not used: the run goes on from {went_on}. Another --output_dir sta")
+    changed = f"finetune {grey} -> new.pth, epochs 1 -> 2, smoothing 0.1 -> 0.2"
+    assert f"resumed from {went_on}, with other arguments: {changed}\n" in err
+    content = saving.read(tmp_path / "checkpoint-1.pth")
+    assert (content["args"]["model"], content["args"]["in_chans"]) == ("convnextv2_atto", 1)
 
 
 def test_classes_that_contradict_each_other(cli, photos, tmp_path):

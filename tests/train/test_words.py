@@ -5,10 +5,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from convnextv2_fast.cli import _training
 from convnextv2_fast.train import TrainingError, advice, libraries
 from convnextv2_fast.train.display import Display
+from convnextv2_fast.train.layers import Timing
 
 from .conftest import PRETRAIN
 
@@ -35,8 +37,8 @@ def test_the_bar_keeps_speed_and_time_left(capsys, monkeypatch, width, there, le
 
 def said(**changes) -> str:
     args = {"epochs": 20, "warmup_epochs": 2, "lr": 1e-3, "finetune": ""} | changes
-    scaled_from = args.pop("blr", None)
-    return "\n".join(advice.schedule_warnings(SimpleNamespace(**args), 16, 10, scaled_from))
+    scaled_from, per_epoch = args.pop("blr", None), args.pop("per_epoch", 10)
+    return "\n".join(advice.schedule_warnings(SimpleNamespace(**args), 16, per_epoch, scaled_from))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,11 @@ def said(**changes) -> str:
         ),
         ({"warmup_epochs": 20}, "try --warmup_epochs 2$"),
         ({"warmup_steps": 500}, r"--warmup_steps 500\) is as long .* try --warmup_steps 20$"),
+        ({"warmup_steps": 500, "epochs": 1, "per_epoch": 5}, r"--warmup_steps 500\) .* try --warmup_steps 1$"),
+        ({"warmup_steps": 9, "epochs": 1, "per_epoch": 1}, r"try --warmup_epochs 0 without --warmup_steps$"),
+        ({"lr": 0.0, "min_lr": 1e-6}, r"the learning rate is 0: nothing is learned. Try --lr 1e-3$"),
+        ({"lr": 1e-12, "finetune": "f.pth"}, r"the learning rate is 1e-12: nothing is learned. Try --lr 1e-4$"),
+        ({"min_lr": 0.1}, r"--min_lr 0.1 is above the learning rate of 0.001, .* try --min_lr 0$"),
         ({"lr": 9.4e-6, "blr": 1.5e-4}, r"is 9.4e-06 \(--blr 0.00015 x 16 images a step / 256\).* such as --lr 1e-3$"),
         ({"lr": 1e-5, "blr": 1.5e-4, "finetune": "f.pth"}, "such as --lr 1e-4$"),
     ],
@@ -59,6 +66,65 @@ def test_settings_that_cannot_learn(options, message):
 def test_settings_that_can():
     assert not said() and not said(lr=9.4e-6)  # as it was given
     assert not said(lr=3e-5, blr=5e-4, finetune="f.pth") and not said(warmup_epochs=19)
+    assert not said(min_lr=1e-3)  # constant
+
+
+def a_run(**changes) -> SimpleNamespace:
+    """What `advice` reads of a run: 24 images of three classes in steps of 16."""
+    args = {"model": "convnextv2_atto", "lr": 1e-3, "epochs": 2, "warmup_epochs": 0, "save_ckpt": True}
+    args = SimpleNamespace(**args, finetune="", nb_classes=3)
+    task = SimpleNamespace(name="finetune", epoch_samples=24, classes=["a", "b", "c"])
+    processes = SimpleNamespace(size=1, device="cpu")
+    steps = SimpleNamespace(among=processes, images=16, per_epoch=1, epochs=2)
+    found = {"args": args, "task": task, "steps": steps, "model": torch.nn.Linear(1, 1), "folder": None, "best": {}}
+    found |= {"scaled_from": None, "saved": None, "resumed": None, "plain": 0, "amp": None}
+    return SimpleNamespace(**found | changes)
+
+
+def test_facts_are_counted():
+    run = a_run()
+    facts = next(advice.facts(run))
+    assert (
+        "; 24 images, 1 step of 16 an epoch, 2 epochs; 8 images left out of each epoch, which fill no step; " in facts
+    )
+    run.task.epoch_samples, run.steps.per_epoch, run.steps.epochs = 32, 2, 1
+    assert "; 32 images, 2 steps of 16 an epoch, 1 epoch; lr 0.001" in next(advice.facts(run))
+
+
+def test_one_class_teaches_nothing():
+    run = a_run()
+    assert not any("class" in text for text in advice.warnings(run))
+    run.args.nb_classes, run.task.classes = 1, ["cat"]
+    assert sum("warning: there is only one class (cat)" in text for text in advice.warnings(run)) == 1
+
+
+def test_the_best_checkpoint_is_named(tmp_path):
+    best = tmp_path / "checkpoint-best.pth"
+    run = a_run(folder=SimpleNamespace(path=tmp_path), saved=tmp_path / "checkpoint-1.pth", best={"best": 75.0})
+    assert advice.finished(run, "0:01:00") == f"finetune: done in 0:01:00; wrote {run.saved}"
+    best.touch()
+    assert advice.finished(run, "0:01:00").endswith(f"checkpoint-1.pth; the best is {best}, with 75.00 % right")
+
+
+def test_a_loss_that_is_no_number():
+    run = a_run()
+    assert advice.diverged(run, "the loss is nan") == "the loss is nan. What may help: a lower --lr or --clip_grad 1"
+    run.scaled_from, run.task.name, run.amp, run.saved = 1e-3, "pretrain", torch.float16, "c.pth"
+    said = advice.diverged(run, "the loss is nan")
+    assert said.startswith("the loss is nan; the last checkpoint, c.pth, is from before. What may help: a lower --blr ")
+    assert "--init std02" in said and said.endswith("; float16 overflows sooner than --amp_dtype bfloat16")
+
+
+@pytest.mark.parametrize(("steps", "message"), [(3, "nothing was timed: .* only 3$"), (4, "mean of 1:"), (9, "of 2:")])
+def test_layers_of_a_short_run_are_timed(steps, message):
+    said: list[str] = []
+    timing = Timing(torch.nn.Linear(1, 1), torch.device("cpu"), 2, said.append)
+    for _ in range(steps):
+        if (timer := timing.next()) is not None:
+            timer.start()
+            timer.stop()
+    timing.finish()
+    assert len(said) == 1 and re.search(message, said[0])
 
 
 def test_without_output_dir(cli, photos):

@@ -57,10 +57,17 @@ class LoadReport:
         if self.left_at_init:
             lines.append(f"left at their initial values: {', '.join(self.left_at_init)}")
         if self.dropped:
-            lines.append(f"not used: {', '.join(self.dropped)}")
+            lines.append(f"not used: {', '.join(_without_decoder(self.dropped))}")
         if self.unused_ema:
             lines.append(f"a moving average is there too, under {self.unused_ema!r}: use_ema=True loads it")
         return "\n".join(lines)
+
+
+def _without_decoder(names: Sequence[str]) -> list[str]:
+    """FCMAE's many tensors, which every fine-tuning drops, as one entry."""
+    rest = [n for n in names if not any(group_of(part) == "decoder" for part in n.split("."))]
+    number = len(names) - len(rest)
+    return [*rest, f"the FCMAE decoder ({number} tensors)"] if number else rest
 
 
 def load_checkpoint(

@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nobody reads the output to its end.
     """
     args = parser().parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):  # names of files and classes need not exist in its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         wanted = os.environ.get(dispatch.ENVIRONMENT) or "auto"
         if wanted not in dispatch.NAMES and args.command != "env":  # env shows the variable, whatever is in it

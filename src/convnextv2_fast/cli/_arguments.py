@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 import torch
 
@@ -25,6 +27,16 @@ def count(text: str) -> int:
     if not text.isascii() or not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
     return int(text)
+
+
+def path(text: str) -> Path:
+    """argparse type: a path, whose leading `~` is the home folder: the shell leaves that of `--option=~/x` alone."""
+    return Path(text).expanduser()
+
+
+def path_text(text: str) -> str:
+    """argparse type: :func:`path` for what may also be a name, or empty."""
+    return os.path.expanduser(text)
 
 
 def device(text: str) -> torch.device:

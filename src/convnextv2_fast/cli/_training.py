@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ._arguments import CommandError, count, device, positive
+from ._arguments import CommandError, count, device, path_text, positive
 
 MOST_WORKERS = 10  # upstream's number of loader processes
 
@@ -39,9 +39,27 @@ def share(text: str) -> float:
     return value
 
 
-def flag(add: Callable[..., Any], name: str, default: bool, help: str) -> None:
-    """`--name`, `--name true` or `--name false`."""
-    text = f"{help} (default: {str(default).lower()})"
+def below_one(text: str) -> float:
+    """argparse type: a number in [0, 1)."""
+    if share(text) == 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1")
+    return float(text)
+
+
+def amount(text: str) -> float:
+    """argparse type: a number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0")
+    return value
+
+
+def flag(add: Callable[..., Any], name: str, default: bool | None, help: str, otherwise: str = "") -> None:
+    """`--name`, `--name true` or `--name false`; `otherwise` says what a default of None stands for."""
+    text = f"{help} (default: {otherwise or str(default).lower()})"
     add(name, type=boolean, nargs="?", const=True, default=default, metavar="true|false", help=text)
 
 
@@ -100,9 +118,9 @@ def add_run(parser: argparse.ArgumentParser, *, epochs: int, warmup: int, blr: f
     group = parser.add_argument_group("checkpoints and log")
     add = group.add_argument
     where = "for checkpoints, log.txt and steps.jsonl. Without it nothing is saved"
-    add("--output_dir", default="", metavar="DIR", help=where)
-    add("--log_dir", metavar="DIR", help="for TensorBoard")
-    add("--resume", default="", metavar="FILE", help="checkpoint to go on from")
+    add("--output_dir", type=path_text, default="", metavar="DIR", help=where)
+    add("--log_dir", type=path_text, metavar="DIR", help="for TensorBoard")
+    add("--resume", type=path_text, default="", metavar="FILE", help="checkpoint to go on from")
     flag(add, "--auto_resume", True, "go on from the newest checkpoint in --output_dir")
     flag(add, "--save_ckpt", True, "save checkpoints")
     add("--save_ckpt_freq", type=positive, default=1, metavar="N", help="epochs between them (default: 1)")

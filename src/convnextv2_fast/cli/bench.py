@@ -7,14 +7,13 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import dispatch
 from . import _peers, _plot, env
-from ._arguments import DTYPES, CommandError, count, device, positive, require_device
+from ._arguments import DTYPES, CommandError, count, device, path, positive, require_device
 from ._judge import first_line, threads
 from ._measure import Row, compare, output, rounds, warm_up
 from ._models import NAMES
@@ -49,8 +48,8 @@ def add_parser(commands: Any) -> None:
     add("--compile", action="store_true", help="add rows: torch.compile of the torch backend and of peers")
     add("--peer", action="append", choices=_peers.NAMES, default=[], help="the same weights elsewhere; repeatable")
     add("--threads", type=positive, help="threads on the CPU (default: torch's)")
-    add("--json", type=Path, metavar="FILE", help="write everything measured")
-    add("--plot", type=Path, metavar="FILE", help=f"draw a bar chart ({', '.join(_PLOT_TYPES)}); needs matplotlib")
+    add("--json", type=path, metavar="FILE", help="write everything measured")
+    add("--plot", type=path, metavar="FILE", help=f"draw a bar chart ({', '.join(_PLOT_TYPES)}); needs matplotlib")
     parser.set_defaults(run=run)
 
 
@@ -64,9 +63,9 @@ def _limit(dtype: torch.dtype, at: torch.device) -> float:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before anything is measured: files can be written, and what draws the plot is there."""
-    for path in (args.json, args.plot):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise CommandError(f"{path}: there is no such folder to write a file to")
+    for file in (args.json, args.plot):
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise CommandError(f"{file}: there is no such folder to write a file to")
     if args.plot is not None:
         if args.plot.suffix not in _PLOT_TYPES:
             raise CommandError(f"--plot {args.plot.name}: the name must end in {', '.join(_PLOT_TYPES)}")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ._arguments import CommandError, device, positive, require_device
+from ._arguments import CommandError, device, path, positive, require_device
 
 
 def add_parser(commands: Any) -> None:
@@ -24,10 +23,10 @@ def add_parser(commands: Any) -> None:
         epilog="Example: python -m convnextv2_fast predict photo.jpg --checkpoint tuned/checkpoint-best.pth",
     )
     add = parser.add_argument
-    add("image", type=Path, nargs="+", help="a file, or a folder of images")
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="of finetune, or any classifier")
+    add("image", type=path, nargs="+", help="a file, or a folder of images")
+    add("--checkpoint", type=path, required=True, metavar="FILE", help="of finetune, or any classifier")
     add("--top", type=positive, default=5, metavar="N", help="classes of each image (default: 5)")
-    add("--names", type=Path, metavar="FILE", help="the class names, one a line (default: the checkpoint's)")
+    add("--names", type=path, metavar="FILE", help="the class names, one a line (default: the checkpoint's)")
     add("--use_ema", action="store_true", help="take the moving average of the weights")
     add("--input_size", type=positive, metavar="N", help="pixels of a side (default: as in training)")
     add("--device", type=device, metavar="D", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
@@ -60,10 +59,10 @@ def run(args: argparse.Namespace) -> int:
                 print(f"  {100 * probability:5.1f} %  {name}")
     except TrainingError as error:
         raise CommandError(str(error)) from error
-    if not seen:
-        raise CommandError(unreadable[-1])
     if args.json:
         print(json.dumps(records, indent=1))
+    if not seen:
+        raise CommandError("\n".join(unreadable))
     for text in unreadable:
         print(f"warning: {text}", file=sys.stderr)
     return 1 if unreadable else 0

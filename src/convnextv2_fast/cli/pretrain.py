@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._arguments import CommandError, positive
+from ._arguments import CommandError, path_text, positive
 from ._training import add_loading, add_run, check, flag, models, share
 
 NAMES = [f"convnextv2_{size}" for size in ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")]
@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
     )
     add = add_loading(parser)
     where = "folder of images (its train/ if there is one), a Hugging Face dataset's name or folder, webdataset shards"
-    add("--data_path", required=True, metavar="PATH", help=where)
+    add("--data_path", type=path_text, required=True, metavar="PATH", help=where)
     kinds = ("folder", "hf", "hf-stream", "wds")
     add("--data_set", default="folder", choices=kinds, help="what --data_path is (default: folder)")
     add("--split", default="train", metavar="NAME", help="of a Hugging Face dataset (default: train)")

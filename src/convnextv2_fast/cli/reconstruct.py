@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ._arguments import CommandError, count, positive
+from ._arguments import CommandError, count, path, positive
 from ._training import boolean, share
 
 
@@ -21,9 +21,9 @@ def add_parser(commands: Any) -> None:
         epilog="Example: python -m convnextv2_fast reconstruct runs/tiny/checkpoint-799.pth photos --out sheet.png",
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, help="of pretrain, or of upstream's main_pretrain.py")
-    add("image", type=Path, nargs="+", help="a file, or a folder of images")
-    add("--out", type=Path, metavar="FILE", help="default: reconstruction.png")
+    add("checkpoint", type=path, help="of pretrain, or of upstream's main_pretrain.py")
+    add("image", type=path, nargs="+", help="a file, or a folder of images")
+    add("--out", type=path, metavar="FILE", help="default: reconstruction.png")
     add("--size", type=positive, metavar="N", help="pixels of a side (default: as in pre-training)")
     add("--limit", type=positive, default=16, metavar="N", help="most images on the sheet (default: 16)")
     add("--mask_ratio", type=share, default=0.6, metavar="X", help="default: 0.6")
@@ -32,16 +32,18 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=_reconstruct)
     parser = commands.add_parser("curve", help="loss curves of runs as one picture")
     add = parser.add_argument
-    add("log", type=Path, nargs="+", help="an output folder, steps.jsonl, or log.txt, upstream's too")
-    add("--out", type=Path, metavar="FILE", help="default: curve.png")
+    add("log", type=path, nargs="+", help="an output folder, steps.jsonl, or log.txt, upstream's too")
+    add("--out", type=path, metavar="FILE", help="default: curve.png")
     add("--log_scale", action="store_true", help="of the loss")
     parser.set_defaults(run=_curve)
 
 
 def _reconstruct(args: argparse.Namespace) -> int:
+    """Draws; 0, or 1 where an image could not be read."""
     from ..train import TrainingError, pictures
 
     out = args.out or Path("reconstruction.png")
+    problems: list[str] = []
     try:
         rows = pictures.reconstruct(
             args.checkpoint,
@@ -52,13 +54,16 @@ def _reconstruct(args: argparse.Namespace) -> int:
             seed=args.seed,
             norm_pix_loss=args.norm_pix_loss,
             limit=args.limit,
-            warn=lambda text: print(f"warning: {text}", file=sys.stderr),
+            warn=problems.append,
+            note=lambda text: print(f"warning: {text}", file=sys.stderr),
         )
     except TrainingError as error:
         raise CommandError(str(error)) from error
+    for text in problems:
+        print(f"warning: {text}", file=sys.stderr)
     loss = sum(row.loss for row in rows) / len(rows)
     print(f"wrote {out}: loss {loss:.4f}" + (f", mean of {len(rows)} images" if len(rows) > 1 else ""))
-    return 0
+    return 1 if problems else 0
 
 
 def _curve(args: argparse.Namespace) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from .run import Run
 from .saving import Position
 
 # Learning rates below these hardly move a network that starts from random weights, or from a checkpoint.
 SMALL_FROM_RANDOM, SMALL_FROM_CHECKPOINT = 1e-4, 2e-5
+NOTHING = 1e-9  # steps of this rate are lost in the rounding of float32 weights
 
 
 def facts(run: Run) -> Iterator[str]:
@@ -17,10 +20,18 @@ def facts(run: Run) -> Iterator[str]:
     args, s = run.args, run.steps
     number = sum(p.numel() for p in run.model.parameters())
     where = f"{s.among.size} x {s.among.device.type}" if s.among.size > 1 else str(s.among.device)
+    rest = run.task.epoch_samples - s.per_epoch * s.images
+    left = f"; {counted(rest, 'image')} left out of each epoch, which fill no step" if rest else ""
     yield (
-        f"{run.task.name}: {args.model}, {number / 1e6:.1f} M parameters; {run.task.epoch_samples} images, "
-        f"{s.per_epoch} steps of {s.images} an epoch, {s.epochs} epochs; lr {args.lr:.3g}; {where}"
+        f"{run.task.name}: {args.model}, {number / 1e6:.1f} M parameters; {counted(run.task.epoch_samples, 'image')}, "
+        f"{counted(s.per_epoch, 'step')} of {s.images} an epoch, {counted(s.epochs, 'epoch')}{left}; "
+        f"lr {args.lr:.3g}; {where}"
     )
+
+
+def counted(number: int, what: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def warnings(run: Run) -> Iterator[str]:
@@ -32,6 +43,9 @@ def warnings(run: Run) -> Iterator[str]:
         )
     elif not args.save_ckpt:
         yield "warning: --save_ckpt false: the log is kept, the weights are not, and the run cannot be resumed"
+    if getattr(args, "nb_classes", None) == 1:
+        named = f" ({run.task.classes[0]})" if run.task.classes else ""
+        yield f"warning: there is only one class{named}: every answer is right, so nothing can be learned"
     yield from schedule_warnings(args, s.images, s.per_epoch, run.scaled_from)
 
 
@@ -48,16 +62,24 @@ def schedule_warnings(args: Any, images: int, per_epoch: int, scaled_from: float
     warmup = warmup if warmup > 0 else args.warmup_epochs * per_epoch
     if warmup >= steps > 0:
         peak = args.lr * (steps - 1) / warmup
-        short = (
-            f"--warmup_steps {steps // 10}"
-            if given.startswith("--warmup_steps")
-            else (f"--warmup_epochs {args.epochs / 10:.2g}")
-        )
+        short = f"--warmup_epochs {args.epochs / 10:.2g}"
+        if given.startswith("--warmup_steps"):  # of 0, the warm-up would be that of --warmup_epochs
+            short = f"--warmup_steps {max(1, steps // 10)}" if steps > 1 else "--warmup_epochs 0 without --warmup_steps"
         yield (
             f"warning: the warm-up ({given}) is as long as the run (--epochs {args.epochs}) or longer: the learning "
             f"rate rises to {peak:.2g} of {args.lr:.2g} and never falls; try {short}"
         )
     random = not getattr(args, "finetune", "")
+    lowest = getattr(args, "min_lr", 0.0)
+    if scaled_from is None and args.lr < NOTHING:
+        yield (
+            f"warning: the learning rate is {args.lr:.2g}: nothing is learned. Try --lr {'1e-3' if random else '1e-4'}"
+        )
+    elif lowest > args.lr:
+        yield (
+            f"warning: --min_lr {lowest:g} is above the learning rate of {args.lr:.2g}, which then rises to the end "
+            "instead of falling; try --min_lr 0"
+        )
     if scaled_from is not None and args.lr < (SMALL_FROM_RANDOM if random else SMALL_FROM_CHECKPOINT):
         yield (
             f"warning: the learning rate is {args.lr:.2g} (--blr {scaled_from:g} x {images} images a step / 256), too "
@@ -98,5 +120,18 @@ def interrupted(run: Run) -> str:
 def finished(run: Run, duration: str) -> str:
     """How long it took, and what it left behind."""
     wrote = f"; wrote {run.saved}" if run.saved is not None else ""
+    best = run.folder.path / "checkpoint-best.pth" if run.folder is not None else None
+    if best is not None and "best" in run.best and best.exists():
+        wrote += f"; the best is {best}, with {run.best['best']:.2f} % right"
     plain = f"; {run.plain} images were not augmented (see the warning above)" if run.plain else ""
     return f"{run.task.name}: done in {duration}{wrote}{plain}"
+
+
+def diverged(run: Run, what: str) -> str:
+    """Of a loss that is no number: what is left, and what may help."""
+    last = run.saved or run.resumed
+    rate = "--blr" if run.scaled_from is not None else "--lr"
+    help = [f"a lower {rate}", "--clip_grad 1", *(["--init std02"] if run.task.name == "pretrain" else [])]
+    where = f"; the last checkpoint, {last}, is from before" if last is not None else ""
+    float16 = "; float16 overflows sooner than --amp_dtype bfloat16" if run.amp == torch.float16 else ""
+    return f"{what}{where}. What may help: {' or '.join(help)}{float16}"

@@ -7,8 +7,9 @@ from typing import Any
 
 from . import TrainingError
 from .data import Augment, Transform
-from .libraries import need, torchvision_transforms
+from .libraries import blamed, need, torchvision_transforms
 from .pretrain import mean_and_std as pretraining_mean_and_std
+from .tables import middle
 
 
 def mean_and_std(args: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -25,7 +26,7 @@ def training_transform(args: Any) -> Augment:
     timm's colour operations are for RGB, so grey images (`--in_chans 1`) are augmented as RGB and made grey then.
 
     Raises:
-        TrainingError: colour augmentation for RGBA images.
+        TrainingError: colour augmentation for RGBA images, or a policy that timm does not know.
     """
     t, channels = torchvision_transforms(), args.in_chans or 3
     if channels == 4 and (args.aa or args.color_jitter):
@@ -33,19 +34,20 @@ def training_transform(args: Any) -> Augment:
             "--in_chans 4: colour augmentation is for RGB images; switch it off with --aa '' and no --color_jitter "
             "(crops, flips and random erasing stay)"
         )
-    shape, colour, tensor = need("timm.data").create_transform(
-        input_size=args.input_size,
-        is_training=True,
-        color_jitter=args.color_jitter or 0.0,
-        auto_augment=args.aa or None,
-        interpolation=args.train_interpolation,
-        re_prob=args.reprob,
-        re_mode=args.remode,
-        re_count=args.recount,
-        mean=mean_and_std(args)[0] if channels == 3 else pretraining_mean_and_std(3)[0],
-        std=mean_and_std(args)[1] if channels == 3 else pretraining_mean_and_std(3)[1],
-        separate=True,
-    )
+    with blamed(f"--aa {args.aa}" if args.aa else f"--color_jitter {args.color_jitter}"):
+        shape, colour, tensor = need("timm.data").create_transform(
+            input_size=args.input_size,
+            is_training=True,
+            color_jitter=args.color_jitter or 0.0,
+            auto_augment=args.aa or None,
+            interpolation=args.train_interpolation,
+            re_prob=args.reprob,
+            re_mode=args.remode,
+            re_count=args.recount,
+            mean=mean_and_std(args)[0] if channels == 3 else pretraining_mean_and_std(3)[0],
+            std=mean_and_std(args)[1] if channels == 3 else pretraining_mean_and_std(3)[1],
+            separate=True,
+        )
     _repair(colour)
     if channels != 3:
         erasing = tensor.transforms[2:]  # behind ToTensor and Normalize
@@ -61,7 +63,7 @@ def evaluation_transform(args: Any) -> Transform:
         steps = [t.Resize((args.input_size, args.input_size), interpolation=bicubic)]
     else:
         size = int(args.input_size / (args.crop_pct or 224 / 256))
-        steps = [t.Resize(size, interpolation=bicubic), t.CenterCrop(args.input_size)]
+        steps = [middle, t.Resize(size, interpolation=bicubic), t.CenterCrop(args.input_size)]
     return t.Compose([*steps, *_grey(args.in_chans or 3), t.ToTensor(), t.Normalize(*mean_and_std(args))])
 
 

@@ -104,7 +104,8 @@ def seeded(*key: int) -> Iterator[None]:
 Item = tuple[int, int, int]  # epoch, place in the epoch's order, index in the table
 
 
-Sample = tuple[Tensor, int, list[Failure], list[Failure]]  # image [C, H, W], label, what was unreadable, not augmented
+# image [C, H, W], label, what was unreadable, not augmented; no image: it is left out of its batch
+Sample = tuple[Tensor | None, int, list[Failure], list[Failure]]
 
 
 class Samples(Dataset):  # type: ignore[type-arg]
@@ -131,10 +132,24 @@ class Samples(Dataset):  # type: ignore[type-arg]
         return tensor, label, failures, [(self.table.name(index), reason)] if reason else []
 
 
+class Once(Samples):
+    """For measuring: an unreadable image is named and left out, since another in its place would count twice."""
+
+    def __getitem__(self, item: Item) -> Sample:
+        try:
+            image, label = self.table.read(item[2])
+        except Exception as error:  # whatever a decoder says of a damaged file
+            return None, 0, [(self.table.name(item[2]), first_line(error))], []
+        return self.transform(image)[0], label, [], []
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
-    images, labels, failures, plain = zip(*samples, strict=True)
-    failed, unaugmented = ([failure for found in kind for failure in found] for kind in (failures, plain))
-    return Batch(torch.stack(images), torch.tensor(labels), failed, unaugmented)
+    """A batch of those that have an image, perhaps of none."""
+    failed = [failure for _, _, failures, _ in samples for failure in failures]
+    plain = [failure for _, _, _, failures in samples for failure in failures]
+    whole = [(image, label) for image, label, _, _ in samples if image is not None]
+    images = torch.stack([image for image, _ in whole]) if whole else torch.empty(0)
+    return Batch(images, torch.tensor([label for _, label in whole]), failed, plain)
 
 
 @dataclass(frozen=True)
@@ -240,5 +255,5 @@ def training_batches(
 def evaluation_batches(
     table: Table, transform: Transform | Augment, batch: int, among: Processes, workers: int, pin: bool
 ) -> DataLoader[Any]:
-    """Every sample once, over all processes together."""
-    return _loader(Samples(table, transform, 0), _Every(len(table), batch, among), workers, pin)
+    """Every sample that can be read once, over all processes together; a batch can be empty."""
+    return _loader(Once(table, transform, 0), _Every(len(table), batch, among), workers, pin)

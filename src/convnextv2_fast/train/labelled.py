@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoints.files import first_line
 from . import TrainingError
 from .libraries import need
-from .tables import MODES, Folder, HubTable, Table, images_below
+from .tables import MODES, Folder, HubTable, Table, hidden, images_below
 
 SHOWN = 5  # names of classes in a message
 
@@ -44,7 +44,9 @@ def table(args: Any, train: bool) -> Table:
 
 
 def _has_classes(folder: Path) -> bool:
-    return folder.is_dir() and any(entry.is_dir() and images_below(entry) for entry in folder.iterdir())
+    return folder.is_dir() and any(
+        entry.is_dir() and not hidden(entry.name) and images_below(entry) for entry in folder.iterdir()
+    )
 
 
 def classes(args: Any, tables: Sequence[Table | None]) -> list[str]:

@@ -109,11 +109,24 @@ class Timing:
         if self.steps and self.done == self.FIRST:
             self.timer = LayerTimes(self.model, self.device)
         elif self.timer is not None and self.done == self.FIRST + self.steps:
-            self.timer.remove()
-            self.say(f"milliseconds a step, mean of {self.timer.steps}:\n{self._table(self.timer)}")
-            self.timer = None
+            self._tell(self.timer)
         self.done += 1
         return self.timer
+
+    def finish(self) -> None:
+        """At the end of a run, which may have had fewer steps than were to be timed."""
+        if self.timer is not None:
+            self._tell(self.timer)
+        elif self.steps and self.done <= self.FIRST:
+            self.say(
+                f"--time_layers {self.steps}: nothing was timed: the first {self.FIRST} steps are slower and are left "
+                f"out, and there were only {self.done}"
+            )
+
+    def _tell(self, timer: LayerTimes) -> None:
+        timer.remove()
+        self.say(f"milliseconds a step, mean of {timer.steps}:\n{self._table(timer)}")
+        self.timer = None
 
     @staticmethod
     def _table(timer: LayerTimes) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from types import ModuleType
 
 import torch
@@ -49,6 +51,20 @@ def need(name: str) -> ModuleType:
             f"torch {torch.__version__}, from the index that this torch came from: "
             f"pip install --force-reinstall --no-deps {package}"
         ) from error
+
+
+@contextlib.contextmanager
+def blamed(options: str) -> Iterator[None]:
+    """What a library raises inside is a TrainingError that names these options: their values go to it unchecked.
+
+    An exception of any kind: each of timm's optimizers and policies has its own way of refusing."""
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:
+        said = "too few values" if isinstance(error, IndexError) else first_line(error)
+        raise TrainingError(f"{options}: {said}") from error
 
 
 def torchvision_transforms() -> ModuleType:

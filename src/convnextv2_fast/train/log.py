@@ -76,7 +76,10 @@ class Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise TrainingError("--log_dir needs tensorboard: pip install tensorboard") from error
-            self._writer = SummaryWriter(str(tensorboard), purge_step=done)
+            try:
+                self._writer = SummaryWriter(str(tensorboard), purge_step=done)
+            except OSError as error:
+                raise TrainingError(f"--log_dir {tensorboard}: cannot be a folder for TensorBoard: {error}") from error
         self._show = Display(title, total, done) if active else None
 
     def say(self, text: str) -> None:

@@ -24,16 +24,18 @@ from .log import Log
 from .losses import Losses
 from .optim import cosine, set_learning_rate, set_weight_decay
 from .parallel import Processes, bare, synchronised, wrap
-from .resume import find, save, take_up
+from .resume import Found, save, take_up
 from .run import Run, Task
 from .saving import Position
 
 _STOPPING = b"\nstopping after this step (or evaluation); a second Ctrl-C stops at once\n"
 
 
-def train(args: Any, task: Task, among: Processes) -> dict[str, Any]:
-    """Trains from wherever the output folder's last checkpoint, or `--resume`, stands, to the last epoch.
+def train(args: Any, task: Task, among: Processes, resumed: Found | None) -> dict[str, Any]:
+    """Trains from the start, or from wherever a checkpoint stands, to the last epoch.
 
+    Args:
+        resumed: the checkpoint, of :func:`find`.
     Returns:
         The last epoch's record; empty where nothing was left to do.
     Raises:
@@ -51,7 +53,6 @@ def train(args: Any, task: Task, among: Processes) -> dict[str, Any]:
             folder.prepare()
     if args.parallel == "fsdp" and args.use_amp and args.amp_dtype == "float16":
         raise TrainingError("--parallel fsdp has no float16 loss scaling: take --amp_dtype bfloat16")
-    resumed = find(args, folder, among)
     model = task.model.to(among.device)
     ema = _ema(args, model)
     model = wrap(model, args.parallel, among)
@@ -133,6 +134,7 @@ def _epochs(run: Run) -> dict[str, Any]:
                 save(run, Position(epoch + 1, 0))
             if stop() and epoch + 1 < s.epochs:
                 raise KeyboardInterrupt
+    timing.finish()
     run.log.say(advice.finished(run, duration(time.monotonic() - began)))
     if run.unsaved:
         raise TrainingError(run.unsaved)
@@ -196,10 +198,10 @@ def _evaluate(run: Run, epoch: int) -> dict[str, float]:
     """Metrics as `test_*`; the best checkpoints are written, too."""
     if run.task.evaluate is None:
         return {}
-    record = {f"test_{k}": v for k, v in run.task.evaluate(bare(run.model)).items()}
+    record = {f"test_{k}": v for k, v in run.task.evaluate(bare(run.model), run.log.say).items()}
     candidates = [("", "best", record.get("test_acc1"))]
     if run.ema is not None and run.args.model_ema_eval:
-        averaged = {f"test_{k}_ema": v for k, v in run.task.evaluate(run.ema.module).items()}
+        averaged = {f"test_{k}_ema": v for k, v in run.task.evaluate(run.ema.module, run.log.say).items()}
         record |= averaged
         candidates.append(("_ema", "best-ema", averaged.get("test_acc1_ema")))
     for tail, name, accuracy in candidates:

@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from . import TrainingError
+from . import TrainingError, advice
 from .log import Record
 from .run import Run
 
@@ -50,11 +50,7 @@ class Losses:
                 records[-1]["grad_norm"] = norm
             self.bad = 0 if math.isfinite(loss) else self.bad + 1
             if self.bad > (BAD_STEPS if run.scaler.is_enabled() else 0):
-                raise TrainingError(
-                    f"the loss is {loss} at epoch {self.epoch}, step {step}; the last checkpoint is from before. "
-                    "A lower --blr, --clip_grad 1, or for pre-training --init std02 may help; "
-                    "float16 overflows sooner than --amp_dtype bfloat16"
-                )
+                raise TrainingError(advice.diverged(run, f"the loss is {loss} at epoch {self.epoch}, step {step}"))
             self.sum += loss
             self.count += 1
         now = time.monotonic()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .libraries import blamed
+
 LayerOf = Callable[[str], int]
 
 
@@ -114,7 +116,7 @@ def create_optimizer(
     Args:
         args: has `opt`, `lr`, `weight_decay`, and may have `opt_eps`, `opt_betas`, `momentum`.
     Raises:
-        ValueError: timm knows no such optimizer.
+        TrainingError: timm knows no such optimizer, or it does not take these values.
     """
     from timm.optim import create_optimizer_v2
 
@@ -128,7 +130,12 @@ def create_optimizer(
     given = {"eps": getattr(args, "opt_eps", None), "betas": getattr(args, "opt_betas", None)}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     momentum = getattr(args, "momentum", 0.9)
-    return create_optimizer_v2(groups, opt=args.opt, lr=args.lr, weight_decay=decay, momentum=momentum, **options)
+    with blamed(" ".join([f"--opt {args.opt}", *(f"--opt_{name} {_words(value)}" for name, value in options.items())])):
+        return create_optimizer_v2(groups, opt=args.opt, lr=args.lr, weight_decay=decay, momentum=momentum, **options)
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def cosine(at: float, warmup: float, end: float, peak: float, lowest: float = 0.0) -> float:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..checkpoints.files import first_line
 from ..models.fcmae import FCMAE
-from . import TrainingError, saving
+from . import TrainingError, saving, start
 from .libraries import need
 from .pretrain import Masks, mean_and_std
-from .tables import decode, expand
+from .tables import decode, expand, middle, unreadable
 
 CAPTIONS = ("original", "masked", "reconstruction", "with visible pixels")
 
@@ -57,6 +57,7 @@ def prepare(image: Any, size: int, channels: int) -> Tensor:
     """A Pillow image as `[1, C, size, size]`, normalised: its shorter side resized to `size`, its middle cut out."""
     from PIL import Image
 
+    image = middle(image)
     scale = size / min(image.size)
     wide, high = (max(size, round(side * scale)) for side in image.size)
     left, top = (wide - size) // 2, (high - size) // 2
@@ -110,13 +111,14 @@ def reconstruct(
     norm_pix_loss: bool | None,
     limit: int,
     warn: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> list[Row]:
     """Writes a sheet with a row of four pictures for each image.
 
     Args:
         images: files, or folders of which all images are taken.
         size: pixels a side; None: that of the pre-training, which the checkpoint tells (224 where it does not).
-        limit: most rows. warn: is told of images that are left out.
+        limit: most rows. warn: is told of images that cannot be read. note: of those beyond the limit.
     Raises:
         TrainingError: the checkpoint, all of the images, or the output file.
     """
@@ -125,26 +127,26 @@ def reconstruct(
     content = saving.read(checkpoint)
     model = rebuild(content, checkpoint, norm_pix_loss)
     step = max(model.patch_size, 32)
-    size = size or int(saving.arguments(content).get("input_size") or 224)
+    size = size or start.preprocessing(content)["input_size"]
     if size % step:
         raise TrainingError(f"--size {size}: must be a multiple of {step} for this model")
     files = expand(images)
     if len(files) > limit:
-        warn(f"the first {limit} of {len(files)} images are drawn (--limit)")
+        note(f"the first {limit} of {len(files)} images are drawn (--limit)")
     length = (size // model.patch_size) ** 2
     rows, problems = [], []
     for i, file in enumerate(files[:limit]):
         try:
             pixels = prepare(decode(file, model.in_chans), size, model.in_chans)
         except Exception as error:  # whatever a decoder says of a damaged file
-            problems.append(f"{file}: cannot be read as an image: {first_line(error)}")
+            problems.append(unreadable(file, error))
             continue
         mask = Masks(seed, 1, length, mask_ratio).of(i, 0, 1)
         if not mask.any():
             raise TrainingError(f"--mask_ratio {mask_ratio} removes none of {length} patches: nothing to paint")
         rows.append(Row(file.name, *panels(model, pixels, mask), int(mask.sum()), length))
     if not rows:
-        raise TrainingError(problems[-1])
+        raise TrainingError("\n".join(problems))
     for problem in problems:
         warn(problem)
     _draw(rows, checkpoint.name, out)

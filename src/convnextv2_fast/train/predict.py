@@ -15,11 +15,11 @@ from ..checkpoints import CheckpointError
 from ..checkpoints.contents import describe
 from ..checkpoints.files import first_line
 from ..models.convnextv2 import ConvNeXtV2
-from . import TrainingError, saving, start
+from . import TrainingError, start
 from .augment import evaluation_transform
 from .data import Transform
 from .libraries import need
-from .tables import decode, expand
+from .tables import decode, expand, unreadable
 
 BATCH = 16
 
@@ -64,10 +64,7 @@ def classifier(checkpoint: Path, use_ema: bool, size: int | None, names: Path | 
         raise TrainingError(f"{checkpoint}: takes images of {channels} channels; image files have 1, 3 or 4")
     model = ConvNeXtV2(in_chans=channels, num_classes=held.classes, depths=held.depths, dims=held.dims)
     start.load(model, source, SimpleNamespace(details=True), head="keep")
-    said = saving.arguments(content)
-    options = {"input_size": 224, "crop_pct": None, "imagenet_default_mean_and_std": True}
-    options = {name: said.get(name, default) for name, default in options.items()}
-    options |= {"in_chans": channels} | ({"input_size": size} if size else {})
+    options = start.preprocessing(content) | {"in_chans": channels} | ({"input_size": size} if size else {})
     transform = evaluation_transform(SimpleNamespace(**options))
     return Classifier(model.eval(), transform, 4 if channels == 4 else 3, _names(content, names, held.classes))
 
@@ -76,7 +73,7 @@ def _names(content: Mapping[str, Any], file: Path | None, number: int) -> list[s
     found = content.get("classes")
     if file is not None:
         try:
-            found = file.read_text(encoding="utf-8").splitlines()
+            found = file.read_text(encoding="utf-8").rstrip().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise TrainingError(f"{file}: cannot read it: {first_line(error)}") from error
     if not isinstance(found, list):
@@ -94,7 +91,7 @@ def predict(
     Args:
         warn: is told of images that cannot be read.
     Raises:
-        TrainingError: a folder without images.
+        TrainingError: a folder without images; weights that give no numbers.
     """
     need("PIL")
     model = found.model.to(device)
@@ -104,11 +101,17 @@ def predict(
         try:
             waiting.append((file, found.transform(decode(file, found.channels))))
         except Exception as error:  # whatever a decoder says of a damaged file
-            warn(f"{file}: cannot be read as an image: {first_line(error)}")
+            warn(unreadable(file, error))
         if waiting and (len(waiting) == BATCH or i + 1 == len(files)):
             with torch.inference_mode():
                 logits = model(torch.stack([x for _, x in waiting]).to(device)).float()
-            best = logits.softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
+            probabilities = logits.softmax(dim=1)
+            if not probabilities.isfinite().all():
+                raise TrainingError(
+                    f"{waiting[0][0]}: the model's answer is no number: the checkpoint holds weights that are NaN or "
+                    "infinite, or too large; take one from before the training diverged"
+                )
+            best = probabilities.topk(min(top, logits.shape[1]), dim=1)
             for (path, _), values, labels in zip(waiting, best.values.tolist(), best.indices.tolist(), strict=True):
                 yield Prediction(path, [(found.names[k], p) for k, p in zip(labels, values, strict=True)])
             waiting = []

@@ -16,6 +16,7 @@ from .data import Augment, Batch, Steps
 from .libraries import torchvision_transforms
 from .loop import train
 from .parallel import processes
+from .resume import find
 from .run import Task
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -33,8 +34,8 @@ def transform(size: int, channels: int) -> Augment:
     bicubic = t.InterpolationMode.BICUBIC
     crop = t.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=bicubic)
     tensor = (t.ToTensor(), t.Normalize(*mean_and_std(channels)))
-    middle = (t.Resize(size, interpolation=bicubic), t.CenterCrop(size))
-    return Augment(t.Compose([crop, t.RandomHorizontalFlip(), *tensor]), t.Compose([*middle, *tensor]))
+    plain = (tables.middle, t.Resize(size, interpolation=bicubic), t.CenterCrop(size))
+    return Augment(t.Compose([crop, t.RandomHorizontalFlip(), *tensor]), t.Compose([*plain, *tensor]))
 
 
 def build(args: Any) -> fcmae.FCMAE:
@@ -100,7 +101,7 @@ def run(args: Any) -> dict[str, Any]:
             batches=batches,
             epoch_samples=samples,
         )
-        return train(args, task, among)
+        return train(args, task, among, find(args, among))
 
 
 def _loss(masks: Masks, model: nn.Module, batch: Batch, step: int, first: int) -> Tensor:

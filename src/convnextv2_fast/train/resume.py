@@ -18,12 +18,18 @@ from .parallel import Processes
 from .run import Run
 from .saving import Position
 
-# Arguments that change what a resumed run does; it says so.
-TOLD = ("batch_size", "update_freq", "seed", "input_size", "mask_ratio", "blr", "lr", "epochs", "num_workers")
+# Of a resumed run's arguments those that may change in silence: where things lie, what is written and how often, and
+# how the same numbers are computed. A recipe's values are told one by one.
+UNTOLD = {"output_dir", "log_dir", "log_freq", "resume", "auto_resume", "start_epoch", "recipe", "details", "model_key"}
+UNTOLD |= {"save_ckpt", "save_ckpt_freq", "save_ckpt_steps", "save_ckpt_num", "time_layers", "device", "pin_mem"}
+UNTOLD |= {"grad_checkpointing", "parallel", "model_ema_force_cpu", "eval", "dist_eval"}
 SHAPING = ("model", "in_chans", "nb_classes", "patch_size", "decoder_depth", "decoder_embed_dim")  # of the tensors
 
 
-def find(args: Any, folder: saving.Folder | None, among: Processes) -> tuple[Path, dict[str, Any]] | None:
+Found = tuple[Path, dict[str, Any]]  # a checkpoint, and its content
+
+
+def find(args: Any, among: Processes) -> Found | None:
     """The checkpoint to go on from: `--resume`, or the newest of the output folder. The first process decides.
 
     Processes that torchrun has started again want the newest, if there is one."""
@@ -34,6 +40,7 @@ def find(args: Any, folder: saving.Folder | None, among: Processes) -> tuple[Pat
         try:
             again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
             newest = None
+            folder = saving.Folder(Path(args.output_dir), args.save_ckpt_num) if args.output_dir else None
             if folder is not None and args.auto_resume and (again or not args.resume):
                 newest = folder.newest(lambda text: print(f"warning: {text}", file=sys.stderr))
             if newest is not None:
@@ -92,15 +99,21 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     if len(state["random"]) == run.among.size:
         saving.restore_random_state(state["random"][run.among.rank], run.among.device)
         run.taken = dict(state["taken"][run.among.rank]) if step else {}
-    changed = [f"{name} {old} -> {new}" for name, old, new in _changes(TOLD, held, args)]
+    told = [name for name in vars(args) if name not in UNTOLD]
+    changed = [f"{name} {_shown(old)} -> {_shown(new)}" for name, old, new in _changes(told, held, args)]
     if len(state["random"]) != run.among.size:
         changed.append(f"processes {len(state['random'])} -> {run.among.size}")
     return said + (f", with other arguments: {', '.join(changed)}" if changed else "")
 
 
 def _changes(names: Sequence[str], held: dict[str, Any], args: Any) -> list[tuple[str, Any, Any]]:
-    pairs = [(name, held[name], getattr(args, name, None)) for name in names if name in held]
+    now = _plain(vars(args))  # as they are held
+    pairs = [(name, held[name], now[name]) for name in names if name in held and name in now]
     return [(name, old, new) for name, old, new in pairs if old != new]
+
+
+def _shown(value: Any) -> str:
+    return str(value) if value != "" else "(none)"
 
 
 def _other_model(error: TrainingError, run: Run, path: Path, state: dict[str, Any], held: dict[str, Any]) -> str:

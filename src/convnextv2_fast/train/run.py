@@ -29,7 +29,8 @@ class Task:
     loss: Callable[[nn.Module, Batch, int, int], Tensor]
     batches: Callable[[Steps, dict[int, int]], Iterator[Batch]]
     epoch_samples: int
-    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    # metrics of a model; what it has to say of the images goes to the second argument
+    evaluate: Callable[[nn.Module, Callable[[str], None]], dict[str, float]] | None = None
     classes: list[str] = field(default_factory=list)  # names by label; empty: they have none
 
 

@@ -7,6 +7,7 @@ position and the random states. Model and optimizer are written whole and in ups
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import random
@@ -81,9 +82,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def arguments(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the run that wrote a checkpoint, by name. Upstream's are a Namespace; a file may have none."""
+    """Of the run that wrote a checkpoint, by name. Upstream's are a Namespace; a file may have none, or
+    something else of that name."""
     held = content.get("args") or {}
-    return held if isinstance(held, dict) else vars(held)
+    return held if isinstance(held, dict) else vars(held) if isinstance(held, argparse.Namespace) else {}
 
 
 class Folder:

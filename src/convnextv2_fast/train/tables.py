@@ -12,6 +12,7 @@ from . import TrainingError
 from .libraries import need
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+LONGEST = 50  # sides of an image to each other, when it is resized by the shorter one
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by channels
 
 
@@ -39,6 +40,24 @@ def decode(file: Any, channels: int) -> Any:
         return image.convert(MODES[channels])
 
 
+def unreadable(file: Path, error: Exception) -> str:
+    """What to say of a file that :func:`decode` could not read."""
+    if not file.exists():
+        return f"{file}: no such file or folder"
+    return f"{file}: cannot be read as an image: {first_line(error)}"
+
+
+def middle(image: Any) -> Any:
+    """The middle of an image that is more than :data:`LONGEST` times as long as wide, any other as it is. What follows
+    resizes by the shorter side and cuts the middle out: of a thin line it would make gigabytes to throw away."""
+    wide, high = image.size
+    if max(wide, high) <= LONGEST * min(wide, high):
+        return image
+    width, height = min(wide, LONGEST * high), min(high, LONGEST * wide)
+    left, top = (wide - width) // 2, (high - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 class Folder:
     """Every image below a folder, in sorted order.
 
@@ -56,7 +75,7 @@ class Folder:
             raise TrainingError(f"{root}: there is no such folder of images{expected}")
         self.channels, self.classes = channels, []
         if labelled:
-            self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name))
             found = [(p, i) for i, name in enumerate(self.classes) for p in images_below(root / name)]
             empty = sorted(set(range(len(self.classes))) - {i for _, i in found})
             if self.classes and empty:
@@ -79,11 +98,23 @@ class Folder:
         return decode(self.paths[index], self.channels), self.labels[index]
 
 
+def hidden(name: str) -> bool:
+    """Editors, notebooks and macOS leave such files and folders behind, some of them copies of images."""
+    return name.startswith(".")
+
+
 def images_below(root: Path) -> list[Path]:
-    found = []
+    """In sorted order, without hidden ones. Links are followed, each folder once, and never back up."""
+    found: list[Path] = []
+    seen = {os.path.realpath(parent) for parent in Path(os.path.abspath(root)).parents}
     for folder, inside, names in os.walk(root, followlinks=True):
-        inside.sort()
-        found += [Path(folder) / name for name in sorted(names) if name.lower().endswith(EXTENSIONS)]
+        real = os.path.realpath(folder)
+        if real in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        inside[:] = sorted(name for name in inside if not hidden(name))
+        found += [Path(folder) / n for n in sorted(names) if n.lower().endswith(EXTENSIONS) and not hidden(n)]
     return found
 
 
