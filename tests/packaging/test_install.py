@@ -1,6 +1,7 @@
 """Every ordinary way of installing ends with native kernels, seen from inside the checkout and from outside.
 
-The libraries are compiled without optimisation here (DEBUG=1): the point is what is found, built and loaded.
+The libraries are compiled without optimisation here (DEBUG=1), and each object once: the point is what is found, built
+and loaded.
 """
 
 from __future__ import annotations
@@ -68,14 +69,23 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Path:
-    """One environment for all ways: the objects that the checkout's build folder holds fit the next way too."""
+    """One environment for all ways: what was compiled for the first fits the next, too."""
     return environment(tmp_path_factory.mktemp("an environment"))
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory) -> str:
+    """What CMake puts before each call of the compiler."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "objects"  # one for all workers
+    folder.mkdir(exist_ok=True)
+    return ";".join([sys.executable, str(Path(__file__).with_name("launcher.py")), str(folder)])
 
 
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-def test_kernels_after(way, checkout, shared, tmp_path):
+def test_kernels_after(way, checkout, shared, objects, tmp_path):
     python = shared
     run(*PIP, "--python", python, "uninstall", "--yes", "convnextv2_fast", cwd=tmp_path)
     tool, *words = WAYS[way]
@@ -85,7 +95,8 @@ def test_kernels_after(way, checkout, shared, tmp_path):
         if importlib.util.find_spec("uv") is None:
             pytest.skip("uv is not installed")
         install = (sys.executable, "-m", "uv", "pip", "install", "--no-deps", "-v", "--python", python)
-    done = run(*install, *words, cwd=checkout, DEBUG="1", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    caches = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "CMAKE_CXX_COMPILER_LAUNCHER": objects}
+    done = run(*install, *words, cwd=checkout, DEBUG="1", **caches)
     assert "convnextv2_fast: compiling the CPU library against torch" in done.stdout + done.stderr
     for folder in (checkout, tmp_path):
         found = run(python, "-c", "import convnextv2_fast as c; print(c.__file__)", cwd=folder).stdout.strip()

@@ -8,7 +8,6 @@ changes the order of summation, so results are the same bits from run to run onl
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -80,7 +79,7 @@ def pick(
     times: dict[Tile, float] = {}
     for tile in dict.fromkeys([default, *candidates()]):
         try:
-            times[tile] = measure(functools.partial(run, tile))
+            times[tile] = measure(lambda tile=tile: run(tile))
         except triton.runtime.errors.OutOfResources:
             continue
     best = min(times, key=times.__getitem__)

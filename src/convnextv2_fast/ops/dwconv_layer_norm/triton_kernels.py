@@ -114,8 +114,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     (t, c), width, unit = x.shape, _width(x.shape[1]), math.gcd(x.shape[1], 16)
     if width > (sweep.WIDEST_NORM if index is None else WIDEST_FUSED):
-        conv = dwconv.forward(x, kernel, bias, h, w, index, site_map)
-        return layer_norm.forward(conv, ln_weight, ln_bias, eps)[0], conv
+        z = dwconv.forward(x, kernel, bias, h, w, index, site_map)
+        return layer_norm.forward(z, ln_weight, ln_bias, eps)[0], z
     y, z = torch.empty_like(x), torch.empty_like(x) if train else None
     if index is None:
         sweep.convolve(x, kernel, bias, h, w, z=z, norm=(ln_weight, ln_bias, eps, y))

@@ -35,7 +35,7 @@ class _Mlp:
     eps: float
     tf32: bool
 
-    def flags(self, groups: Groups) -> dict[str, int]:
+    def flags(self, groups: Groups) -> dict[str, bool]:
         return dict(FAST=self.w1.dtype != torch.float32, IEEE=not self.tf32, RAGGED=groups.row_group is not None)
 
     def hidden(self, u: Tensor, a: Tensor | None, groups: Groups) -> Tensor:
@@ -121,7 +121,7 @@ def forward(
     out = u.new_empty((u.shape[0], w2.shape[0]), dtype=dtype)
     norm = u.new_empty((count, w1.shape[0]), dtype=torch.float32)
     if strategy == "auto":
-        strategy = strategies.choose(chips.of(u.device), u.shape[0], u.shape[1], u.dtype, rows_per_group, w2.shape[0])
+        strategy = strategies.choose(chips.of(u.device), *u.shape, u.dtype, rows_per_group, w2.shape[0])
     if strategy == "recompute":
         _recompute(mlp, u, residual, row_scale, out, norm, groups)
     elif strategy == "chunked":

@@ -45,8 +45,7 @@ def pieces(c: int) -> tuple[int, int, int]:
     Raises:
         ValueError: for C that three do not cover closely (by less than 16).
     """
-    found: list[int] = []
-    left = -(-c // 16) * 16
+    found, left = [], -(-c // 16) * 16
     while left and len(found) < 3:
         piece = 1 << (left.bit_length() - 1)
         found.append(piece)
