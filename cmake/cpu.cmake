@@ -4,7 +4,7 @@
 # `cpu_kernels` can be built before torch is installed, and is not built again for another torch.
 include(CheckCXXCompilerFlag)
 
-set(CNV2_CPU_OPS dwconv grn layer_norm mlp_grn patch_product)
+set(CNV2_CPU_OPS dwconv grn layer_norm mlp_grn patch_conv)
 
 set(BUILD_INFO_ISA scalar)
 set(isa_flags_scalar "")
@@ -22,7 +22,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endforeach()
 endif()
 
-set(kernels csrc/cpu/isa.cpp csrc/cpu/scratch.cpp)
+set(kernels csrc/cpu/common/isa.cpp csrc/cpu/common/scratch.cpp)
 set(bindings csrc/torch/block_cpu.cpp)
 foreach(op ${CNV2_CPU_OPS})
   list(APPEND bindings csrc/torch/${op}_cpu.cpp)

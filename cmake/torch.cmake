@@ -12,7 +12,7 @@ target_link_libraries(stable_torch INTERFACE "${TORCH_ROOT}/lib/libtorch_cpu.so"
 
 # Our include folders and warnings.
 function(cnv2_compile_ours name)
-  target_include_directories(${name} PRIVATE "${CMAKE_SOURCE_DIR}/csrc" "${CMAKE_SOURCE_DIR}/csrc/include")
+  target_include_directories(${name} PRIVATE "${CMAKE_SOURCE_DIR}/csrc")
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>)
 endfunction()
 

@@ -101,7 +101,7 @@ def dwconv_layer_norm_backward(setting: Setting, plane: Plane) -> Step:
 
 
 def splits(rows: int, groups: int, columns: int, chip: Chip) -> int:
-    """Blocks that share a group's rows, of csrc/include/cnv2/cuda_groups.cuh with vectors of 8."""
+    """Blocks that share a group's rows, of csrc/cuda/common/groups.cuh with vectors of 8."""
     lanes = 1
     while lanes < 32 and lanes * 8 < columns:
         lanes *= 2

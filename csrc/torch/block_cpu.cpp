@@ -1,8 +1,8 @@
 // The CPU implementation of a whole block for inference: depthwise convolution and LayerNorm, then mlp_grn with the
 // residual, a few samples at a time, so that what the one writes is in the cache when the other reads it.
-#include "cpu/isa.h"
+#include "cpu/common/isa.h"
 #include "cpu/mlp_grn/mlp_grn.h"
-#include "cpu/scratch.h"
+#include "cpu/common/scratch.h"
 #include "dwconv_packed.h"
 #include "groups.h"
 #include "kept.h"

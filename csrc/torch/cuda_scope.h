@@ -1,7 +1,7 @@
 // The device and stream that a CUDA operator runs on, and the dispatch key its implementations are registered under.
 #pragma once
 
-#include "cnv2/cuda_api.h"
+#include "cuda/common/api.h"
 #include "tensor_utils.h"
 
 #ifdef CNV2_CUDA_EMULATION

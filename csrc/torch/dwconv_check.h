@@ -1,7 +1,7 @@
 // What the depthwise convolution's operators share on every device: argument checks and the kernels' parameters.
 #pragma once
 
-#include "cnv2/dwconv.h"
+#include "common/dwconv.h"
 #include "tensor_utils.h"
 
 namespace cnv2 {

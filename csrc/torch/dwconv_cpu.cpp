@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "cpu/dwconv/dwconv.h"
-#include "cpu/isa.h"
-#include "cpu/scratch.h"
+#include "cpu/common/isa.h"
+#include "cpu/common/scratch.h"
 #include "dwconv_check.h"
 
 namespace cnv2 {

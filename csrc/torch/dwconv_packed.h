@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "cpu/dwconv/dwconv.h"
-#include "cpu/scratch.h"
+#include "cpu/common/scratch.h"
 #include "kept.h"
 
 namespace cnv2 {

@@ -1,7 +1,7 @@
 // The operators' arguments that describe groups of rows: src/convnextv2_fast/ops/_groups.py.
 #pragma once
 
-#include "cnv2/row_groups.h"
+#include "common/row_groups.h"
 #include "tensor_utils.h"
 
 namespace cnv2 {

@@ -4,7 +4,7 @@
 #include <tuple>
 #include <utility>
 
-#include "cpu/isa.h"
+#include "cpu/common/isa.h"
 #include "groups.h"
 #include "parallel_cpu.h"
 

@@ -4,8 +4,8 @@
 #include <tuple>
 #include <utility>
 
-#include "cpu/isa.h"
-#include "cpu/scratch.h"
+#include "cpu/common/isa.h"
+#include "cpu/common/scratch.h"
 #include "groups.h"
 #include "kept.h"
 #include "parallel_cpu.h"

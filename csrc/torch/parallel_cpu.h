@@ -3,8 +3,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include "cpu/array.h"
-#include "cpu/parallel.h"
+#include "cpu/common/array.h"
+#include "cpu/common/parallel.h"
 #include "tensor_utils.h"
 
 namespace cnv2 {

@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "cnv2/dtype.h"
+#include "common/dtype.h"
 
 namespace cnv2 {
 

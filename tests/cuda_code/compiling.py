@@ -22,7 +22,7 @@ from tests.compile_cache import ROOT, compile_once, run
 
 NVCC = shutil.which("nvcc")
 FILTER = shutil.which("c++filt")
-FLAGS = ("-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}", "-cubin", "-Xptxas", "-v")
+FLAGS = ("-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", "-cubin", "-Xptxas", "-v")
 
 needs_nvcc = pytest.mark.skipif(NVCC is None or FILTER is None, reason="no nvcc or no c++filt on PATH")
 

@@ -29,7 +29,7 @@ def made_from() -> str:
         if path not in found:
             found.add(path)
             names = re.findall(r'#include "(.+)"', path.read_text())
-            places = (path.parent, ROOT / "csrc", ROOT / "csrc" / "include")
+            places = (path.parent, ROOT / "csrc")
             waiting += [place / name for name in names for place in places if (place / name).exists()]
     return digest(found)
 

@@ -23,7 +23,7 @@ FLAVOURS = {
     "plain": ("-O1",),
     "sanitized": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"),
 }
-INCLUDES = (HERE, ROOT / "csrc", ROOT / "csrc/include", ROOT / "csrc/torch")
+INCLUDES = (HERE, ROOT / "csrc", ROOT / "csrc/torch")
 TORCH = Path(torch.__file__).parent
 FLAGS = (
     *("-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),

@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "cnv2/cuda_async.cuh"
-#include "cnv2/cuda_launch.cuh"
-#include "cnv2/cuda_mma.cuh"
-#include "cnv2/cuda_reduce.cuh"
-#include "cnv2/cuda_vector.cuh"
+#include "cuda/common/async.cuh"
+#include "cuda/common/launch.cuh"
+#include "cuda/common/mma.cuh"
+#include "cuda/common/reduce.cuh"
+#include "cuda/common/vector.cuh"
 
 namespace cnv2 {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <random>
 
-#include "cnv2/cpu_features.h"
+#include "cpu/common/cpu_features.h"
 
 namespace {
 

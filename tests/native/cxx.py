@@ -56,7 +56,7 @@ each_width = pytest.mark.parametrize(
 def run_check(source: str, folder: Path, *flags: str) -> str:
     """Compiles `source` of this folder, runs it, and returns what it printed; fails the test if it does."""
     program = folder / "check"
-    includes = [f"-I{path}" for path in (ROOT / "csrc", ROOT / "csrc/include", HERE)]
+    includes = [f"-I{path}" for path in (ROOT / "csrc", HERE)]
     command = [COMPILER, "-std=c++17", "-O1", "-Wno-unknown-pragmas", *includes, *flags, str(HERE / source), "-o"]
     built = subprocess.run([*command, str(program)], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr[-4000:]

@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/array.h"
-#include "cpu/parallel.h"
+#include "cpu/common/array.h"
+#include "cpu/common/parallel.h"
 
 namespace cnv2 {
 

@@ -3,9 +3,9 @@
 // BFloat16Tiles, the kernels that multiply those. Prints "N problems, M failed".
 #include <string>
 
-#include "cnv2/cpu_features.h"
+#include "cpu/common/cpu_features.h"
 #include "cpu/mlp_grn/kernel.h"
-#include "cpu/scratch.cpp"
+#include "cpu/common/scratch.cpp"
 #include "kernel_problem.h"
 #ifdef CNV2_PAIRS
 #include "cpu/mlp_grn/bf16.h"

@@ -4,8 +4,8 @@
 
 #include "cpu/grn/kernel.h"
 #include "cpu/layer_norm/kernel.h"
-#include "cpu/patch_product/kernel.h"
-#include "cpu/scratch.cpp"
+#include "cpu/patch_conv/kernel.h"
+#include "cpu/common/scratch.cpp"
 #include "kernel_problem.h"
 
 namespace cnv2 {
@@ -110,12 +110,12 @@ bool patch_failed(const Image& s, DType dtype, DType params, int count) {
         nb = random_array(g, params, s.c, 1);
   Array aw = random_array(g, params, s.out, 1), ab = random_array(g, params, s.out, 1), y(dtype, rows * s.out);
   const Parallel parallel = threads(1 + count % 3);
-  using Kernel = PatchProductKernel<CNV2_VECTOR, CNV2_ROWS>;
+  using Kernel = PatchConvKernel<CNV2_VECTOR, CNV2_ROWS>;
   // [Cout, Cin, k, k].
   const PatchWeight weight{w.view(), s.k, s.c, s.out, s.k, 1, s.k * s.k, depth, bias.view()};
   Floats packed(Kernel::packed_floats(weight));
   Kernel::pack(weight, packed.data(), parallel);
-  PatchProduct p{};
+  PatchConvForward p{};
   p.x = x.view();
   p.channel_stride = s.planes ? s.h * s.w : 1;
   p.pixel_stride = s.planes ? 1 : s.c;

@@ -35,7 +35,7 @@ def run(source: str, kernel: str, sanitizer: str, folder: Path) -> bool:
     """Compiles and runs one check; prints a line; whether it passed."""
     vector, rows, strip, flags, _, _ = KERNELS[kernel]
     program = folder / "check"
-    includes = [f"-I{path}" for path in (ROOT / "csrc", ROOT / "csrc/include", HERE)]
+    includes = [f"-I{path}" for path in (ROOT / "csrc", HERE)]
     command = [str(COMPILER), "-std=c++17", "-O1", "-g1", "-pthread", "-w", *includes, *flags, *SANITIZERS[sanitizer]]
     command += [f"-DCNV2_VECTOR={vector}", f"-DCNV2_ROWS={rows}", f"-DCNV2_STRIP={strip}", str(HERE / source)]
     began = time.monotonic()

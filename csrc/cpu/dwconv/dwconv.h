@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "cnv2/cpu_features.h"
-#include "cnv2/dwconv.h"
+#include "cpu/common/cpu_features.h"
+#include "common/dwconv.h"
 
 namespace cnv2 {
 

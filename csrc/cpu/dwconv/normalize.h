@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "cnv2/unroll.h"
-#include "cnv2/vec.h"
+#include "cpu/common/unroll.h"
+#include "cpu/common/vec.h"
 #include "dwconv.h"
 
 namespace cnv2 {

@@ -1,7 +1,7 @@
 // The active sites of one tile of a sparse plane, cut into strips. Internal linkage throughout.
 #pragma once
 
-#include "cnv2/unroll.h"
+#include "cpu/common/unroll.h"
 #include "strip.h"
 
 namespace cnv2 {

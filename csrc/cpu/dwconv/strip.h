@@ -7,8 +7,8 @@
 // seven sums are loaded, and each input vector is multiplied with every output gradient it touches.
 #pragma once
 
-#include "cnv2/unroll.h"
-#include "cnv2/vec.h"
+#include "cpu/common/unroll.h"
+#include "cpu/common/vec.h"
 #include "dwconv.h"
 
 namespace cnv2 {

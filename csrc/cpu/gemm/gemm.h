@@ -4,8 +4,8 @@
 #include <type_traits>
 
 #include "amx.h"
-#include "cpu/array.h"
-#include "cpu/parallel.h"
+#include "cpu/common/array.h"
+#include "cpu/common/parallel.h"
 #include "pack.h"
 
 namespace cnv2 {

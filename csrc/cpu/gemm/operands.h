@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "cnv2/vec.h"
+#include "cpu/common/vec.h"
 
 namespace cnv2 {
 namespace {

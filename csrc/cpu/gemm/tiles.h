@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "cnv2/unroll.h"
-#include "cnv2/vec.h"
+#include "cpu/common/unroll.h"
+#include "cpu/common/vec.h"
 #include "operands.h"
 
 namespace cnv2 {

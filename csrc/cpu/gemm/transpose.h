@@ -1,7 +1,7 @@
 // Square blocks of vectors, transposed in registers. No framework header.
 #pragma once
 
-#include "cnv2/vec.h"
+#include "cpu/common/vec.h"
 
 namespace cnv2 {
 namespace {

@@ -3,10 +3,10 @@
 
 #include <cstdint>
 
-#include "cnv2/cpu_features.h"
-#include "cnv2/row_groups.h"
-#include "cpu/array.h"
-#include "cpu/parallel.h"
+#include "cpu/common/cpu_features.h"
+#include "common/row_groups.h"
+#include "cpu/common/array.h"
+#include "cpu/common/parallel.h"
 
 namespace cnv2 {
 

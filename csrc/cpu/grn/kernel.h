@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "cpu/row_sums.h"
+#include "cpu/common/row_sums.h"
 #include "grn.h"
 
 namespace cnv2 {

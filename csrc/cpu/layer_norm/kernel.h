@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "cpu/row_sums.h"
+#include "cpu/common/row_sums.h"
 #include "layer_norm.h"
 
 namespace cnv2 {

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "cnv2/cpu_features.h"
-#include "cpu/array.h"
-#include "cpu/parallel.h"
+#include "cpu/common/cpu_features.h"
+#include "cpu/common/array.h"
+#include "cpu/common/parallel.h"
 
 namespace cnv2 {
 

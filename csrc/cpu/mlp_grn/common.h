@@ -4,9 +4,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "cnv2/gelu_vec.h"
+#include "cpu/common/gelu.h"
 #include "cpu/gemm/gemm.h"
-#include "cpu/scratch.h"
+#include "cpu/common/scratch.h"
 #include "mlp_grn.h"
 #include "plan.h"
 

@@ -4,7 +4,7 @@
 // up its threads' at the end.
 #pragma once
 
-#include "cnv2/cuda_dwconv.cuh"
+#include "cuda/dwconv/tiling.cuh"
 
 namespace cnv2 {
 

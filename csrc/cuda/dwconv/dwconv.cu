@@ -1,7 +1,7 @@
 // Hands a call to the code of its storage type.
 #include "dwconv.h"
 
-#include "cnv2/cuda_launch.cuh"
+#include "cuda/common/launch.cuh"
 #include "cuda/layer_norm/layer_norm.h"
 
 namespace cnv2 {

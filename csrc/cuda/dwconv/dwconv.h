@@ -1,8 +1,8 @@
 // Launches the CUDA kernels of the depthwise convolution. No framework header.
 #pragma once
 
-#include "cnv2/cuda_api.h"
-#include "cnv2/dwconv.h"
+#include "cuda/common/api.h"
+#include "common/dwconv.h"
 
 namespace cnv2 {
 

@@ -4,8 +4,8 @@
 // and write it.
 #pragma once
 
-#include "cnv2/cuda_dwconv.cuh"
-#include "cnv2/cuda_row_norm.cuh"
+#include "cuda/dwconv/tiling.cuh"
+#include "cuda/common/row_norm.cuh"
 
 namespace cnv2 {
 

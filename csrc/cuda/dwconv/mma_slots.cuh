@@ -1,8 +1,8 @@
 // What the tensor cores' kernels share: the pieces of the planes they work on, and columns merged to words.
 #pragma once
 
-#include "cnv2/cuda_dwconv.cuh"
-#include "cnv2/cuda_mma.cuh"
+#include "cuda/dwconv/tiling.cuh"
+#include "cuda/common/mma.cuh"
 
 namespace cnv2 {
 

@@ -1,8 +1,8 @@
 // Global response normalisation: column sums of each group, what follows from them, and the pass that applies it.
 #pragma once
 
-#include "cnv2/cuda_groups.cuh"
-#include "cnv2/cuda_reduce.cuh"
+#include "cuda/common/groups.cuh"
+#include "cuda/common/reduce.cuh"
 
 namespace cnv2 {
 

@@ -1,8 +1,8 @@
 // Launches the CUDA kernels of LayerNorm over rows. No framework header.
 #pragma once
 
-#include "cnv2/cuda_api.h"
-#include "cnv2/dtype.h"
+#include "cuda/common/api.h"
+#include "common/dtype.h"
 
 namespace cnv2 {
 

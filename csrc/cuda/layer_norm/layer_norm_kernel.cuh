@@ -2,9 +2,9 @@
 // takes a wide one and reads it again, from the cache, in each pass. Statistics in two passes.
 #pragma once
 
-#include "cnv2/cuda_launch.cuh"
-#include "cnv2/cuda_reduce.cuh"
-#include "cnv2/cuda_row_norm.cuh"
+#include "cuda/common/launch.cuh"
+#include "cuda/common/reduce.cuh"
+#include "cuda/common/row_norm.cuh"
 #include "layer_norm.h"
 
 namespace cnv2 {

@@ -1,6 +1,6 @@
 #include "mlp_grn.h"
 
-#include "cnv2/cuda_group_launch.cuh"
+#include "cuda/common/group_launch.cuh"
 #include "mlp_grn_kernel.cuh"
 
 namespace cnv2 {

@@ -2,8 +2,8 @@
 // their gradients. The activations are computed again from h in each pass, rounded as the forward stored them.
 #pragma once
 
-#include "cnv2/cuda_gelu.cuh"
-#include "cnv2/cuda_groups.cuh"
+#include "cuda/common/gelu.cuh"
+#include "cuda/common/groups.cuh"
 #include "mlp_grn.h"
 
 namespace cnv2 {

@@ -1,7 +1,7 @@
 // Finishes split reductions: every op's blocks write partial sums, this adds them up. No framework header.
 #pragma once
 
-#include "cnv2/cuda_api.h"
+#include "cuda/common/api.h"
 
 namespace cnv2 {
 

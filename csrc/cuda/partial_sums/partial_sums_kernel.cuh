@@ -1,8 +1,8 @@
 // A block adds up 32 columns, a warp every kth part of them, so that each load is 128 adjacent bytes.
 #pragma once
 
-#include "cnv2/cuda_launch.cuh"
-#include "cnv2/cuda_reduce.cuh"
+#include "cuda/common/launch.cuh"
+#include "cuda/common/reduce.cuh"
 
 namespace cnv2 {
 

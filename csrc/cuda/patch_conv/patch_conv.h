@@ -1,8 +1,8 @@
 // Launches the CUDA kernels that gather and scatter the blocks of a patch convolution. No framework header.
 #pragma once
 
-#include "cnv2/cuda_api.h"
-#include "cnv2/dtype.h"
+#include "cuda/common/api.h"
+#include "common/dtype.h"
 
 namespace cnv2 {
 

@@ -2,8 +2,8 @@
 // rows of an image or one row from a table, moves as one run of words, a thread each.
 #pragma once
 
-#include "cnv2/cuda_launch.cuh"
-#include "cnv2/cuda_row_norm.cuh"
+#include "cuda/common/launch.cuh"
+#include "cuda/common/row_norm.cuh"
 #include "patch_conv.h"
 
 namespace cnv2 {

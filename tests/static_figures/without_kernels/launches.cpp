@@ -1,4 +1,4 @@
 // Lets Python read the count.
-#include "cnv2/cuda_api.h"
+#include "cuda/common/api.h"
 
 extern "C" __attribute__((visibility("default"))) int64_t static_figures_launches() { return cuda_emulation::launches; }

@@ -1,7 +1,7 @@
 // The instruction set that the CPU kernels use: the best the machine has, unless lowered.
 #pragma once
 
-#include "cnv2/cpu_features.h"
+#include "cpu/common/cpu_features.h"
 
 namespace cnv2 {
 

@@ -2,7 +2,7 @@
 // where the kernels are compiled as plain C++ (the emulation of the tests), by those of dtype.h.
 #pragma once
 
-#include "cnv2/dtype.h"
+#include "common/dtype.h"
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>

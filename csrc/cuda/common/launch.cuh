@@ -1,8 +1,8 @@
 // How every kernel is started, and the dynamic shared memory that every kernel uses. Included by .cu files and kernels.
 #pragma once
 
-#include "cnv2/cuda_api.h"
-#include "cnv2/dtype.h"
+#include "cuda/common/api.h"
+#include "common/dtype.h"
 
 // `CNV2_SHARED(name);` in a kernel: its dynamic shared memory, as unsigned char*, aligned to 16 bytes. There is no
 // other: the emulation fills it with poison for each block and guards its ends.

@@ -1,7 +1,7 @@
 // Copies from global to shared memory that run beside the computation (cp.async, sm_80 and newer).
 #pragma once
 
-#include "cnv2/cuda_api.h"
+#include "cuda/common/api.h"
 
 namespace cnv2 {
 

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "cpu/gemm/gemm.h"
-#include "cpu/scratch.h"
+#include "cpu/common/scratch.h"
 
 namespace cnv2 {
 namespace {

@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-#include "cnv2/cpu_features.h"
-#include "cpu/array.h"
-#include "cpu/parallel.h"
+#include "cpu/common/cpu_features.h"
+#include "cpu/common/array.h"
+#include "cpu/common/parallel.h"
 
 namespace cnv2 {
 
@@ -22,7 +22,7 @@ struct PatchWeight {
   int64_t depth() const { return k * k * c_in; }
 };
 
-struct PatchProduct {
+struct PatchConvForward {
   ConstArray x;                                                     // source pixels
   int64_t pixel_stride, row_stride, sample_stride, channel_stride;  // of x, in elements
   int64_t height, width;                                            // of its planes
@@ -39,42 +39,42 @@ struct PatchProduct {
 
 // Blocks [rows, k * k * c_in] back to their pixels: x's fields say where, of `dx` [pixels, c_in], contiguous.
 struct PatchScatter {
-  PatchProduct of;
+  PatchConvForward of;
   const void* blocks;
   void* dx;
   int64_t pixels;
   bool covers;  // every pixel belongs to a row; the others become zero
 };
 
-struct PatchProductCpu {
+struct PatchConvCpu {
   int64_t (*packed_floats)(const PatchWeight&);
   void (*pack)(const PatchWeight&, float* packed, const Parallel&);
-  void (*run)(const PatchProduct&, const Parallel&);
+  void (*run)(const PatchConvForward&, const Parallel&);
   // The operand alone, into y [rows, k * k * c_in].
-  void (*gather)(const PatchProduct&, const Parallel&);
+  void (*gather)(const PatchConvForward&, const Parallel&);
   void (*scatter)(const PatchScatter&, const Parallel&);
 };
 
-extern const PatchProductCpu kPatchProductScalar;
+extern const PatchConvCpu kPatchConvScalar;
 #ifdef CNV2_HAVE_AVX2
-extern const PatchProductCpu kPatchProductAvx2;
+extern const PatchConvCpu kPatchConvAvx2;
 #endif
 #ifdef CNV2_HAVE_AVX512
-extern const PatchProductCpu kPatchProductAvx512;
+extern const PatchConvCpu kPatchConvAvx512;
 #endif
 
-inline const PatchProductCpu& patch_product_cpu(CpuIsa isa) {
+inline const PatchConvCpu& patch_conv_cpu(CpuIsa isa) {
   switch (isa) {
 #ifdef CNV2_HAVE_AVX512
     case CpuIsa::kAvx512:
-      return kPatchProductAvx512;
+      return kPatchConvAvx512;
 #endif
 #ifdef CNV2_HAVE_AVX2
     case CpuIsa::kAvx2:
-      return kPatchProductAvx2;
+      return kPatchConvAvx2;
 #endif
     default:
-      return kPatchProductScalar;
+      return kPatchConvScalar;
   }
 }
 

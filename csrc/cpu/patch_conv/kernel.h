@@ -1,4 +1,4 @@
-// The one source of patch_product's kernels, a template over the vector type; each instruction set's .cpp includes it
+// The one source of patch_conv's kernels, a template over the vector type; each instruction set's .cpp includes it
 // with its own flags. All names have internal linkage.
 #pragma once
 
@@ -6,14 +6,14 @@
 #include <cstring>
 
 #include "cpu/gemm/gemm.h"
-#include "cpu/scratch.h"
-#include "patch_product.h"
+#include "cpu/common/scratch.h"
+#include "patch_conv.h"
 
 namespace cnv2 {
 namespace {
 
 template <class V, int kRows>
-struct PatchProductKernel : Gemm<V, kRows> {
+struct PatchConvKernel : Gemm<V, kRows> {
   using G = Gemm<V, kRows>;
   using G::kBlock, G::kVector;
   using typename G::T;
@@ -37,7 +37,7 @@ struct PatchProductKernel : Gemm<V, kRows> {
     }
   }
 
-  static void run(const PatchProduct& p, const Parallel& parallel) {
+  static void run(const PatchConvForward& p, const Parallel& parallel) {
     const int64_t cb = T::blocks(p.c_in), ob = T::blocks(p.c_out);
     float* norms = thread_scratch(ScratchSlot::kVectors, 2 * (cb + ob) * kBlock);
     const Norms before = norm_of(p.before, p.c_in, norms, cb),
@@ -61,7 +61,7 @@ struct PatchProductKernel : Gemm<V, kRows> {
     }
   }
 
-  static void gather(const PatchProduct& p, const Parallel& parallel) {
+  static void gather(const PatchConvForward& p, const Parallel& parallel) {
     const int64_t depth = p.k * p.k * p.c_in, cb = T::blocks(p.c_in);
     float* norms = thread_scratch(ScratchSlot::kVectors, 2 * cb * kBlock);
     const Norms before = norm_of(p.before, p.c_in, norms, cb);
@@ -78,7 +78,7 @@ struct PatchProductKernel : Gemm<V, kRows> {
   }
 
   static void scatter(const PatchScatter& s, const Parallel& parallel) {
-    const PatchProduct& p = s.of;
+    const PatchConvForward& p = s.of;
     G::as(p.x.dtype, s.blocks, [&](auto* blocks) {
       auto* dx = static_cast<std::remove_const_t<std::remove_pointer_t<decltype(blocks)>>*>(s.dx);
       if (!s.covers) std::memset(dx, 0, s.pixels * p.c_in * sizeof(*dx));
@@ -96,7 +96,7 @@ struct PatchProductKernel : Gemm<V, kRows> {
 
  private:
   // The number of pixel i, counted (ky, kx), of a result row; -1: absent.
-  static int64_t pixel_of(const PatchProduct& p, int64_t row, int64_t i) {
+  static int64_t pixel_of(const PatchConvForward& p, int64_t row, int64_t i) {
     if (p.table != nullptr && p.table_columns != 1) return p.table[row * p.k * p.k + i];
     const int64_t position = p.table != nullptr ? p.table[row] : row;
     const int64_t across = p.width / p.k, down = p.height / p.k;
@@ -137,7 +137,7 @@ struct PatchProductKernel : Gemm<V, kRows> {
   }
 
   // Output panels [o0, o1) of rows [first, first + rows).
-  static void product(const PatchProduct& p, const Norms& before, const Norms& after, int64_t first, int64_t rows,
+  static void product(const PatchConvForward& p, const Norms& before, const Norms& after, int64_t first, int64_t rows,
                       int64_t o0, int64_t o1) {
     const int64_t depth = p.k * p.k * p.c_in, blocks = T::blocks(depth);
     const int64_t line = (blocks + 2) * kBlock;  // a row gathered, and room to write a whole block past its end
@@ -170,7 +170,7 @@ struct PatchProductKernel : Gemm<V, kRows> {
 
   // The pixels of a result row, k * k * c_in floats. Writes up to a block more.
   template <class S>
-  static void gather(const PatchProduct& p, const S* x, const Norms& norm, int64_t row, float* out) {
+  static void gather(const PatchConvForward& p, const S* x, const Norms& norm, int64_t row, float* out) {
     const int64_t pixels = p.k * p.k;
     if (p.table != nullptr && p.table_columns != 1) {
       for (int64_t i = 0; i < pixels; ++i) {
@@ -206,7 +206,7 @@ struct PatchProductKernel : Gemm<V, kRows> {
 
   // The stem's, from channel planes or channels last: all sizes known.
   template <int k, int c_in, class S>
-  static CNV2_INLINE void image_block(const PatchProduct& p, const S* block, float* out) {
+  static CNV2_INLINE void image_block(const PatchConvForward& p, const S* block, float* out) {
     for (int ky = 0; ky < k; ++ky, block += p.row_stride) {
       for (int kx = 0; kx < k; ++kx) {
         for (int c = 0; c < c_in; ++c) *out++ = to_float(block[kx * p.pixel_stride + c * p.channel_stride]);
@@ -216,7 +216,7 @@ struct PatchProductKernel : Gemm<V, kRows> {
 
   // One pixel. What it writes past its end belongs to the next, or to the room behind the row.
   template <class S>
-  static CNV2_INLINE void take(const PatchProduct& p, const S* pixel, float* out) {
+  static CNV2_INLINE void take(const PatchConvForward& p, const S* pixel, float* out) {
     if (p.channel_stride == 1) {
       for (int64_t c = 0; c < p.c_in; c += kVector) Pack<V>::load(pixel + c, p.c_in - c).store(out + c);
     } else {

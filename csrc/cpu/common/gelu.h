@@ -4,7 +4,7 @@
 // half a float32 ulp. Error at most 1.4e-7 |x| of GELU, a third of that of erff composed in float32.
 #pragma once
 
-#include "cnv2/unroll.h"
+#include "cpu/common/unroll.h"
 
 namespace cnv2 {
 namespace {

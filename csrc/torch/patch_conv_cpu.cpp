@@ -1,10 +1,10 @@
 // The CPU implementation of patch_conv's forward.
-#include "cpu/patch_product/patch_product.h"
+#include "cpu/patch_conv/patch_conv.h"
 
 #include <utility>
 
-#include "cpu/isa.h"
-#include "cpu/scratch.h"
+#include "cpu/common/isa.h"
+#include "cpu/common/scratch.h"
 #include "groups.h"
 #include "kept.h"
 #include "parallel_cpu.h"
@@ -54,7 +54,7 @@ const Tensor* pointer(const std::optional<Tensor>& t) { return t.has_value() ? &
 
 Tensor patch_conv_cpu_pack(const Tensor& weight, const std::optional<Tensor>& bias) {
   const PatchWeight w = weight_of("patch_conv_cpu_pack", weight, bias);
-  const PatchProductCpu& cpu = patch_product_cpu(current_cpu_isa());
+  const PatchConvCpu& cpu = patch_conv_cpu(current_cpu_isa());
   const int64_t sampled = sample_floats(2);
   Tensor packed = floats(weight, {sampled + cpu.packed_floats(w)});
   sample({&weight, pointer(bias)}, float_data(packed));
@@ -63,7 +63,7 @@ Tensor patch_conv_cpu_pack(const Tensor& weight, const std::optional<Tensor>& bi
 }
 
 // packed: a copy that was kept, made anew if it is stale; else the weights go to this thread's scratch memory.
-const float* kept_or_new(const char* op, const PatchProductCpu& cpu, const PatchWeight& w, const Tensor& weight,
+const float* kept_or_new(const char* op, const PatchConvCpu& cpu, const PatchWeight& w, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::optional<Tensor>& packed,
                          const Parallel& parallel) {
   const int64_t count = cpu.packed_floats(w), sampled = sample_floats(2);
@@ -95,8 +95,8 @@ Tensor patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::opti
   const PatchWeight w = weight_of(op, weight, bias);
   const int64_t c_in = w.c_in, c_out = w.c_out;
   need(w.k == k && x.size(x.dim() - 1) == c_in && rows >= 0, "weight must have x's channels and edge k");
-  const PatchProductCpu& cpu = patch_product_cpu(current_cpu_isa());
-  PatchProduct p{};
+  const PatchConvCpu& cpu = patch_conv_cpu(current_cpu_isa());
+  PatchConvForward p{};
   p.x = array_of(x);
   p.rows = rows, p.k = k, p.c_in = c_in, p.c_out = c_out;
   p.height = height, p.width = width;
@@ -134,14 +134,14 @@ Tensor patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::opti
 }
 
 // Where result rows lie in x [S, Cin]: patch_conv/gather.py.
-PatchProduct rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_in, const std::optional<Tensor>& table,
+PatchConvForward rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_in, const std::optional<Tensor>& table,
                      int64_t rows, int64_t height, int64_t width, int64_t k) {
   const auto need = [&](bool ok, const char* wants) {
     if (!ok) refuse(op, wants, describe("x", x), describe("table", table));
   };
   need(x.dim() == 2 && x.is_contiguous() && dtype_of(x).has_value() && x.size(1) >= 1 && k >= 1 && rows >= 0,
        "wants contiguous rows in float32, bfloat16 or float16");
-  PatchProduct p{};
+  PatchConvForward p{};
   p.rows = rows, p.k = k, p.c_in = c_in;
   p.height = height, p.width = width;
   p.pixel_stride = c_in, p.row_stride = width * c_in, p.sample_stride = height * width * c_in;
@@ -166,13 +166,13 @@ Tensor patch_conv_gather(const Tensor& x, const std::optional<Tensor>& norm_weig
                          const std::optional<Tensor>& norm_bias, double eps, const std::optional<Tensor>& table,
                          int64_t rows, int64_t height, int64_t width, int64_t k) {
   const char* op = "patch_conv_gather";
-  PatchProduct p = rows_of(op, x, x.size(0), x.size(1), table, rows, height, width, k);
+  PatchConvForward p = rows_of(op, x, x.size(0), x.size(1), table, rows, height, width, k);
   p.x = array_of(x);
   p.before = norm_of(op, x, x.size(1), norm_weight, norm_bias);
   p.eps = static_cast<float>(eps);
   Tensor blocks = torch::stable::new_empty(x, {rows, k * k * x.size(1)});
   p.y = blocks.mutable_data_ptr();
-  patch_product_cpu(current_cpu_isa()).gather(p, torch_parallel());
+  patch_conv_cpu(current_cpu_isa()).gather(p, torch_parallel());
   return blocks;
 }
 
@@ -186,7 +186,7 @@ Tensor patch_conv_scatter(const Tensor& blocks, int64_t sources, bool covers, co
   Tensor dx = torch::stable::new_empty(blocks, {sources, c_in});
   s.blocks = blocks.const_data_ptr();
   s.dx = dx.mutable_data_ptr();
-  patch_product_cpu(current_cpu_isa()).scatter(s, torch_parallel());
+  patch_conv_cpu(current_cpu_isa()).scatter(s, torch_parallel());
   return dx;
 }
 

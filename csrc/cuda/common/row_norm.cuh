@@ -1,7 +1,7 @@
 // LayerNorm of a row in shared memory by some lanes of a warp.
 #pragma once
 
-#include "cnv2/cuda_vector.cuh"
+#include "cuda/common/vector.cuh"
 
 namespace cnv2 {
 

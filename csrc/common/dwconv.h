@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cnv2/dtype.h"
+#include "common/dtype.h"
 
 namespace cnv2 {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cnv2/cuda_dtype.cuh"
+#include "cuda/common/dtype.cuh"
 
 namespace cnv2 {
 

@@ -9,8 +9,8 @@
 
 #include <type_traits>
 
-#include "cnv2/cuda_api.h"
-#include "cnv2/dtype.h"
+#include "cuda/common/api.h"
+#include "common/dtype.h"
 
 namespace cnv2 {
 

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "cnv2/cuda_groups.cuh"
+#include "cuda/common/groups.cuh"
 
 namespace cnv2 {
 

@@ -1,7 +1,7 @@
 // A tensor's memory with its dtype, as framework-free CPU code takes it.
 #pragma once
 
-#include "cnv2/dtype.h"
+#include "common/dtype.h"
 
 namespace cnv2 {
 

@@ -11,8 +11,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cnv2/dtype.h"
-#include "cnv2/unroll.h"
+#include "common/dtype.h"
+#include "cpu/common/unroll.h"
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>

@@ -2,10 +2,10 @@
 // Lanes run across pairs of channels; a thread slides a register window along a row of its window in shared memory.
 #pragma once
 
-#include "cnv2/cuda_async.cuh"
-#include "cnv2/cuda_launch.cuh"
-#include "cnv2/cuda_vector.cuh"
-#include "cnv2/dwconv.h"
+#include "cuda/common/async.cuh"
+#include "cuda/common/launch.cuh"
+#include "cuda/common/vector.cuh"
+#include "common/dwconv.h"
 
 namespace cnv2 {
 

@@ -1,0 +1,9 @@
+#include "kernel.h"
+
+namespace cnv2 {
+
+using Kernel = PatchConvKernel<Vec8, 6>;
+extern const PatchConvCpu kPatchConvAvx2 = {Kernel::packed_floats, Kernel::pack, Kernel::run, Kernel::gather,
+                                                  Kernel::scatter};
+
+}  // namespace cnv2
