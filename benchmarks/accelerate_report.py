@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import convnextv2_fast as cf
-from convnextv2_fast.ops import _kept
+from convnextv2_fast.ops._shared import packed
 from convnextv2_fast.testing import randomise
 
 from . import _machine, _run, peers, tidy
@@ -54,11 +54,11 @@ def unpacked(call: Call) -> Call:
     """The same with CONVNEXTV2_FAST_PREPACK=0."""
 
     def without(i: int) -> object:
-        _kept.enabled = False
+        packed.enabled = False
         try:
             return call(i)
         finally:
-            _kept.enabled = True
+            packed.enabled = True
 
     return without
 
@@ -111,14 +111,14 @@ def measured(run: Run, rounds: int, seconds: float) -> None:
 def cost(run: Run) -> None:
     """Milliseconds of `accelerate`, the size of the parameters, and what inference then keeps packed."""
     for name, make in MODELS.items():
-        _kept.clear()
+        packed.clear()
         model, library = make().eval(), name.partition("/")[0]
         addresses = [p.data_ptr() for p in model.parameters()]
         start = time.perf_counter()
         report = cf.accelerate(model)
         elapsed = 1e3 * (time.perf_counter() - start)
         assert addresses == [p.data_ptr() for p in model.parameters()]
-        added = _kept.kept_bytes()
+        added = packed.held_bytes()
         with torch.no_grad():
             model(torch.randn(1, 3, PIXELS, PIXELS))
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -126,7 +126,7 @@ def cost(run: Run) -> None:
             modules=len(report.replaced),
             added_bytes=added,
             parameters_mib=f"{weights / 2**20:.6g}",
-            packed_mib=f"{_kept.kept_bytes() / 2**20:.6g}",
+            packed_mib=f"{packed.held_bytes() / 2**20:.6g}",
             **{library: _machine.version(library)},
         )
         run.add("accelerate-cost", name, OURS, mode=FAST, dtype="float32", ms=elapsed, note=note)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from convnextv2_fast import dispatch
-from convnextv2_fast.ops import _cuda
-from convnextv2_fast.ops._common import taps
+from convnextv2_fast.ops._shared import cuda
+from convnextv2_fast.ops._shared.checks import taps
 
 from . import _check
 from ._roofline import Work
@@ -42,16 +42,16 @@ def torch_pass(which: str, weight: Tensor, bias: Tensor, cudnn: bool) -> Pass:
 def our_pass(which: str, weight: Tensor, bias: Tensor, backend: str) -> Pass:
     """The same on the kernels of a backend, called directly: x and dy channels_last, rows without a copy."""
     if backend.startswith("cuda"):
-        from convnextv2_fast.ops.sparse_dwconv.native import KERNELS
+        from convnextv2_fast.ops._dwconv.native import KERNELS
 
         kernel = taps(weight).float().contiguous()
     else:
-        from convnextv2_fast.ops.sparse_dwconv.triton import KERNELS
+        from convnextv2_fast.ops._dwconv.triton import KERNELS
 
         kernel = taps(weight).contiguous()
 
     def call(x: Tensor, g: Tensor) -> Sequence[Tensor]:
-        _cuda.DWCONV = "mma" if backend == "cuda-mma" else "fma"
+        cuda.DWCONV = "mma" if backend == "cuda-mma" else "fma"
         (n, c, h, w), x, g = x.shape, *(t.permute(0, 2, 3, 1).flatten(0, 2) for t in (x, g))
         sites = (h, w, None, None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +38,7 @@ def public(op: str) -> Callable[..., Tensor]:
 
 def reference(op: str) -> Callable[..., Tensor]:
     """The op's plain PyTorch reference."""
-    return getattr(importlib.import_module(f"convnextv2_fast.ops.{op}.reference"), op)
+    return getattr(testing.room(op, "reference"), op)
 
 
 @dataclass(frozen=True)

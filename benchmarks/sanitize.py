@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from convnextv2_fast import dispatch
-from convnextv2_fast.ops import _cuda
+from convnextv2_fast.ops._shared import cuda
 
 from . import _check, problems
 from .cases import OpCase, Setting
@@ -34,7 +34,7 @@ def run_all(device: str, precisions: Sequence[str], backends: Sequence[str] = BA
             tensor_cores = backend == "cuda" and op in ("dwconv_layer_norm", "sparse_dwconv")
             mma = ["bfloat16 mma"] if tensor_cores and "bfloat16" in precisions else []
             for precision in (*precisions, *mma):
-                precision, _cuda.DWCONV = precision.split()[0], "mma" if precision.endswith("mma") else "fma"
+                precision, cuda.DWCONV = precision.split()[0], "mma" if precision.endswith("mma") else "fma"
                 for shape in SHAPES.get(op, USUAL):
                     setting = Setting(device, precision, smoke=True)
                     case = OpCase(op, shape, setting, backward=True)

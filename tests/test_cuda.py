@@ -7,9 +7,9 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
-from convnextv2_fast.ops import _cuda
+from convnextv2_fast.ops._mlp_grn.triton_tiles import WIDEST_FUSED
+from convnextv2_fast.ops._shared import cuda
 from convnextv2_fast.ops._triton import chip as chips
-from convnextv2_fast.ops.mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.testing import ALL_OPS, kinds, make
 from tests.triton.variants import persistent
 
@@ -94,7 +94,7 @@ def test_depthwise_at_the_models_sizes(backend, n, size, c, dtype):
 @pytest.mark.parametrize(("n", "size", "c"), [(2, 56, 96), (3, 28, 160), (2, 14, 384), (5, 7, 768), (1, 61, 40)])
 @pytest.mark.parametrize("op", ["dwconv_layer_norm", "sparse_dwconv"])
 def test_depthwise_on_the_tensor_cores(op, n, size, c, monkeypatch):
-    monkeypatch.setattr(_cuda, "DWCONV", "mma")
+    monkeypatch.setattr(cuda, "DWCONV", "mma")
     problem = make(op, n, size, size, c, "rows")
     skip_unless_it_runs(problem, torch.bfloat16, "cuda")
     compare(problem.to(torch.float64), on_device(problem, torch.bfloat16), torch.bfloat16, "cuda")

@@ -6,7 +6,7 @@ from benchmarks import naming, prefer, tidy
 from benchmarks.tidy import Origin, Row
 from convnextv2_fast import dispatch, preferences
 from convnextv2_fast.dispatch import Implementation, Spec
-from convnextv2_fast.ops import _cuda
+from convnextv2_fast.ops._shared import cuda
 from convnextv2_fast.preferences import ANY, DWCONV_KERNEL, Preference
 from convnextv2_fast.testing import ALL_OPS
 
@@ -53,7 +53,7 @@ def test_a_broken_table_is_named(tmp_path):
 
 
 def test_the_convolutions_kernel_is_chosen_by_the_table(monkeypatch):
-    monkeypatch.setattr(_cuda, "DWCONV", "auto")
+    monkeypatch.setattr(cuda, "DWCONV", "auto")
     for family, kernel in (("sm_80", "mma"), ("sm_90", "fma")):
         monkeypatch.setattr(preferences, "_kernels", {})
         monkeypatch.setattr(preferences, "family", lambda family=family: family)
@@ -63,9 +63,9 @@ def test_the_convolutions_kernel_is_chosen_by_the_table(monkeypatch):
         ]
         monkeypatch.setattr(preferences, "_first", {(r.family, r.op, r.layout): r for r in rows})
         assert preferences.dwconv_kernel() == kernel
-        assert _cuda.tensor_cores() == (kernel == "mma")
-    monkeypatch.setattr(_cuda, "DWCONV", "mma")
-    assert _cuda.tensor_cores(), "what was asked for comes before the table"
+        assert cuda.tensor_cores() == (kernel == "mma")
+    monkeypatch.setattr(cuda, "DWCONV", "mma")
+    assert cuda.tensor_cores(), "what was asked for comes before the table"
 
 
 ORIGIN = Origin("NVIDIA H100 80GB HBM3", "2.11.0", "3.6.0", "abc", False)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from convnextv2_fast import UnsupportedInputError, dispatch
-from convnextv2_fast.ops import _cuda
+from convnextv2_fast.ops._shared import cuda
 
 from .. import _check, depthwise, naming, problems
 from .._timing import Run, Timing, graphed, interleaved, watch_for
@@ -125,7 +125,7 @@ def builder(case: OpCase, backend: str, kernel: str = "", **extra: Any) -> Calla
 
     def with_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            _cuda.DWCONV = kernel or "auto"
+            cuda.DWCONV = kernel or "auto"
             return function(*arguments, **named)
 
         return call

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .layouts import Layout, PatchLayout
-from .ops.dwconv_layer_norm.reference import dwconv_layer_norm
-from .ops.layer_norm.reference import layer_norm
-from .ops.mlp_grn.reference import mlp_grn
-from .ops.patch_conv.reference import patch_conv
+from .ops._dwconv_layer_norm.reference import dwconv_layer_norm
+from .ops._layer_norm.reference import layer_norm
+from .ops._mlp_grn.reference import mlp_grn
+from .ops._patch_conv.reference import patch_conv
 
 Params = Mapping[str, Tensor]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,7 +20,13 @@ from .layouts import DenseLayout, Layout, PatchLayout, SiteLayout
 
 ALL_OPS = ("dwconv_layer_norm", "grn", "layer_norm", "mlp_grn", "patch_conv", "sparse_dwconv")
 LAYOUTS = ("dense", "rows", "patch", "ragged", "site")
+FOLDERS = {"sparse_dwconv": "_dwconv"}  # of the op of another name
 _ACTIVATIONS = ("x", "u", "residual", "row_scale")
+
+
+def room(op: str, module: str) -> ModuleType:
+    """A module of an op's folder: its "reference", its "triton" backend."""
+    return importlib.import_module(f"convnextv2_fast.ops.{FOLDERS.get(op, f'_{op}')}.{module}")
 
 
 @dataclass
@@ -74,7 +81,7 @@ class Problem:
 
     def reference(self) -> Tensor:
         """Calls the op's plain PyTorch reference."""
-        return self.call(getattr(importlib.import_module(f"convnextv2_fast.ops.{self.op}.reference"), self.op))
+        return self.call(getattr(room(self.op, "reference"), self.op))
 
 
 def _move(value: Any, device: torch.device | str) -> Any:

@@ -14,7 +14,7 @@ from benchmarks.kernel_model.depthwise import Plane
 from benchmarks.kernel_model.kernel import Kernel, total
 from benchmarks.kernel_model.passes import COUNTS, DTYPES, MODES, Pass
 from benchmarks.sizes import SIZES
-from convnextv2_fast.ops.mlp_grn import native
+from convnextv2_fast.ops._mlp_grn import native
 from tests.static_figures import figures
 
 ROOT = Path(__file__).parents[2]

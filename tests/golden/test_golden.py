@@ -8,7 +8,7 @@ import convnextv2_fast as cf
 from convnextv2_fast.layouts import DenseLayout, SiteLayout, SparseTensor
 from convnextv2_fast.models.convnextv2_sparse import Block as SparseBlock
 from convnextv2_fast.models.fcmae import FCMAE
-from convnextv2_fast.ops._common import conv2d_weight, taps
+from convnextv2_fast.ops._shared.checks import conv2d_weight, taps
 
 from . import vectors
 

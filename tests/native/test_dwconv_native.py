@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from convnextv2_fast import dispatch
 from convnextv2_fast.dispatch import Spec
 from convnextv2_fast.layouts import DenseLayout, PatchLayout, SiteLayout
-from convnextv2_fast.ops._sites import Sites
-from convnextv2_fast.ops.dwconv_layer_norm import native
-from convnextv2_fast.ops.sparse_dwconv import native as sparse_dwconv
-from convnextv2_fast.ops.sparse_dwconv import reference
+from convnextv2_fast.ops._dwconv import native as sparse_dwconv
+from convnextv2_fast.ops._dwconv import reference
+from convnextv2_fast.ops._dwconv_layer_norm import native
+from convnextv2_fast.ops._shared.sites import Sites
 from convnextv2_fast.testing import Problem, make, relative_error, tolerance
 from tests.native.isas import ISAS, needs_library, on_isa
 from tests.ops.test_all_ops import assert_as_good_as_torch, run

@@ -157,7 +157,7 @@ def test_slow_instructions_are_not_chosen():
 @needs_library
 def test_all_available_sets_agree():
     """The same problem on every instruction set of this machine: equal up to the order of additions."""
-    from convnextv2_fast.ops.dwconv_layer_norm import native
+    from convnextv2_fast.ops._dwconv_layer_norm import native
 
     x, kernel, vector = torch.randn(2, 9, 11, 40), torch.randn(49, 40) / 7, torch.randn(40)
     best = library.cpu_isa()

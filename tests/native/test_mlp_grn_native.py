@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import convnextv2_fast as cf
 from convnextv2_fast import ops
 from convnextv2_fast.models.convnextv2 import Block
-from convnextv2_fast.ops import _kept
-from convnextv2_fast.ops.mlp_grn import cpu
+from convnextv2_fast.ops._mlp_grn import cpu
+from convnextv2_fast.ops._shared import packed
 from convnextv2_fast.testing import make
 from tests.native.cxx import AVX2, HERE, SANITIZED, each_width, needs_avx2, needs_compiler, run_check
 from tests.native.isas import ISAS, needs_library, on_isa
@@ -138,7 +138,7 @@ def test_a_batch_as_one_group_does_not_hold_its_hidden_activations(monkeypatch):
 @pytest.fixture
 def block():
     torch.manual_seed(0)
-    _kept.clear()
+    packed.clear()
     block = Block(24).eval()
     for p in block.parameters():
         torch.nn.init.normal_(p, std=0.2)
@@ -204,28 +204,28 @@ def test_copies_are_made_once_and_go_with_their_weights(block):
     x = torch.randn(1, 24, 5, 5)
     with torch.inference_mode():
         block(x)
-    assert _kept.kept_bytes() >= 4 * 8 * 24 * 24
-    (before,) = _kept._copies.values()
+    assert packed.held_bytes() >= 4 * 8 * 24 * 24
+    (before,) = packed._copies.values()
     with torch.inference_mode():
         block(x)
-    (after,) = _kept._copies.values()
+    (after,) = packed._copies.values()
     assert after is before
     other = Block(24).eval()
     with torch.inference_mode():
         other(x)
-    assert len(_kept._copies) == 2
+    assert len(packed._copies) == 2
     del other
     gc.collect()
-    assert len(_kept._copies) == 1
+    assert len(packed._copies) == 1
 
 
 @needs_library
 def test_no_copies_without_prepacking(block, monkeypatch):
-    monkeypatch.setattr(_kept, "enabled", False)
+    monkeypatch.setattr(packed, "enabled", False)
     x = torch.randn(1, 24, 5, 5)
     with torch.inference_mode():
         torch.testing.assert_close(block(x), reference_block(block, x), rtol=1e-5, atol=1e-5)
-    assert not _kept._copies
+    assert not packed._copies
 
 
 @needs_library
@@ -242,16 +242,16 @@ def test_weights_made_in_inference_mode():
 
 @needs_library
 def test_compiled_inference_uses_kept_weights():
-    _kept.clear()
+    packed.clear()
     block = Block(16).eval()
     x = torch.randn(2, 16, 8, 8)
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         want = block(x)
-        _kept.clear()
+        packed.clear()
         for _ in range(3):
             torch.testing.assert_close(compiled(x), want, rtol=1e-5, atol=1e-5)
-    assert len(_kept._copies) == 1
+    assert len(packed._copies) == 1
     torch.compiler.reset()
 
 
@@ -324,15 +324,15 @@ def test_weights_packed_for_another_dtype(block):
         for dtype in (BF16, F32, BF16):
             y = block.to(dtype)(x.to(dtype))
             torch.testing.assert_close(y.float(), want, rtol=0.03, atol=0.03)
-            sizes.append(_kept.kept_bytes())
+            sizes.append(packed.held_bytes())
     assert sizes[0] == sizes[2] < sizes[1]
     for n in (1, 20):
         w1, w2, v, b2 = torch.randn(n, n), torch.randn(n, n), torch.randn(n), torch.randn(n)
         for dtype in (F32, BF16):
             args = (torch.randn(4, n).to(dtype), w1, v, v, v, w2, b2, None, None, 1e-6, 1 << 20, 4, 1, None, None)
-            packed = torch.ops.convnextv2_fast.mlp_grn_cpu_pack.default(w1, v, v, w2, b2, dtype is F32)
+            copy = torch.ops.convnextv2_fast.mlp_grn_cpu_pack.default(w1, v, v, w2, b2, dtype is F32)
             with pytest.raises(ValueError, match="on this instruction set, for this dtype"):
-                torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, packed, False)
+                torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, copy, False)
 
 
 @needs_library

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from convnextv2_fast import ops
 from convnextv2_fast.layouts import DenseLayout
-from convnextv2_fast.ops import _kept
+from convnextv2_fast.ops._shared import packed
 from convnextv2_fast.testing import kinds, make
 from tests.native.cxx import each_width, needs_compiler, run_check
 from tests.native.isas import ISAS, needs_library, on_isa
@@ -104,7 +104,7 @@ def test_the_stem_reads_images_as_they_come(isa, size):
 @needs_library
 @pytest.mark.parametrize("form", ["conv2d", "minkowski"])
 def test_changed_weights_are_packed_anew(form):
-    _kept.clear()
+    packed.clear()
     x = torch.randn(1, 8, 8, 6)
     weight = torch.randn(10, 6, 2, 2) if form == "conv2d" else torch.randn(4, 6, 10)
     layout = None if form == "conv2d" else DenseLayout(1, 4, 4)
@@ -114,7 +114,7 @@ def test_changed_weights_are_packed_anew(form):
             y = ops.patch_conv(x, weight, None, layout=layout, backend="cpu")
         want = ops.patch_conv(x, weight, None, layout=layout, backend="torch")
         torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5)
-    assert len(_kept._copies) == 1
+    assert len(packed._copies) == 1
 
 
 @needs_library

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import convnextv2_fast as cf
-from convnextv2_fast.ops import _kept
+from convnextv2_fast.ops._shared import packed
 from convnextv2_fast.testing import ALL_OPS, kinds, make
 
 CALLS = 2_000
@@ -114,7 +114,7 @@ def state():
     """Bytes of malloc, Python's blocks, Python's objects, bytes of packed weights, KiB in memory."""
     gc.collect()
     objects = len(gc.get_objects())
-    return given_out(), sys.getallocatedblocks(), objects, _kept.kept_bytes(), resident()
+    return given_out(), sys.getallocatedblocks(), objects, packed.held_bytes(), resident()
 
 
 def main(name, calls=CALLS):

@@ -20,7 +20,7 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast.models.convnextv2 import Block
-from convnextv2_fast.ops import _cuda
+from convnextv2_fast.ops._shared import cuda
 from tests.compile_cache import ROOT
 
 from .figures import Figure
@@ -137,8 +137,8 @@ def _block(precision: str) -> dict[str, Callable[[], Any]]:
 def main() -> None:
     torch.set_num_threads(1)
     Operators()
-    _cuda.DEVICE, _cuda.DWCONV = "cpu", "mma"  # what "auto" is on a GPU
-    assert _cuda.tensor_cores()
+    cuda.DEVICE, cuda.DWCONV = "cpu", "mma"  # what "auto" is on a GPU
+    assert cuda.tensor_cores()
     subjects = _yardsticks()
     for precision in PRECISIONS:
         subjects |= _block(precision)

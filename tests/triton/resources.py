@@ -8,7 +8,6 @@ python -m tests.triton.resources --write  and writes the table anew
 from __future__ import annotations
 
 import hashlib
-import importlib
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,9 @@ from typing import Any
 import torch
 
 from convnextv2_fast.models.convnextv2 import SIZES
+from convnextv2_fast.ops._mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.ops._triton import chip as chips
-from convnextv2_fast.ops.mlp_grn.triton_tiles import WIDEST_FUSED
-from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
+from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make, room
 from tests.compile_cache import ROOT, digest
 
 from .compiling import Job, Resources, compile_all, launches
@@ -56,7 +55,7 @@ def jobs(families: Sequence[str]) -> list[tuple[Job, str]]:
     Planes are small: only constants, types and alignment count."""
     found: dict[tuple[Job, str], None] = {}
     for op, c, problem in _problems():
-        run = importlib.import_module(f"convnextv2_fast.ops.{op}.triton").run
+        run = room(op, "triton").run
         strategies = ("materialize", "recompute") if op == "mlp_grn" else (None,)
         for dtype in (torch.bfloat16, torch.float32) if c in SAMPLE else (torch.bfloat16,):
             leaves = problem.to(dtype)

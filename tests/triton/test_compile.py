@@ -50,12 +50,11 @@ def test_the_resource_table_is_current(tasks, found):
 @pytest.mark.parametrize("plane", [(1, 1), (9, 1), (1, 16), (16, 16)], ids=str)
 def test_planes_of_any_size_compile(plane):
     """Triton makes constants of sizes that are 1, and sees those that are multiples of 16."""
-    import importlib
 
     import torch
 
     from convnextv2_fast.ops._triton import chip as chips
-    from convnextv2_fast.testing import ALL_OPS, make
+    from convnextv2_fast.testing import ALL_OPS, make, room
 
     from .compiling import Resources, compile_all, launches
 
@@ -65,7 +64,7 @@ def test_planes_of_any_size_compile(plane):
             if op == "patch_conv" and kind == "dense" and min(plane) < 2:
                 continue  # no output
             problem = make(op, 1, *plane, 96, kind).to(torch.bfloat16)
-            run = importlib.import_module(f"convnextv2_fast.ops.{op}.triton").run
+            run = room(op, "triton").run
 
             def call(problem=problem, run=run):
                 y = problem.call(run)

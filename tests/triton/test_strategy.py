@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from convnextv2_fast.ops._mlp_grn import strategy
+from convnextv2_fast.ops._mlp_grn.triton_tiles import WIDEST_FUSED, pieces, tiles
 from convnextv2_fast.ops._triton import chip
-from convnextv2_fast.ops.mlp_grn import strategy
-from convnextv2_fast.ops.mlp_grn.triton_tiles import WIDEST_FUSED, pieces, tiles
 
 H100, BF16 = chip.KNOWN["sm_90"], torch.bfloat16
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
+from convnextv2_fast.ops._mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.ops._triton import chip as chips
 from convnextv2_fast.ops._triton import tiles
-from convnextv2_fast.ops.mlp_grn.triton_tiles import WIDEST_FUSED
 
 from . import choose
 from .resources import FAMILIES

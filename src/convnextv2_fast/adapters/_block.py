@@ -13,7 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from .. import ops
 from ..models.utils import touched
-from ..ops import block
+from ..ops import _block as block
 from ._swap import Inspection
 
 FIRST, SECOND = "dwconv_layer_norm", "mlp_grn"

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import ops
 from ..dispatch import UnsupportedInputError
-from ..ops import block
+from ..ops import _block as block
 from .utils import GRN, DropPath, LayerNorm, drop_path_rates, is_plain, trunc_normal_, zero_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {

@@ -8,14 +8,14 @@ import os
 import pytest
 import torch
 
-from convnextv2_fast.ops import _cuda
+from convnextv2_fast.ops._shared import cuda
 from tests.pairs import select
 
 LIBRARY = os.environ.get("CUDA_EMULATION")
 collect_ignore_glob = [] if LIBRARY else ["test_*.py"]
 if LIBRARY:
     torch.ops.load_library(LIBRARY)  # implements the CUDA operators for CPU tensors
-    _cuda.DEVICE = "cpu"
+    cuda.DEVICE = "cpu"
 
 # processors, shared memory of a block, of a processor, compute capability
 KNOWN = {

@@ -5,8 +5,8 @@ import torch
 
 from convnextv2_fast import ops
 from convnextv2_fast.layouts import DenseLayout
-from convnextv2_fast.ops import _cuda
-from convnextv2_fast.ops.sparse_dwconv.native import KERNELS
+from convnextv2_fast.ops._dwconv.native import KERNELS
+from convnextv2_fast.ops._shared import cuda
 from convnextv2_fast.testing import make
 from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32, judge
 
@@ -16,7 +16,7 @@ PLANES = [(1, 1, 1), (5, 7, 7), (3, 14, 14), (2, 13, 9), (1, 28, 28), (2, 9, 20)
 
 @pytest.fixture(autouse=True)
 def mma(monkeypatch):
-    monkeypatch.setattr(_cuda, "DWCONV", "mma")
+    monkeypatch.setattr(cuda, "DWCONV", "mma")
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
@@ -77,7 +77,7 @@ LEFT = {
 def both_ways(call, x, monkeypatch):
     results = []
     for name in ("mma", "fma"):
-        monkeypatch.setattr(_cuda, "DWCONV", name)
+        monkeypatch.setattr(cuda, "DWCONV", name)
         kernel = torch.randn(49, x.shape[1], generator=torch.Generator().manual_seed(0))
         results.append(CALLS[call](x, kernel, (5, 6, None, None)))
     return results
@@ -138,15 +138,15 @@ def test_values_that_are_not_finite_stay_in_reach():
 
 @pytest.mark.parametrize("value", ["fma", "mma", "auto", ""])
 def test_the_variable(value, monkeypatch):
-    monkeypatch.setenv(_cuda.DWCONV_ENVIRONMENT, value)
-    monkeypatch.setattr(_cuda, "DWCONV", _cuda._dwconv_kernel())
-    assert _cuda.tensor_cores() == (value == "mma")
+    monkeypatch.setenv(cuda.DWCONV_ENVIRONMENT, value)
+    monkeypatch.setattr(cuda, "DWCONV", cuda._dwconv_kernel())
+    assert cuda.tensor_cores() == (value == "mma")
 
 
 def test_a_bad_value_of_the_variable(monkeypatch):
-    monkeypatch.setenv(_cuda.DWCONV_ENVIRONMENT, "tensor")
+    monkeypatch.setenv(cuda.DWCONV_ENVIRONMENT, "tensor")
     with pytest.raises(ValueError, match="CONVNEXTV2_FAST_DWCONV must be one of auto, fma, mma, not 'tensor'"):
-        _cuda._dwconv_kernel()
+        cuda._dwconv_kernel()
 
 
 def test_compile():
@@ -163,5 +163,5 @@ def test_compile():
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
 def test_with_layer_norm(dtype, monkeypatch):
     """The op then runs as two kernels, the first of them on the tensor cores."""
-    monkeypatch.setattr(_cuda, "DWCONV", "mma")
+    monkeypatch.setattr(cuda, "DWCONV", "mma")
     judge(make("dwconv_layer_norm", 2, 9, 14, 40), dtype)

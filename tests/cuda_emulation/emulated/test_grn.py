@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import convnextv2_fast as cf
-from convnextv2_fast.ops.mlp_grn import native
+from convnextv2_fast.ops._mlp_grn import native
 from convnextv2_fast.testing import make
 from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32, judge
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from benchmarks.depthwise import UNITS, our_pass, torch_pass
-from convnextv2_fast.ops import _cuda
+from convnextv2_fast.ops._shared import cuda
 
 
 @pytest.mark.parametrize("backend", ["cuda", "cuda-mma"])
 @pytest.mark.parametrize("which", UNITS)
 def test_passes(which, backend, monkeypatch):
-    monkeypatch.setattr(_cuda, "DWCONV", "auto")  # put back in the end
+    monkeypatch.setattr(cuda, "DWCONV", "auto")  # put back in the end
     x, g = (torch.randn(2, 8, 7, 9).contiguous(memory_format=torch.channels_last) for _ in range(2))
     weight, bias = torch.randn(8, 1, 7, 7), torch.randn(8)
     ours, want = our_pass(which, weight, bias, backend)(x, g), torch_pass(which, weight, bias, False)(x, g)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._groups import Groups
+from .._shared.groups import Groups
 from .launch import launch
 
 

@@ -1,0 +1,28 @@
+"""Depthwise 7x7 convolution in plain PyTorch, dense and submanifold."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...layouts import Layout
+from .._shared.checks import conv2d_weight
+
+
+def dwconv(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Every site of `[N, H, W, C]`, zeros beyond the edges."""
+    image = x.permute(0, 3, 1, 2)
+    if x.dtype == torch.float64 and x.device.type == "cpu":
+        # oneDNN has no float64; what PyTorch does instead takes two to four times as long through strides.
+        image = image.contiguous()
+    weight = conv2d_weight(kernel).to(x.dtype)
+    flat_bias = None if bias is None else bias.to(x.dtype).view(-1)
+    return F.conv2d(image, weight, flat_bias, padding=3, groups=x.shape[3]).permute(0, 2, 3, 1)
+
+
+def sparse_dwconv(x: Tensor, kernel: Tensor, bias: Tensor | None, *, layout: Layout) -> Tensor:
+    """`y[t] = sum over active neighbours of kernel * x + bias`: absent neighbours count as zero. Scatters to the plane,
+    convolves, gathers the active sites.
+
+    Exactly MinkowskiEngine's submanifold convolution: cross-correlation, `kernel[kx*7 + ky, c]`."""
+    y = layout.from_dense(dwconv(layout.to_dense(x), kernel, None))
+    return y if bias is None else y + bias.to(x.dtype).view(-1)

@@ -1,0 +1,153 @@
+"""What the public functions of all ops share: argument checks, the autocast policy, weight layouts, groups of rows."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from ...dispatch import UnsupportedInputError
+from ...layouts import Layout
+
+
+def shapes(**tensors: Tensor | None) -> str:
+    """`x (2, 3) float32, weight (3,) float32`, for error messages."""
+    return ", ".join(
+        f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in tensors.items() if t is not None
+    )
+
+
+def has_shape(tensor: Tensor, *sizes: int) -> bool:
+    """Whether the tensor has this shape. Sizes are compared one by one: torch.compile takes equal tuples of symbolic
+    sizes for different ones."""
+    if tensor.ndim != len(sizes):
+        return False
+    for have, want in zip(tensor.shape, sizes, strict=True):  # noqa: SIM110
+        if have != want:
+            return False
+    return True
+
+
+def check(ok: bool, op: str, wants: str, *values: object, **tensors: Tensor | None) -> None:
+    """Raises the error that all ops use: the op, what it wants, what it got.
+
+    `values` fill the `{}` in `wants`, on failure only: torch.compile cannot format symbolic sizes."""
+    if not ok:
+        raise UnsupportedInputError(f"{op}: {wants.format(*values)}; got {shapes(**tensors)}")
+
+
+def check_rows(op: str, x: Tensor, layout: Layout | None) -> None:
+    """Activations are floating point, `[N, H, W, C]`, or `[T, C]` with the layout that says where the rows sit."""
+    check(x.is_floating_point(), op, "the activations must be floating point", x=x)
+    if layout is None:
+        check(x.ndim == 4, op, "x must be [N, H, W, C] (channels last), or [T, C] with layout=", x=x)
+    elif x.ndim == 4:
+        check(has_shape(x, *layout.shape, x.shape[3]), op, "x does not fit the layout's plane {}", layout.shape, x=x)
+    else:
+        check(
+            x.ndim == 2 and x.shape[0] == layout.rows,
+            op,
+            "x must be [{}, C], the rows of its {}",
+            layout.rows,
+            type(layout).__name__,
+            x=x,
+        )
+
+
+def check_params(op: str, x: Tensor, **params: Tensor | None) -> None:
+    """Parameters live on x's device, in x's dtype or in float32 (as under autocast)."""
+    for name, p in params.items():
+        if p is None:
+            continue
+        if p.device != x.device:
+            raise UnsupportedInputError(f"{op}: {name} is on {p.device}, x on {x.device}; move them together")
+        if p.dtype != x.dtype and p.dtype != torch.float32:
+            raise UnsupportedInputError(
+                f"{op}: parameters must have x's dtype or float32; got {shapes(x=x, **{name: p})}"
+            )
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that convolutions and matrix products run in under autocast; None outside it.
+
+    The policy of the library: activations are cast once, parameters stay as they are (kernels read float32 ones), and
+    statistics and accumulation are float32."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
+def autocast_off(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Disables autocast: the ops have cast their inputs already, and torch must not cast again."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+
+
+def taps(weight: Tensor) -> Tensor:
+    """A depthwise weight as `[49, C]`, tap = kx*7 + ky (MinkowskiEngine's order, y fastest)."""
+    if weight.ndim == 2:
+        return weight
+    return weight[:, 0].permute(2, 1, 0).reshape(-1, weight.shape[0])
+
+
+def float_taps(weight: Tensor) -> Tensor:
+    """:func:`taps`, contiguous, in float32; copied at most once."""
+    kernel = weight if weight.ndim == 2 else weight[:, 0].permute(2, 1, 0)
+    if kernel.dtype != torch.float32:
+        kernel = kernel.to(torch.float32, memory_format=torch.contiguous_format)
+    return kernel.contiguous().view(-1, kernel.shape[-1])
+
+
+def in_one_dtype(*vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Contiguous `[C]` vectors, in float32 where their dtypes differ."""
+    mixed = len({v.dtype for v in vectors if v is not None}) > 1
+    flat = (None if v is None else v.reshape(-1).contiguous() for v in vectors)
+    return tuple(v.float() if mixed and v is not None else v for v in flat)
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """The weight of a linear layer `[K, C]` or of a 1x1 convolution `[K, C, 1, 1]` as a matrix."""
+    return weight.flatten(1) if weight.ndim == 4 and weight.shape[2] == weight.shape[3] == 1 else weight
+
+
+def conv2d_weight(kernel: Tensor) -> Tensor:
+    """A depthwise weight as `[C, 1, 7, 7]`, the inverse of :func:`taps`."""
+    if kernel.ndim == 4:
+        return kernel
+    side = round(kernel.shape[0] ** 0.5)
+    return kernel.view(side, side, -1).permute(2, 1, 0).unsqueeze(1)
+
+
+def is_depthwise7(weight: Tensor, channels: int) -> bool:
+    return has_shape(weight, 49, channels) or has_shape(weight, channels, 1, 7, 7)
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """float32 for float16 and bfloat16, the tensor's own dtype otherwise."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def samples(x: Tensor, rows_per_group: int | Tensor | None, op: str) -> int | Tensor:
+    """Rows of one GRN group: the argument, or H*W of an `[N, H, W, C]` input; checked against x."""
+    if rows_per_group is None:
+        check(x.ndim == 4, op, "rows_per_group is needed for [T, C] rows", x=x)
+        return x.shape[1] * x.shape[2]
+    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
+    if isinstance(rows_per_group, Tensor):
+        counts = rows_per_group
+        check(counts.ndim == 1 and counts.dtype == torch.int64, op, "rows_per_group must be an int or int64 [G]", x=x)
+        if counts.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
+            adds_up = int(counts.sum()) == rows and (counts.numel() == 0 or int(counts.min()) >= 0)
+            check(adds_up, op, "rows_per_group must add up to the {} rows", rows, x=x)
+        return counts
+    check(
+        rows == 0 or (rows_per_group > 0 and rows % rows_per_group == 0),
+        op,
+        "rows_per_group={} does not divide the {} rows",
+        rows_per_group,
+        rows,
+        x=x,
+    )
+    return rows_per_group
