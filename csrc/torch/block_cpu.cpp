@@ -5,6 +5,8 @@
 #include "cpu/common/scratch.h"
 #include "dwconv_packed.h"
 #include "groups.h"
+#include <tuple>
+#include <utility>
 #include "kept.h"
 #include "parallel_cpu.h"
 
@@ -81,8 +83,8 @@ void pack(const BlockWeights& w, const Packed& size, DType activations, float* m
                      memory + size.sampled + size.depthwise, parallel);
 }
 
-Tensor block_cpu_pack(const Tensor& w1, const Tensor& kernel, const Tensor& bias, const Tensor& ln_weight,
-                      const Tensor& ln_bias, const Tensor& b1, const Tensor& gamma, const Tensor& beta,
+Tensor block_cpu_pack(const Tensor& kernel, const Tensor& bias, const Tensor& ln_weight,
+                      const Tensor& ln_bias, const Tensor& w1, const Tensor& b1, const Tensor& gamma, const Tensor& beta,
                       const Tensor& w2, const Tensor& b2, const std::optional<Tensor>& layer_scale, bool bfloat16) {
   const BlockWeights w{kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, pointer(layer_scale)};
   check("block_cpu_pack", w);
@@ -93,8 +95,8 @@ Tensor block_cpu_pack(const Tensor& w1, const Tensor& kernel, const Tensor& bias
   return packed;
 }
 
-Tensor block_cpu_fwd(const Tensor& x, const Tensor& packed, const Tensor& w1, const Tensor& kernel, const Tensor& bias,
-                     const Tensor& ln_weight, const Tensor& ln_bias, const Tensor& b1, const Tensor& gamma,
+std::tuple<Tensor, Tensor> block_cpu_fwd(const Tensor& x, const Tensor& packed, const Tensor& kernel, const Tensor& bias,
+                     const Tensor& ln_weight, const Tensor& ln_bias, const Tensor& w1, const Tensor& b1, const Tensor& gamma,
                      const Tensor& beta, const Tensor& w2, const Tensor& b2, const std::optional<Tensor>& layer_scale,
                      double ln_eps, double grn_eps) {
   const char* op = "block_cpu_fwd";
@@ -109,7 +111,7 @@ Tensor block_cpu_fwd(const Tensor& x, const Tensor& packed, const Tensor& w1, co
   if (is_stale(w, memory)) pack(w, size, dtype, memory, parallel);
   Tensor y = new_contiguous(x);
   const int64_t n = x.size(0), plane = x.size(1) * x.size(2), c = x.size(3);
-  if (n * plane == 0) return y;
+  if (n * plane == 0) return {std::move(y), floats(x, {0})};
   const int64_t most = plane < kChunkRows ? kChunkRows / plane : 1, item = static_cast<int64_t>(x.element_size());
   const int64_t chunk = n < most ? n : most;
   char* u = reinterpret_cast<char*>(thread_scratch(ScratchSlot::kBlock, (chunk * plane * c * item + 3) / 4));
@@ -129,7 +131,7 @@ Tensor block_cpu_fwd(const Tensor& x, const Tensor& packed, const Tensor& w1, co
     p.y_dtype = dtype;
     mlp_kernels().forward(p, parallel);
   }
-  return y;
+  return {std::move(y), floats(x, {0})};
 }
 
 }  // namespace

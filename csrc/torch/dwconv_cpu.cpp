@@ -54,9 +54,9 @@ void sum_up(DwconvBackward p, const Tensor& x, float* out) {
   });
 }
 
-Tensor sparse_dwconv_fwd(const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias, int64_t h, int64_t w,
-                         const std::optional<Tensor>&, const std::optional<Tensor>& map, bool) {
-  DwconvForward p = forward_params({"sparse_dwconv_fwd", x, kernel, map}, bias, h, w);
+Tensor dwconv_fwd(const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias, int64_t h, int64_t w,
+                         const std::optional<Tensor>& map) {
+  DwconvForward p = forward_params({"dwconv_fwd", x, kernel, map}, bias, h, w);
   Tensor y = new_contiguous(x);
   p.y = y.mutable_data_ptr();
   convolve(p);
@@ -64,10 +64,10 @@ Tensor sparse_dwconv_fwd(const Tensor& x, const Tensor& kernel, const std::optio
 }
 
 // dx [T, C] (empty if not wanted) and float32 [50, C] (empty if not wanted).
-std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, const Tensor& kernel, bool of_input,
-                                             bool of_params, int64_t h, int64_t w, const std::optional<Tensor>&,
-                                             const std::optional<Tensor>& map, bool) {
-  DwconvBackward p = backward_params({"sparse_dwconv_bwd", x, kernel, map}, dy, h, w);
+std::tuple<Tensor, Tensor> dwconv_bwd(const Tensor& dy, const Tensor& x, const Tensor& kernel, bool of_input,
+                                             bool of_params, int64_t h, int64_t w,
+                                             const std::optional<Tensor>& map) {
+  DwconvBackward p = backward_params({"dwconv_bwd", x, kernel, map}, dy, h, w);
   Tensor dx = of_input ? new_contiguous(x) : torch::stable::new_empty(x, {0, x.size(1)});
   Tensor dparams = torch::stable::new_empty(x, {of_params ? kSums : 0, x.size(1)}, ScalarType::Float);
   if (of_input) {
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, 
 
 Tensor dwconv_layer_norm_fwd(const Tensor& x, const Tensor& kernel, const std::optional<Tensor>& bias,
                              const Tensor& ln_weight, const Tensor& ln_bias, double eps, int64_t h, int64_t w,
-                             const std::optional<Tensor>&, const std::optional<Tensor>& map) {
+                             const std::optional<Tensor>& map) {
   DwconvForward p = forward_params({"dwconv_layer_norm_fwd", x, kernel, map}, bias, ln_weight, ln_bias, eps, h, w);
   Tensor y = new_contiguous(x);
   p.y = y.mutable_data_ptr();
@@ -91,7 +91,7 @@ Tensor dwconv_layer_norm_fwd(const Tensor& x, const Tensor& kernel, const std::o
 std::tuple<Tensor, Tensor> dwconv_layer_norm_fwd_train(const Tensor& x, const Tensor& kernel,
                                                        const std::optional<Tensor>& bias, const Tensor& ln_weight,
                                                        const Tensor& ln_bias, double eps, int64_t h, int64_t w,
-                                                       const std::optional<Tensor>&, const std::optional<Tensor>& map) {
+                                                       const std::optional<Tensor>& map) {
   DwconvForward p =
       forward_params({"dwconv_layer_norm_fwd_train", x, kernel, map}, bias, ln_weight, ln_bias, eps, h, w);
   Tensor y = new_contiguous(x), z = new_contiguous(x);
@@ -105,8 +105,8 @@ std::tuple<Tensor, Tensor> dwconv_layer_norm_fwd_train(const Tensor& x, const Te
 }  // namespace cnv2
 
 STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
-  m.impl("sparse_dwconv_fwd", TORCH_BOX(&cnv2::sparse_dwconv_fwd));
-  m.impl("sparse_dwconv_bwd", TORCH_BOX(&cnv2::sparse_dwconv_bwd));
+  m.impl("dwconv_fwd", TORCH_BOX(&cnv2::dwconv_fwd));
+  m.impl("dwconv_bwd", TORCH_BOX(&cnv2::dwconv_bwd));
   m.impl("dwconv_layer_norm_fwd", TORCH_BOX(&cnv2::dwconv_layer_norm_fwd));
   m.impl("dwconv_layer_norm_fwd_train", TORCH_BOX(&cnv2::dwconv_layer_norm_fwd_train));
 }

@@ -78,7 +78,7 @@ const float* kept_or_new(const char* op, const MlpGrnCpu& cpu, const MlpGrnShape
   return memory + sampled;
 }
 
-std::tuple<Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
+std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
     const Tensor& u, const Tensor& w1, const Tensor& b1, const Tensor& gamma, const Tensor& beta, const Tensor& w2,
     const Tensor& b2, const std::optional<Tensor>& residual, const std::optional<Tensor>& row_scale, double eps,
     int64_t held_bytes, int64_t rows_per_group, int64_t count, const std::optional<Tensor>& row_group,
@@ -117,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
   p.kept = keep ? float_data(kept) : nullptr;
   cpu.forward(p, parallel);
   if (keep) p.kept[rows * kept_columns(hidden)] = static_cast<float>(isa());
-  return {std::move(y), std::move(norm), std::move(kept)};
+  return {std::move(y), std::move(norm), std::move(kept), floats(u, {0})};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_bwd(

@@ -1,6 +1,7 @@
 // The CPU implementation of patch_conv's forward.
 #include "cpu/patch_conv/patch_conv.h"
 
+#include <tuple>
 #include <utility>
 
 #include "cpu/common/isa.h"
@@ -81,7 +82,7 @@ const float* kept_or_new(const char* op, const PatchConvCpu& cpu, const PatchWei
 }
 
 // x [N, H, W, Cin] of any strides; [S, Cin], contiguous, where a table of k * k columns or the plane's sizes say how.
-Tensor patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                           const std::optional<Tensor>& before_weight, const std::optional<Tensor>& before_bias,
                           const std::optional<Tensor>& after_weight, const std::optional<Tensor>& after_bias,
                           double eps, const std::optional<Tensor>& table, int64_t rows, int64_t height, int64_t width,
@@ -130,7 +131,7 @@ Tensor patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::opti
   Tensor y = torch::stable::new_empty(x, {rows, c_out});
   p.y = y.mutable_data_ptr();
   if (rows > 0) cpu.run(p, parallel);
-  return y;
+  return {std::move(y), floats(x, {0})};
 }
 
 // Where result rows lie in x [S, Cin]: patch_conv/gather.py.

@@ -11,77 +11,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from . import preferences
+from . import library, preferences
+from .errors import UnsupportedInputError
+from .spec import Implementation, Spec
+
+if TYPE_CHECKING:
+    from .layouts import Layout
 
 logger = logging.getLogger("convnextv2_fast")
 
-NAMES = ("auto", "cuda", "triton", "cpu", "torch")
+NAMES = ("auto", "cuda", "triton", "cpu", "torch", "composed")
+_RUN_EVERYTHING = ("torch", "composed")  # plain PyTorch, or ops that have it
 ENVIRONMENT = "CONVNEXTV2_FAST_BACKEND"
-
-
-class UnsupportedInputError(ValueError):
-    """The input is malformed, or the chosen backend cannot run it. The message says what would work."""
-
-
-class Spec(NamedTuple):
-    """The properties of a call by which a backend decides whether it can run it."""
-
-    op: str
-    device: str  # device type: "cpu", "cuda", ...
-    dtype: torch.dtype  # of the activations
-    param_dtype: torch.dtype | None  # of the parameters; None when they differ among themselves
-    channels: int
-    layout: str  # "dense", "patch" or "site"
-    needs_grad: bool
-
-    @classmethod
-    def of(cls, op: str, x: Tensor, *params: Tensor | None, layout: Any = None) -> Spec:
-        """The spec of ``op`` called on activations ``x`` `[..., C]` with ``params`` and a layout (None: dense)."""
-        param_dtype: torch.dtype | None = x.dtype
-        needs_grad = x.requires_grad
-        first = True
-        for p in params:
-            if p is None:
-                continue
-            needs_grad = needs_grad or p.requires_grad
-            if first:
-                param_dtype, first = p.dtype, False
-            elif p.dtype != param_dtype:
-                param_dtype = None
-        kind = "dense" if layout is None else layout.kind
-        return cls(op, x.device.type, x.dtype, param_dtype, x.shape[-1], kind, needs_grad and torch.is_grad_enabled())
-
-    def describe(self) -> str:
-        params = "mixed" if self.param_dtype is None else str(self.param_dtype).removeprefix("torch.")
-        return (
-            f"{str(self.dtype).removeprefix('torch.')} activations ({params} parameters), C={self.channels}, "
-            f"{self.layout} layout, {self.device}, {'with' if self.needs_grad else 'without'} gradients"
-        )
-
-
-@dataclass(frozen=True)
-class Implementation:
-    """One backend of one op. ``reasons(spec)`` lists, a sentence each, why it cannot run; empty: it can.
-
-    With ``automatic=False`` it runs only when asked for: a kernel that has not been measured faster, or proven, yet."""
-
-    backend: str
-    run: Any
-    reasons: Callable[[Spec], list[str]]
-    automatic: bool = True
-    notes: Callable[[Spec], list[str]] | None = None  # lines for `explain` on how it would run
-
-
-def always(spec: Spec) -> list[str]:
-    """The predicate of the reference, which can run every call."""
-    return []
 
 
 _registry: dict[str, tuple[Implementation, ...]] = {}
@@ -90,9 +38,10 @@ _overrides: tuple[tuple[str | None, str], ...] = ()
 
 
 def register(op: str, implementations: Sequence[Implementation]) -> None:
-    """Registers the ordered implementations of ``op``; the last one must be the reference ``"torch"``."""
-    if not implementations or implementations[-1].backend != "torch":
-        raise ValueError(f"{op}: the last implementation must be 'torch', the reference")
+    """Registers the ordered implementations of ``op``; the last one must run every call: ``"torch"``, the reference, or
+    ``"composed"`` of other ops."""
+    if not implementations or implementations[-1].backend not in _RUN_EVERYTHING:
+        raise ValueError(f"{op}: the last implementation must be 'torch', the reference, or 'composed' of other ops")
     _registry[op] = tuple(implementations)
 
 
@@ -128,11 +77,9 @@ def _requested(op: str, backend: str | None) -> tuple[str, str]:
     return _check_name(os.environ.get(ENVIRONMENT, "auto") or "auto", ENVIRONMENT), "environment"
 
 
-def free_for(backend: str, *ops: str) -> bool:
-    """Whether neither context nor environment asks for a backend other than `backend` for these ops."""
-    if not _overrides and ENVIRONMENT not in os.environ:
-        return True
-    return all(_requested(op, None)[0] in ("auto", backend) for op in ops)
+def requested(op: str) -> str:
+    """The backend that context or environment ask for, "auto" if none."""
+    return _requested(op, None)[0]
 
 
 def choose(spec: Spec, backend: str | None = None) -> Implementation:
@@ -148,12 +95,16 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
     candidates = implementations(spec.op)
     name, origin = _requested(spec.op, backend)
     if name != "auto":
+        composed = candidates[-1] if candidates[-1].backend == "composed" else None  # its ops obey, or refuse
         for candidate in candidates:
             if candidate.backend == name:
                 reasons = candidate.reasons(spec)
-                if reasons:
+                if not reasons:
+                    return candidate
+                if composed is None:
                     raise UnsupportedInputError(_refusal(spec, name, reasons))
-                return candidate
+        if composed is not None:
+            return composed
         if origin == "argument":
             raise UnsupportedInputError(_refusal(spec, name, [f"{spec.op} has no {name} implementation yet"]))
     for candidate in preferences.order(spec, candidates):
@@ -162,7 +113,7 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
             return candidate
         if not torch.compiler.is_compiling():
             logger.debug("%s: not %s: %s", spec.op, candidate.backend, "; ".join(reasons))
-    raise AssertionError("the reference runs everything")
+    raise AssertionError("the last implementation runs everything")
 
 
 def _refusal(spec: Spec, name: str, reasons: list[str]) -> str:
@@ -215,7 +166,9 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(op: str, x: Tensor, *params: Tensor | None, layout: Any = None, backend: str | None = None) -> Explanation:
+def explain(
+    op: str, x: Tensor, *params: Tensor | None, layout: Layout | None = None, backend: str | None = None
+) -> Explanation:
     """Which backend runs ``op`` on these tensors, and why not the others. Nothing is computed.
 
     Args:
@@ -254,8 +207,6 @@ def explain_spec(spec: Spec, backend: str | None = None) -> Explanation:
 
 def backends() -> dict[str, list[str]]:
     """For each backend, why it cannot run on this machine; an empty list means that it can."""
-    from . import library
-
     missing = {"cuda": library.why_not("cuda"), "triton": library.triton_why_not(), "cpu": library.why_not("cpu")}
     found: dict[str, list[str]] = {name: [why] if why else [] for name, why in missing.items()}
     if not torch.cuda.is_available():

@@ -8,7 +8,6 @@ schema, traces and compiles without any library; only running it needs one.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -36,25 +35,20 @@ _FOLDER = Path(__file__).resolve().parent
 _definitions = torch.library.Library(NAMESPACE, "DEF")
 
 
-def define(schema: str, fake: Callable[..., Any], implementation: str | None = None) -> None:
-    """Declares the private operator ``torch.ops.convnextv2_fast.<name>``.
+def define(schema: str, fake: Callable[..., Any], implementation: Callable[..., Any] | None = None) -> Any:
+    """Declares the private operator ``torch.ops.convnextv2_fast.<name>`` and returns it.
 
     Args:
         schema: ``"name(Tensor x, ...) -> Tensor"``.
         fake: the same signature on tensors without data: returns outputs of the right shapes, dtypes and strides.
-        implementation: ``"package.module:function"``, a Python implementation for every device, imported at the first
-            call (so that Triton is). None: C++ attaches one.
+        implementation: a Python implementation for every device. None: C++ attaches one.
     """
     name = schema[: schema.index("(")]
     _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_definitions)
     if implementation is not None:
-        module, _, function = implementation.partition(":")
-
-        def run(*args: Any) -> Any:
-            return getattr(importlib.import_module(module), function)(*args)
-
-        _definitions.impl(name, run, "CompositeExplicitAutograd")
+        _definitions.impl(name, implementation, "CompositeExplicitAutograd")
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
 def _read_build_info(folder: Path) -> dict[str, Any]:
@@ -222,5 +216,5 @@ if _cpu is not None and os.environ.get(ISA_ENVIRONMENT):
         warnings.warn(f"{ISA_ENVIRONMENT}: {error}; using {cpu_isa()!r}", RuntimeWarning, stacklevel=2)
 
 if (_told := missing_kernels()) is not None:
-    # 5: the line that imports the package; between lie its own `__init__`, `dispatch` and `preferences`
-    warnings.warn(f"convnextv2_fast has {_told}. {QUIET_ENVIRONMENT}=1 silences this.", UserWarning, stacklevel=5)
+    # 4: the line that imports the package; between lie its own `__init__` and `dispatch`
+    warnings.warn(f"convnextv2_fast has {_told}. {QUIET_ENVIRONMENT}=1 silences this.", UserWarning, stacklevel=4)

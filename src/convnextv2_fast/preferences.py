@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from . import library
-
-if TYPE_CHECKING:
-    from .dispatch import Implementation, Spec
+from .spec import Implementation, Spec
 
 TABLE = Path(__file__).with_name("preferences.tsv")
 ANY = "*"

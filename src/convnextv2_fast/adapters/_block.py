@@ -13,7 +13,6 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from .. import ops
 from ..models.utils import touched
-from ..ops import _block as block
 from ._swap import Inspection
 
 FIRST, SECOND = "dwconv_layer_norm", "mlp_grn"
@@ -120,7 +119,7 @@ def run(p: Parts, x: Tensor) -> Tensor:
     mlp: tuple[Any, ...] = (p.fc1.weight, p.fc1.bias, *p.grn_parameters, p.fc2.weight, p.fc2.bias)
     if first:
         scales: dict[str, Any] = dict(row_scale=row_scale if drops else None, layer_scale=p.layer_scale)
-        y = block.run(rows, *_first(p), *mlp, **scales, ln_eps=p.norm.eps, grn_eps=p.grn_eps)
+        y = ops.block(rows, *_first(p), *mlp, **scales, ln_eps=p.norm.eps, grn_eps=p.grn_eps)
     else:
         u = p.run_first(x)
         scales = dict(row_scale=row_scale(u), layer_scale=p.layer_scale)

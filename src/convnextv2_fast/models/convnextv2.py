@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import ops
 from ..dispatch import UnsupportedInputError
-from ..ops import _block as block
 from .utils import GRN, DropPath, LayerNorm, drop_path_rates, is_plain, trunc_normal_, zero_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {
@@ -75,7 +74,7 @@ class Block(nn.Module):
             return self._forward_modules(x)
         conv, norm, grn = self.dwconv, self.norm, self.grn
         drops = self.training and isinstance(self.drop_path, DropPath)
-        y = block.run(
+        y = ops.block(
             x.permute(0, 2, 3, 1),
             conv.weight,
             conv.bias,

@@ -8,19 +8,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .._shared.checks import any_needs_grad
 from .._shared.sites import Sites
+from .call import DwconvCall, Kernels
 
 
-class SparseDwconv(torch.autograd.Function):
-    """Saves x.
-
-    `kernels.forward(x, kernel, bias, *sites)` returns y; `kernels.backward(dy, x, kernel, of_input, of_params, *sites)`
-    returns dx and float32 `[50, C]`, the taps' gradients, then the bias's. Gradients nobody needs are ignored."""
+class Dwconv(torch.autograd.Function):
+    """Saves x."""
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
-        kernels: Any,
+        kernels: Kernels,
         x: Tensor,  # [T, C]
         kernel: Tensor,  # [49, C]
         bias: Tensor | None,  # [C]
@@ -34,17 +33,27 @@ class SparseDwconv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, kernel, *maps = ctx.saved_tensors
-        _, of_x, of_kernel, of_bias, _ = ctx.needs_input_grad
-        dx, dparams = ctx.kernels.backward(dy.contiguous(), x, kernel, of_x, of_kernel or of_bias, *ctx.plane, *maps)
-        return None, *split(ctx, dx, dparams, of_x, of_kernel, of_bias, kernel), None
+        return None, *gradients(ctx, ctx.kernels, dy.contiguous(), x, kernel, *maps), None
 
 
-def split(
-    ctx: Any, dx: Tensor, dparams: Tensor, of_x: bool, of_kernel: bool, of_bias: bool, kernel: Tensor
+def gradients(
+    ctx: Any, kernels: Kernels, dy: Tensor, x: Tensor, kernel: Tensor, *maps: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Returns the gradients of x, kernel and bias that are needed, in the dtypes of their tensors."""
+    """Returns the gradients of x, kernel and bias (inputs 1 to 3 of the autograd function) that are needed, in the
+    dtypes of their tensors."""
+    _, wants_dx, wants_dkernel, wants_dbias, *_ = ctx.needs_input_grad
+    dx, dparams = kernels.backward(dy, x, kernel, wants_dx, wants_dkernel or wants_dbias, *ctx.plane, *maps)
     return (
-        dx if of_x else None,
-        dparams[:49].to(kernel.dtype) if of_kernel else None,
-        dparams[49].to(ctx.bias_dtype) if of_bias else None,
+        dx if wants_dx else None,
+        dparams[:49].to(kernel.dtype) if wants_dkernel and dparams is not None else None,
+        dparams[49].to(ctx.bias_dtype) if wants_dbias and dparams is not None else None,
     )
+
+
+def run(kernels: Kernels, call: DwconvCall, kernel: Tensor) -> Tensor:
+    """Runs the call on these kernels, on taps `[49, C]` in their form, with autograd only if a gradient is needed."""
+    x = call.x.contiguous()
+    if any_needs_grad(x, kernel, call.bias):
+        y: Tensor = Dwconv.apply(kernels, x, kernel, call.bias, call.sites)
+        return y
+    return kernels.forward(x, kernel, call.bias, *call.sites)

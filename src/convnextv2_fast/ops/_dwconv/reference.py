@@ -1,11 +1,15 @@
 """Depthwise 7x7 convolution in plain PyTorch, dense and submanifold."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...layouts import Layout
+from ...spec import Implementation, always
 from .._shared.checks import conv2d_weight
+from .call import DwconvCall
 
 
 def dwconv(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
@@ -26,3 +30,10 @@ def sparse_dwconv(x: Tensor, kernel: Tensor, bias: Tensor | None, *, layout: Lay
     Exactly MinkowskiEngine's submanifold convolution: cross-correlation, `kernel[kx*7 + ky, c]`."""
     y = layout.from_dense(dwconv(layout.to_dense(x), kernel, None))
     return y if bias is None else y + bias.to(x.dtype).view(-1)
+
+
+def run(call: DwconvCall) -> Tensor:
+    return sparse_dwconv(call.x, call.kernel, call.bias, layout=call.layout)
+
+
+TORCH = Implementation("torch", run, always)

@@ -1,4 +1,4 @@
-"""Gradients around the kernels of any backend."""
+"""Gradients around any backend's kernels of convolution and LayerNorm."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._dwconv.autograd import split
+from .._dwconv.autograd import gradients
+from .._shared.checks import any_needs_grad
 from .._shared.sites import Sites
+from .call import DwconvLayerNormCall, Kernels
 
 
 class DwconvLayerNorm(torch.autograd.Function):
-    """Saves x and the LayerNorm's input z. Backward computes the statistics from the rounded values of z.
-
-    `kernels.forward_train(x, kernel, bias, ln_weight, ln_bias, eps, *sites)` returns y and z,
-    `kernels.norm_backward(dy, z, ln_weight, eps)` dz and float32 `[2, C]`; `kernels.backward` is sparse_dwconv's."""
+    """Saves x and the LayerNorm's input z. Backward computes the statistics from the rounded values of z."""
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
-        kernels: Any,
+        kernels: Kernels,
         x: Tensor,  # [T, C]
         kernel: Tensor,  # [49, C]
         bias: Tensor | None,  # [C]
@@ -40,8 +39,17 @@ class DwconvLayerNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, kernel, ln_weight, z, *maps = ctx.saved_tensors
-        _, of_x, of_kernel, of_bias, *_ = ctx.needs_input_grad
-        dz, norm = ctx.kernels.norm_backward(dy.contiguous(), z, ln_weight, ctx.eps)
-        dx, dparams = ctx.kernels.backward(dz, x, kernel, of_x, of_kernel or of_bias, *ctx.plane, *maps)
-        conv = split(ctx, dx, dparams, of_x, of_kernel, of_bias, kernel)
-        return None, *conv, norm[0].to(ln_weight.dtype), norm[1].to(ctx.ln_bias_dtype), None, None
+        dz, dweight, dbias = ctx.kernels.norm_backward(dy.contiguous(), z, ln_weight, ctx.eps)
+        conv = gradients(ctx, ctx.kernels.dwconv, dz, x, kernel, *maps)
+        return None, *conv, dweight.to(ln_weight.dtype), dbias.to(ctx.ln_bias_dtype), None, None
+
+
+def run(kernels: Kernels, call: DwconvLayerNormCall, rows: Tensor, kernel: Tensor) -> Tensor:
+    """Runs the call, whose rows are `[T, C]`, on these kernels and on taps `[49, C]` in their form, with autograd only
+    if a gradient is needed."""
+    args = (rows, kernel, call.bias, call.ln_weight, call.ln_bias)
+    if any_needs_grad(*args):
+        y: Tensor = DwconvLayerNorm.apply(kernels, *args, call.eps, call.sites)
+    else:
+        y = kernels.forward(*args, call.eps, *call.sites)
+    return y.view(call.x.shape)

@@ -1,10 +1,14 @@
 """Depthwise 7x7 convolution, then LayerNorm over channels, in plain PyTorch."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 from ...layouts import Layout
+from ...spec import Implementation, always
 from .._dwconv.reference import dwconv, sparse_dwconv
 from .._layer_norm.reference import layer_norm
+from .call import DwconvLayerNormCall
 
 
 def dwconv_layer_norm(
@@ -24,3 +28,10 @@ def dwconv_layer_norm(
     else:
         z = dwconv(x, weight, bias)
     return layer_norm(z, ln_weight, ln_bias, eps=eps)
+
+
+def run(call: DwconvLayerNormCall) -> Tensor:
+    return dwconv_layer_norm(*call[:5], eps=call.eps, layout=call.layout)
+
+
+TORCH = Implementation("torch", run, always)

@@ -169,7 +169,7 @@ def norm_backward(dy: Tensor, z: Tensor, weight: Tensor, eps: float) -> tuple[Te
     """dz `[T, C]` in z's dtype and float32 `[2, C]`, the gradients of LayerNorm's weight and bias."""
     (t, c), width, unit = z.shape, _width(z.shape[1]), math.gcd(z.shape[1], 16)
     if width > WIDEST_FUSED:
-        dz, dweight, dbias = layer_norm.backward(dy, z, weight, *layer_norm.statistics(z, eps))
+        dz, dweight, dbias = layer_norm.backward(dy, z, weight, eps, *layer_norm.statistics(z, eps))
         return dz, torch.stack((dweight, dbias))
     p = max(1, min(64, 2048 // width))
     programs = min(triton.cdiv(t, p), 4 * chip.of(z.device).processors)

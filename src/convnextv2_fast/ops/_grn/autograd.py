@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._shared.checks import samples
+from .._shared.checks import any_needs_grad, rows_of
 from .._shared.groups import Groups
+from .call import GrnCall, Kernels
 
 
 class Grn(torch.autograd.Function):
-    """Saves x and the groups' norms.
-
-    `kernels.forward(x, gamma, beta, eps, *groups)` returns y and norm, `kernels.backward(dy, x, gamma, norm, eps,
-    *groups)` dx and, in float32, dgamma and dbeta."""
+    """Saves x and the groups' norms."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, of: Groups) -> Tensor:  # type: ignore[override]
-        y, norm = kernels.forward(x, gamma, beta, eps, *of)
-        ctx.save_for_backward(x, gamma, norm, of.row_group, of.offsets)
-        ctx.kernels, ctx.eps, ctx.sizes, ctx.beta_dtype = kernels, eps, of[:2], beta.dtype
+    def forward(  # type: ignore[override]
+        ctx: Any, kernels: Kernels, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, groups: Groups
+    ) -> Tensor:
+        y, norm = kernels.forward(x, gamma, beta, eps, *groups)
+        ctx.save_for_backward(x, gamma, norm, groups.row_group, groups.offsets)
+        ctx.kernels, ctx.eps, ctx.sizes, ctx.beta_dtype = kernels, eps, groups[:2], beta.dtype
         return y
 
     @staticmethod
@@ -33,13 +33,11 @@ class Grn(torch.autograd.Function):
         return None, dx, dgamma.to(gamma.dtype), dbeta.to(ctx.beta_dtype), None, None
 
 
-def run(
-    kernels: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, rows_per_group: int | Tensor | None
-) -> Tensor:
-    """Runs the op on these kernels, with autograd only if a gradient is needed."""
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
-    of = Groups.of(rows.shape[0], samples(x, rows_per_group, "grn"), x.device)
-    gamma, beta = (p.reshape(-1).contiguous() for p in (gamma, beta))
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (rows, gamma, beta)):
-        return Grn.apply(kernels, rows, gamma, beta, eps, of).view(x.shape)
-    return kernels.forward(rows, gamma, beta, eps, *of)[0].view(x.shape)
+def run(kernels: Kernels, call: GrnCall) -> Tensor:
+    """Runs the call on these kernels, with autograd only if a gradient is needed."""
+    args = (rows_of(call.x), *call[1:])
+    if any_needs_grad(*args[:3]):
+        y: Tensor = Grn.apply(kernels, *args)
+    else:
+        y = kernels.forward(*args[:4], *call.groups)[0]
+    return y.view(call.x.shape)

@@ -178,7 +178,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
     return y, mean, rstd
 
 
-def backward(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    dy: Tensor, x: Tensor, weight: Tensor, eps: float, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """`(dx [T, C], dweight [C], dbias [C])` of contiguous rows, the last two float32."""
     (t, c), (p, width, warps) = x.shape, _tile(x.shape[1])
     most = 4 * chip.of(x.device).processors

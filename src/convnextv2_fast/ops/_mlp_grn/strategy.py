@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...dispatch import UnsupportedInputError
+from ...errors import UnsupportedInputError
 from .._triton.chip import Chip
 from .triton_tiles import WIDEST_FUSED, tiles
 
@@ -69,7 +69,7 @@ def check(strategy: str, c: int, c_out: int, rows_per_group: int) -> None:
         raise UnsupportedInputError("mlp_grn: strategy 'chunked' takes groups of equal size; use 'materialize'")
 
 
-def keep_hidden(chip: Chip, c: int, dtype: torch.dtype) -> bool:
+def save_hidden(chip: Chip, c: int, dtype: torch.dtype) -> bool:
     """Whether backward stores h and dg between its two passes (16 units of traffic) or computes them again
     (16 T C^2 operations)."""
     rate = chip.vector_flops * 0.6 if dtype == torch.float32 else chip.flops

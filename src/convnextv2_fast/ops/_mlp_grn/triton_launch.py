@@ -18,6 +18,7 @@ from .._triton.group_sums import grn_grad, grn_scale, new_partials, reduce_group
 from .._triton.launch import launch
 from . import strategy as strategies
 from . import triton_kernels as kernels
+from .call import out_fake
 from .triton_fused import fused_kernel
 from .triton_tiles import Tile, candidates, pieces, tiles
 
@@ -117,8 +118,7 @@ def forward(
     groups = Groups(rows_per_group, count, row_group, offsets)
     w1, w2 = _cast(u, w1, w2)
     mlp = _Mlp(w1, b1, gamma, beta, w2, b2, eps, tf32)
-    dtype = u.dtype if residual is None else torch.promote_types(u.dtype, residual.dtype)
-    out = u.new_empty((u.shape[0], w2.shape[0]), dtype=dtype)
+    out = out_fake(u, w2, residual)
     norm = u.new_empty((count, w1.shape[0]), dtype=torch.float32)
     if strategy == "auto":
         strategy = strategies.choose(chips.of(u.device), *u.shape, u.dtype, rows_per_group, w2.shape[0])
@@ -229,6 +229,7 @@ def backward(
     norm: Tensor,
     eps: float,
     tf32: bool,
+    strategy: str,
     rows_per_group: int,
     count: int,
     row_group: Tensor | None,
@@ -242,7 +243,7 @@ def backward(
     mlp = _Mlp(w1, b1, gamma, beta, w2, None, eps, tf32)
     (rows, c), (c_out, k) = u.shape, w2.shape
     g, dh = (u.new_empty((rows, k)) for _ in range(2))
-    keep = strategies.keep_hidden(chips.of(u.device), c, u.dtype)
+    keep = strategies.save_hidden(chips.of(u.device), c, u.dtype)
     unit = math.gcd(_unit(c), _unit(c_out))
     sizes = (groups.row_group, rows, c // unit, k, c_out // unit, groups.rows_per_group)
     flags = mlp.flags(groups) | dict(UNIT=unit, KEEP=keep)

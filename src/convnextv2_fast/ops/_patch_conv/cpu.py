@@ -1,4 +1,5 @@
-"""Patch convolution on the CPU: blocks gathered, and normalised, on their way into a product with packed weights."""
+"""Patch convolution on the CPU, csrc/cpu/patch_conv: blocks are gathered, and normalised, on their way into a product
+with packed weights."""
 
 from __future__ import annotations
 
@@ -6,17 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ... import library
-from ...layouts import Layout
-from .._layer_norm import native as layer_norm
-from .._shared import cpu as _cpu
-from .._shared import packed as _kept
-from .._shared.checks import autocast_off, in_one_dtype
-from . import native
+from .._layer_norm import cpu as layer_norm
+from .._layer_norm.call import NATIVE as LAYER_NORM
+from .._layer_norm.call import LayerNormCall
+from .._shared import cpu, packed
+from .._shared.checks import any_needs_grad
+from . import autograd
+from .call import Kernels, PatchConvCall, blocks, scatter
 from .gather import GATHER, Gather
-from .reference import matrix
 
 _ARGUMENTS = (
     "(Tensor x, Tensor weight, Tensor? bias, Tensor? before_weight, Tensor? before_bias, Tensor? after_weight, "
@@ -28,111 +28,62 @@ def _pack_fake(weight: Tensor, bias: Tensor | None) -> Tensor:
     raise NotImplementedError("patch_conv_cpu_pack: its size depends on the instruction set; it is not for tracing")
 
 
-def _forward_fake(
-    x: Tensor, weight: Tensor, bias: Any, bw: Any, bb: Any, aw: Any, ab: Any, eps: float, *of: Any
-) -> Tensor:
-    return x.new_empty((Gather(*of[:5]).rows, weight.shape[0] if weight.ndim == 4 else weight.shape[2]))
+def _infer_fake(x: Tensor, weight: Tensor, *args: Any) -> Tensor:
+    return x.new_empty((Gather(*args[6:11]).rows, weight.shape[0] if weight.ndim == 4 else weight.shape[2]))
 
 
-library.define("patch_conv_cpu_pack(Tensor weight, Tensor? bias) -> Tensor", _pack_fake)
-library.define(f"patch_conv_cpu_fwd{_ARGUMENTS}, Tensor? packed) -> Tensor", _forward_fake)
-library.define(f"patch_conv_cpu_kept{_ARGUMENTS}) -> Tensor", _forward_fake, f"{__name__}:forward_on_kept_weights")
-# x [N, H, W, Cin] of any strides, or contiguous [S, Cin], see gather.py; weight and bias as the public op has them, the
-# norms' vectors contiguous; parameters in x's dtype or float32. Returns [rows, Cout]. No autograd.
-_pack = torch.ops.convnextv2_fast.patch_conv_cpu_pack.default
-_forward = torch.ops.convnextv2_fast.patch_conv_cpu_fwd.default
-_kept_forward = torch.ops.convnextv2_fast.patch_conv_cpu_kept.default
+def _forward_fake(*args: Any) -> tuple[Tensor, Tensor]:
+    return _infer_fake(*args), args[0].new_empty((0,), dtype=torch.float32)
 
 
-def forward_on_kept_weights(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    """Runs the forward pass with packed weights, which are kept until the weights change."""
-    return _forward(x, weight, bias, *rest, _kept.copy_of(_pack, weight, bias))
+# csrc/torch/patch_conv_cpu.cpp. x [N, H, W, Cin] of any strides, or contiguous [S, Cin], see gather.py; weight and bias
+# as the public op has them, parameters in x's dtype or float32. Returns [rows, Cout], and `repacked`: a copy to take
+# the place of `packed`, if that turned out to be stale, else empty. No autograd.
+_pack = library.define("patch_conv_cpu_pack(Tensor weight, Tensor? bias) -> Tensor", _pack_fake)
+_forward = library.define(
+    f"patch_conv_cpu_fwd{_ARGUMENTS}, Tensor? packed) -> (Tensor z, Tensor repacked)", _forward_fake
+)
 
 
-class _PatchConv(torch.autograd.Function):
-    """Saves x; backward gathers (and normalises) the blocks again, for torch's matrix products."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        x: Tensor,  # [N, H, W, Cin] or [S, Cin]
-        weight: Tensor,
-        bias: Tensor | None,
-        norm_weight: Tensor | None,  # [Cin]
-        norm_bias: Tensor | None,  # [Cin]
-        eps: float,
-        of: Gather,
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, norm_weight, norm_bias, of.table)
-        ctx.of, ctx.covers, ctx.eps = of[1:], of.covers, eps
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        return _forward(x, weight, bias, norm_weight, norm_bias, None, None, eps, *of, None)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        with autocast_off(dz):  # the products run in the tensors' own types
-            return _gradients(ctx, dz.contiguous())
+def infer(x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
+    """Runs the forward pass with packed weights, which are held until the weights change."""
+    copy = packed.copy_of(_pack, weight, weight, bias)
+    z, repacked = _forward(x, weight, bias, *args, copy)
+    if copy is not None and repacked.numel():
+        packed.replace(weight, repacked)
+    return z
 
 
-def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
-    x, weight, norm_weight, norm_bias, table = ctx.saved_tensors
-    needs_x, needs_w, needs_bias, *needs_norm = ctx.needs_input_grad[:5]
-    rows, dz = x.reshape(-1, x.shape[-1]).contiguous(), dz.to(x.dtype)
-    dx = dw = dbias = dnorm_weight = dnorm_bias = None
-    if needs_w:
-        blocks = native.gather(rows, norm_weight, norm_bias, ctx.eps, table, *ctx.of)
-        dw = _weight_gradient(blocks, dz, weight)
-    if needs_bias:
-        dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
-    if needs_x or any(needs_norm):
-        dx = native.scatter(dz @ _rows(weight).to(dz.dtype), rows.shape[0], ctx.covers, table, *ctx.of)
-        if norm_weight is not None:
-            dx, dparams = layer_norm.backward(dx, rows, norm_weight, ctx.eps)
-            dnorm_weight, dnorm_bias = dparams[0].to(norm_weight.dtype), dparams[1].to(norm_bias.dtype)
-        dx = dx.view(x.shape)
-    return dx, dw, dbias, dnorm_weight, dnorm_bias, None, None
+# For torch.compile, which cannot trace the look-up of a packed copy.
+_infer = library.define(f"patch_conv_cpu_infer{_ARGUMENTS}) -> Tensor", _infer_fake, infer)
 
 
-def _rows(weight: Tensor) -> Tensor:
-    """A weight as `[Cout, k*k*Cin]`, columns (ky, kx, cin): a filter's numbers stay together, so copying is cheap."""
-    return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else matrix(weight).t()
-
-
-def _weight_gradient(blocks: Tensor, dz: Tensor, weight: Tensor) -> Tensor:
-    """The weight's gradient in the weight's own form, from blocks `[T, k*k*Cin]` and dz `[T, Cout]`. The order of the
-    product is chosen so that little is left to rearrange."""
-    if weight.ndim == 4:
-        k, rows = weight.shape[2], dz.t() @ blocks
-        return rows.view(weight.shape[0], k, k, weight.shape[1]).permute(0, 3, 1, 2).to(weight.dtype).contiguous()
-    k, columns = round(weight.shape[0] ** 0.5), blocks.t() @ dz
-    return columns.view(k, k, *weight.shape[1:]).transpose(0, 1).reshape(weight.shape).to(weight.dtype)
-
-
-def run(
+def forward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    *,
-    norm_before: tuple[Tensor, Tensor] | None = None,
-    norm_after: tuple[Tensor, Tensor] | None = None,
-    eps: float = 1e-6,
-    layout: Layout | None = None,
-) -> Tensor:
-    """:func:`convnextv2_fast.ops.patch_conv` on CPU kernels."""
-    k = weight.shape[-1] if weight.ndim == 4 else round(weight.shape[0] ** 0.5)
-    of = Gather.of(x, k, layout)
-    norms = (*in_one_dtype(*(norm_before or (None, None))), *in_one_dtype(*(norm_after or (None, None))))
-    flat = None if bias is None else bias.reshape(-1).contiguous()
-    x = x if x.ndim == 4 else x.contiguous()
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, flat, *norms)):
-        y = _PatchConv.apply(x, weight, flat, *norms[:2], eps, of)
-        if norm_after is not None:
-            y = layer_norm.run(y, *norm_after, eps=eps)
-    else:
-        forward = _kept_forward if torch.compiler.is_compiling() else forward_on_kept_weights
-        y = forward(x, weight, flat, *norms, eps, *of)
-    return y.view(x.shape[0], x.shape[1] // k, x.shape[2] // k, y.shape[1]) if layout is None else y
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float,
+    gather: Gather,
+) -> tuple[Tensor]:
+    return (_forward(x, weight, bias, norm_weight, norm_bias, None, None, eps, *gather, None)[0],)
 
 
-CPU = _cpu.implementation(run)
+KERNELS = Kernels(forward, blocks, scatter, LAYER_NORM)
+
+
+def run(call: PatchConvCall) -> Tensor:
+    x = call.x if call.x.ndim == 4 else call.x.contiguous()
+    if not any_needs_grad(x, call.weight, call.bias, *call.norm_before, *call.norm_after):
+        run_packed = _infer if torch.compiler.is_compiling() else infer
+        norms = (*call.norm_before, *call.norm_after)
+        return call.shaped(run_packed(x, call.weight, call.bias, *norms, call.eps, *call.gather))
+    z = autograd.convolve(KERNELS, call, x, call.weight)
+    weight, bias = call.norm_after
+    if weight is not None and bias is not None:
+        z = layer_norm.run(LayerNormCall(z, weight, bias, call.eps))
+    return call.shaped(z)
+
+
+CPU = cpu.implementation(run)

@@ -1,19 +1,16 @@
 """Non-overlapping k x k, stride-k convolution with LayerNorm before or after, in plain PyTorch."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...layouts import DenseLayout, Layout, PatchLayout
+from ...spec import Implementation, always
 from .._layer_norm.reference import layer_norm
-
-
-def matrix(weight: Tensor) -> Tensor:
-    """`[Cout, Cin, k, k]` or `[k*k, Cin, Cout]` (tap = kx*k + ky) as a matrix `[k*k*Cin, Cout]`, rows (ky, kx, cin)."""
-    if weight.ndim == 4:
-        return weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
-    k = round(weight.shape[0] ** 0.5)
-    return weight.view(k, k, *weight.shape[1:]).transpose(0, 1).reshape(-1, weight.shape[2])
+from .call import PatchConvCall
+from .weights import edge, matrix
 
 
 def blocks_of_image(x: Tensor, k: int, layout: Layout) -> Tensor:
@@ -55,7 +52,7 @@ def patch_conv(
     layout: Layout | None = None,
 ) -> Tensor:
     """LayerNorm (if asked), convolution as one matrix product over k x k blocks, LayerNorm (if asked)."""
-    k = weight.shape[-1] if weight.ndim == 4 else round(weight.shape[0] ** 0.5)
+    k = edge(weight)
     if norm_before is not None:
         x = layer_norm(x, *norm_before, eps=eps)
     flat_bias = None if bias is None else bias.to(x.dtype).view(-1)
@@ -69,3 +66,12 @@ def patch_conv(
         assert layout is not None
         y = F.linear(blocks_of_rows(x, k, layout), matrix(weight).to(x.dtype).t(), flat_bias)
     return y if norm_after is None else layer_norm(y, *norm_after, eps=eps)
+
+
+def run(call: PatchConvCall) -> Tensor:
+    before, after = (None if norm[0] is None else norm for norm in (call.norm_before, call.norm_after))
+    norms = dict(norm_before=before, norm_after=after)
+    return patch_conv(call.x, call.weight, call.bias, **norms, eps=call.eps, layout=call.layout)
+
+
+TORCH = Implementation("torch", run, always)

@@ -1,4 +1,4 @@
-"""What the public functions of all ops share: argument checks, the autocast policy, weight layouts, groups of rows."""
+"""What the public functions of all ops share: argument checks, the autocast policy, the forms of weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch import Tensor
 
-from ...dispatch import UnsupportedInputError
+from ...errors import UnsupportedInputError
 from ...layouts import Layout
 
 
@@ -120,6 +120,16 @@ def conv2d_weight(kernel: Tensor) -> Tensor:
     return kernel.view(side, side, -1).permute(2, 1, 0).unsqueeze(1)
 
 
+def rows_of(x: Tensor) -> Tensor:
+    """Activations `[..., C]` as contiguous rows `[T, C]`."""
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+def any_needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd must record what is done with these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def is_depthwise7(weight: Tensor, channels: int) -> bool:
     return has_shape(weight, 49, channels) or has_shape(weight, channels, 1, 7, 7)
 
@@ -127,27 +137,3 @@ def is_depthwise7(weight: Tensor, channels: int) -> bool:
 def statistics_dtype(x: Tensor) -> torch.dtype:
     """float32 for float16 and bfloat16, the tensor's own dtype otherwise."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-
-
-def samples(x: Tensor, rows_per_group: int | Tensor | None, op: str) -> int | Tensor:
-    """Rows of one GRN group: the argument, or H*W of an `[N, H, W, C]` input; checked against x."""
-    if rows_per_group is None:
-        check(x.ndim == 4, op, "rows_per_group is needed for [T, C] rows", x=x)
-        return x.shape[1] * x.shape[2]
-    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    if isinstance(rows_per_group, Tensor):
-        counts = rows_per_group
-        check(counts.ndim == 1 and counts.dtype == torch.int64, op, "rows_per_group must be an int or int64 [G]", x=x)
-        if counts.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
-            adds_up = int(counts.sum()) == rows and (counts.numel() == 0 or int(counts.min()) >= 0)
-            check(adds_up, op, "rows_per_group must add up to the {} rows", rows, x=x)
-        return counts
-    check(
-        rows == 0 or (rows_per_group > 0 and rows % rows_per_group == 0),
-        op,
-        "rows_per_group={} does not divide the {} rows",
-        rows_per_group,
-        rows,
-        x=x,
-    )
-    return rows_per_group

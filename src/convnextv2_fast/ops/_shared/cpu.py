@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ... import library
-from ...dispatch import Implementation, Spec
+from ...spec import Implementation, Spec
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -25,6 +27,6 @@ def reasons(spec: Spec) -> list[str]:
     return found
 
 
-def implementation(run: object, notes: Callable[[Spec], list[str]] | None = None) -> Implementation:
-    """The CPU entry of an op's list; `run` has the signature of the op's reference and is differentiable."""
+def implementation(run: Callable[[Any], Tensor], notes: Callable[[Spec], list[str]] | None = None) -> Implementation:
+    """The CPU entry of an op's list; `run(call)` is differentiable."""
     return Implementation("cpu", run, reasons, notes=notes)

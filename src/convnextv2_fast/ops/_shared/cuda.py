@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ... import library, preferences
-from ...dispatch import Implementation, Spec
+from ...spec import Implementation, Spec
 
 WIDEST, NORMALISED = 8192, ("layer_norm", "dwconv_layer_norm", "patch_conv")  # LayerNorm's parameters fit shared memory
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -59,6 +61,6 @@ def reasons(spec: Spec) -> list[str]:
     return []
 
 
-def implementation(run: object, notes: Callable[[Spec], list[str]] | None = None) -> Implementation:
-    """The CUDA entry of an op's list; `run` has the signature of the op's reference and is differentiable."""
+def implementation(run: Callable[[Any], Tensor], notes: Callable[[Spec], list[str]] | None = None) -> Implementation:
+    """The CUDA entry of an op's list; `run(call)` is differentiable."""
     return Implementation("cuda", run, reasons, notes=notes)

@@ -2,7 +2,7 @@
 
 A copy lives as long as the tensor it was made of, and is made anew when a tensor was written to in place
 (`Tensor._version`) or its memory replaced. Writes through `.data` leave the version alone: for those the kernel
-compares a sample of the values, see csrc/torch/kept.h.
+compares a sample of the values, see csrc/cpu/common/packed.h, and returns a fresh copy for :func:`replace`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ... import library
 
-ENVIRONMENT = "CONVNEXTV2_FAST_PREPACK"  # 0: no copies are kept
+ENVIRONMENT = "CONVNEXTV2_FAST_PREPACK"  # 0: no copies are held
 
 enabled = os.environ.get(ENVIRONMENT, "1") != "0"
-_copies: dict[int, tuple[Any, tuple[Any, ...], Tensor]] = {}
+
+
+class _Copy(NamedTuple):
+    owner: Any  # a weak reference to the tensor whose lifetime decides
+    state: tuple[Any, ...]  # what the copy was made of
+    packed: Tensor
+
+
+_copies: dict[int, _Copy] = {}  # entries are replaced whole, so that other threads see an old copy or a new one
 
 
 def in_pairs(dtype: torch.dtype) -> bool:
@@ -29,30 +37,38 @@ def in_pairs(dtype: torch.dtype) -> bool:
 
 
 def copy_of(
-    pack: Callable[..., Tensor], first: Tensor, *others: Tensor | None, options: tuple[Any, ...] = ()
+    pack: Callable[..., Tensor], owner: Tensor, *tensors: Tensor | None, options: tuple[Any, ...] = ()
 ) -> Tensor | None:
-    """The packed copy of these tensors, made by `pack(first, *others, *options)` and kept, one for each `first`.
+    """The packed copy of `tensors`, made by `pack(*tensors, *options)` and held, one for each `owner` among them.
 
-    None if no copy can be kept: tensors made in inference mode have no version counter."""
-    if not enabled or first.is_inference():
+    None if no copy can be held: tensors made in inference mode have no version counter."""
+    if not enabled or owner.is_inference():
         return None
-    state: tuple[Any, ...] = (library.cpu_isa(), pack, options, first.shape, first.data_ptr(), first._version)
-    owner = _owner(first)
-    for t in others:
+    state: tuple[Any, ...] = (library.cpu_isa(), pack, options, owner.shape)
+    for t in tensors:
         if t is not None:
             if t.is_inference():
                 return None
             state += (t.data_ptr(), t._version)
-    key = id(owner)
-    kept = _copies.get(key)
-    if kept is not None and kept[0]() is owner and kept[1] == state:
-        return kept[2]
-    packed = pack(first, *others, *options)
-    _copies[key] = (weakref.ref(owner, lambda _: _copies.pop(key, None)), state, packed)
+    lasting = _lasting(owner)
+    key = id(lasting)
+    held = _copies.get(key)
+    if held is not None and held.owner() is lasting and held.state == state:
+        return held.packed
+    packed = pack(*tensors, *options)
+    _copies[key] = _Copy(weakref.ref(lasting, lambda _: _copies.pop(key, None)), state, packed)
     return packed
 
 
-def _owner(t: Tensor) -> Tensor:
+def replace(owner: Tensor, packed: Tensor) -> None:
+    """Puts a fresh copy in the place of the stale one of `owner`."""
+    key = id(_lasting(owner))
+    held = _copies.get(key)
+    if held is not None:
+        _copies[key] = held._replace(packed=packed)
+
+
+def _lasting(t: Tensor) -> Tensor:
     """The tensor whose lifetime decides: a parameter, not a temporary view of it (a 1x1 convolution as a matrix)."""
     base = t._base if t._is_view() else None
     return t if base is None or base.numel() != t.numel() else base
@@ -65,4 +81,4 @@ def clear() -> None:
 
 def held_bytes() -> int:
     """The size of all copies in bytes."""
-    return sum(4 * packed.numel() for _, _, packed in _copies.values())
+    return sum(4 * held.packed.numel() for held in _copies.values())

@@ -18,17 +18,14 @@ class Sites(NamedTuple):
     site_map: Tensor | None = None  # int32 [N, H, W]: the row of each site or -1
 
     @classmethod
-    def of(cls, layout: Layout) -> Sites:
-        _, h, w = layout.shape
-        return cls(h, w) if layout.kind == "dense" else cls(h, w, layout.index, layout.site_map)
-
-    @classmethod
-    def around(cls, x: Tensor, layout: Layout | None) -> Sites:
+    def of(cls, x: Tensor, layout: Layout | None) -> Sites:
         """Makes the sites of a dense map `[N, H, W, C]`, or of rows `[T, C]` with their layout."""
         if x.ndim == 4:
             return cls(x.shape[1], x.shape[2])
         assert layout is not None
-        return cls.of(layout)
+        _, h, w = layout.shape
+        return cls(h, w) if layout.kind == "dense" else cls(h, w, layout.index, layout.site_map)
 
 
 SITES = "SymInt h, SymInt w, Tensor? index, Tensor? site_map"  # Sites in a schema
+PLANE = "SymInt h, SymInt w, Tensor? site_map"  # in that of the C++ kernels, which have no use for `index`

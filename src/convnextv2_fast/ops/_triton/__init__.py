@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import library
-from ...dispatch import Implementation, Spec
+from ...spec import Implementation, Spec
 
 # The kernels have passed the device tests on an NVIDIA GPU. On AMD's, and in the interpreter, they run when asked for.
 AUTOMATIC = torch.version.hip is None and not library.TRITON_INTERPRETED
@@ -45,6 +46,6 @@ def tf32(x: Tensor) -> bool:
     return x.dtype == torch.float32 and torch.version.hip is None and torch.backends.cuda.matmul.allow_tf32
 
 
-def implementation(run: object, notes: Callable[[Spec], list[str]] | None = None) -> Implementation:
-    """The Triton entry of an op's list; `run` has the signature of the op's reference and is differentiable."""
+def implementation(run: Callable[[Any], Tensor], notes: Callable[[Spec], list[str]] | None = None) -> Implementation:
+    """The Triton entry of an op's list; `run(call)` is differentiable."""
     return Implementation("triton", run, reasons, AUTOMATIC, notes)

@@ -1,0 +1,31 @@
+"""The block as two ops, each of which chooses its own backend."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...spec import Implementation, always
+from .._dwconv_layer_norm import dwconv_layer_norm
+from .._mlp_grn import mlp_grn
+from .call import BlockCall
+
+
+def run(call: BlockCall) -> Tensor:
+    w = call.weights
+    backend = None if call.backend == "composed" else call.backend
+    u = dwconv_layer_norm(
+        call.x, w.kernel, w.bias, w.ln_weight, w.ln_bias, eps=call.ln_eps, layout=call.layout, backend=backend
+    )
+    return mlp_grn(
+        u,
+        *w[4:10],
+        residual=call.x,
+        row_scale=None if call.row_scale is None else call.row_scale(u),
+        layer_scale=w.layer_scale,
+        eps=call.grn_eps,
+        rows_per_group=call.rows_per_group,
+        backend=backend,
+    )
+
+
+COMPOSED = Implementation("composed", run, always)

@@ -1,0 +1,87 @@
+"""The whole block as one operator, for inference on the CPU: csrc/cpu/block. It saves the checks of two operators and
+keeps the activations between the halves in the cache."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import dispatch, library
+from ...spec import Implementation, Spec
+from .._shared import cpu, packed
+from .._shared.checks import as_matrix
+from . import composed
+from .call import BlockCall
+
+_PARAMETERS = (
+    "Tensor kernel, Tensor bias, Tensor ln_weight, Tensor ln_bias, Tensor w1, Tensor b1, Tensor gamma, Tensor beta, "
+    "Tensor w2, Tensor b2, Tensor? layer_scale"
+)
+
+
+def _pack_fake(*_: Any) -> Tensor:
+    raise NotImplementedError("block_cpu_pack: its size depends on the instruction set; it is not for tracing")
+
+
+def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty((0,), dtype=torch.float32)
+
+
+# csrc/torch/block_cpu.cpp. Contiguous x [N, H, W, C]; kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], vectors of any shape;
+# layer_scale is folded into w2 and b2 as they are packed; bfloat16: packs for x in bfloat16. `repacked`: a copy to take
+# the place of `packed`, if that turned out to be stale, else empty. No autograd.
+_pack = library.define(f"block_cpu_pack({_PARAMETERS}, bool bfloat16=False) -> Tensor", _pack_fake)
+_forward = library.define(
+    f"block_cpu_fwd(Tensor x, Tensor packed, {_PARAMETERS}, float ln_eps, float grn_eps) "
+    "-> (Tensor y, Tensor repacked)",
+    _forward_fake,
+)
+
+
+def run(call: BlockCall) -> Tensor:
+    w = call.weights
+    w1, w2, gamma, beta = as_matrix(w.w1), as_matrix(w.w2), w.gamma, w.beta
+    if gamma is None or beta is None:
+        gamma = beta = _zeros(w1.shape[0])
+    parameters = (*w[:4], w1, w.b1, gamma, beta, w2, w.b2, w.layer_scale)
+    copy = packed.copy_of(_pack, w1, *parameters, options=(packed.in_pairs(call.x.dtype),))
+    if copy is None:  # a tensor that no copy can be held for; `reasons` has looked at the parameters themselves
+        return composed.run(call)
+    y, repacked = _forward(call.x.contiguous(), copy, *parameters, call.ln_eps, call.grn_eps)
+    if repacked.numel():
+        packed.replace(w1, repacked)
+    return y
+
+
+@functools.cache
+def _zeros(count: int) -> Tensor:
+    """Returns zeros in place of missing GRN parameters: always the same tensor, so that packed weights stay valid."""
+    with torch.inference_mode(False):
+        return torch.zeros(count)
+
+
+def reasons(spec: Spec) -> list[str]:
+    """Why one operator cannot stand for the two ops, a sentence each."""
+    found = cpu.reasons(spec)
+    if torch.is_grad_enabled():
+        found.append("it is for inference, under torch.no_grad() or torch.inference_mode()")
+    if torch.is_autocast_enabled("cpu"):
+        found.append("it does not run under autocast")
+    if torch.compiler.is_compiling():
+        found.append("torch.compile traces the two ops")
+    if spec.layout != "dense":
+        found.append(f"it takes dense planes, not the {spec.layout} layout")
+    if not packed.enabled:
+        found.append(f"it runs on packed weights, which {packed.ENVIRONMENT}=0 forbids")
+    for op in ("dwconv_layer_norm", "mlp_grn"):
+        asked = dispatch.requested(op)
+        if asked not in ("auto", "cpu"):
+            found.append(f"{op} is asked to run on {asked}")
+    found += [f"it does not take {extra}" for extra in spec.extras]
+    return found
+
+
+CPU = Implementation("cpu", run, reasons)

@@ -1,0 +1,63 @@
+"""The public function of the block."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ... import dispatch
+from ...layouts import Layout
+from .._shared.checks import check_rows
+from .call import BlockCall, BlockWeights, RowScale
+from .composed import COMPOSED
+from .cpu import CPU
+
+_OP = "block"
+
+
+def block(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    layer_scale: Tensor | None = None,
+    row_scale: RowScale | None = None,
+    ln_eps: float = 1e-6,
+    grn_eps: float = 1e-6,
+    layout: Layout | None = None,
+    rows_per_group: int | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """`x + row_scale * layer_scale * MLP(LayerNorm(dwconv(x)))`, the ConvNeXt block, V1 or V2.
+
+    It is one operator for inference on the CPU, which keeps the activations between the halves in the cache
+    (implementation "cpu"), and elsewhere :func:`dwconv_layer_norm` and :func:`mlp_grn` ("composed").
+
+    Args:
+        x: `[N, H, W, C]`, any strides; or rows `[T, C]` with `layout` and `rows_per_group`.
+        kernel, bias, ln_weight, ln_bias, ln_eps, layout: as `weight`, `bias` ... of :func:`dwconv_layer_norm`.
+        w1, b1, gamma, beta, w2, b2, layer_scale, grn_eps, rows_per_group: as :func:`mlp_grn` has them.
+        row_scale: called with what the MLP reads, x's shape; returns drop path's factors as :func:`mlp_grn` takes
+            them, or None.
+        backend: one of :data:`convnextv2_fast.dispatch.NAMES`, for both halves; "composed" never fuses them. None takes
+            context, environment, automatic choice.
+    Returns:
+        x's shape; under autocast in x's dtype promoted with the autocast dtype.
+    Raises:
+        UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
+    """
+    check_rows(_OP, x, layout)
+    weights = BlockWeights(kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale)
+    call = BlockCall(x, weights, row_scale, ln_eps, grn_eps, layout, rows_per_group, backend)
+    spec = dispatch.Spec.of(_OP, x, *weights, layout=layout, extras=call.extras())
+    return dispatch.choose(spec, backend).run(call)
+
+
+dispatch.register(_OP, [CPU, COMPOSED])

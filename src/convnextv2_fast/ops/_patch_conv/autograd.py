@@ -1,0 +1,75 @@
+"""Gradients around any backend's kernels of the patch convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .._shared.checks import any_needs_grad, autocast_off, rows_of
+from . import weights
+from .call import Kernels, PatchConvCall
+from .gather import Gather
+
+
+class PatchConv(torch.autograd.Function):
+    """Saves x, and the statistics of its rows where the kernels return them. Backward gathers (and normalises) the
+    blocks again, for torch's matrix products."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        kernels: Kernels,
+        x: Tensor,  # [N, H, W, Cin] or [S, Cin]
+        weight: Tensor,  # in a form of `weights`
+        bias: Tensor | None,  # [Cout]
+        norm_weight: Tensor | None,  # [Cin]
+        norm_bias: Tensor | None,  # [Cin]
+        eps: float,
+        gather: Gather,
+    ) -> Tensor:
+        z, *statistics = kernels.forward(x, weight, bias, norm_weight, norm_bias, eps, gather)
+        ctx.save_for_backward(x, weight, norm_weight, norm_bias, gather.table, *statistics)
+        ctx.kernels, ctx.gather, ctx.covers, ctx.eps = kernels, gather[1:], gather.covers, eps
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        with autocast_off(dz):  # the products run in the tensors' own types
+            return _gradients(ctx, dz.contiguous())
+
+
+def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
+    x, weight, norm_weight, norm_bias, table, *statistics = ctx.saved_tensors
+    kernels: Kernels = ctx.kernels
+    gather = Gather(table, *ctx.gather)
+    _, wants_dx, wants_dweight, wants_dbias, *wants_dnorm = ctx.needs_input_grad[:6]
+    rows, dz = rows_of(x), dz.to(x.dtype)
+    dx = dweight = dbias = dnorm_weight = dnorm_bias = None
+    if wants_dweight:
+        blocks = kernels.blocks(rows, norm_weight, norm_bias, ctx.eps, gather, *statistics)
+        dweight = weights.gradient(blocks, dz, weight)
+    if wants_dbias:
+        dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+    if wants_dx or any(wants_dnorm):
+        product = dz @ weights.transposed(weight).to(dz.dtype)
+        dx = kernels.scatter(product, rows.shape[0], ctx.covers, *gather)
+        if norm_weight is not None:
+            dx, dnorm_weight, dnorm_bias = kernels.layer_norm.backward(dx, rows, norm_weight, ctx.eps, *statistics)
+            dnorm_weight, dnorm_bias = dnorm_weight.to(norm_weight.dtype), dnorm_bias.to(norm_bias.dtype)
+        dx = dx.view(x.shape)
+    return None, dx, dweight, dbias, dnorm_weight, dnorm_bias, None, None
+
+
+def convolve(kernels: Kernels, call: PatchConvCall, x: Tensor, weight: Tensor) -> Tensor:
+    """Runs the call up to `norm_after`, on x and the weight in the kernels' form, with autograd only if a gradient is
+    needed. Returns rows `[T', Cout]`."""
+    args: tuple[Any, ...] = (x, weight, call.bias, *call.norm_before)
+    if any_needs_grad(*args):
+        z: Tensor = PatchConv.apply(kernels, *args, call.eps, call.gather)
+        return z
+    return kernels.forward(*args, call.eps, call.gather)[0]

@@ -1,0 +1,122 @@
+"""A call of the patch convolution as every implementation takes it, and the operators that surround its product."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from ... import library
+from ...layouts import Layout
+from .._layer_norm.call import Kernels as LayerNorm
+from .._shared.checks import in_one_dtype
+from .gather import GATHER, Gather
+from .weights import edge
+
+Norm = tuple[Tensor, Tensor] | tuple[None, None]  # weight and bias of a LayerNorm, contiguous and of one dtype
+
+
+class PatchConvCall(NamedTuple):
+    """The arguments of :func:`convnextv2_fast.ops.patch_conv`, checked and in the kernels' form."""
+
+    x: Tensor  # [N, H, W, Cin], any strides, or [S, Cin]
+    weight: Tensor  # [Cout, Cin, k, k] or [k*k, Cin, Cout]
+    bias: Tensor | None  # [Cout], contiguous
+    norm_before: Norm
+    norm_after: Norm
+    eps: float
+    layout: Layout | None
+    gather: Gather
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        norm_before: tuple[Tensor, Tensor] | None = None,
+        norm_after: tuple[Tensor, Tensor] | None = None,
+        eps: float = 1e-6,
+        layout: Layout | None = None,
+    ) -> PatchConvCall:
+        """Makes it from the arguments of the public function."""
+        norms: Any = [in_one_dtype(*(norm or (None, None))) for norm in (norm_before, norm_after)]
+        flat = None if bias is None else bias.reshape(-1).contiguous()
+        before, after = norms
+        return cls(x, weight, flat, before, after, eps, layout, Gather.of(x, edge(weight), layout))
+
+    def shaped(self, z: Tensor) -> Tensor:
+        """Result rows `[T', Cout]` in the shape of the public function's result."""
+        if self.layout is not None:
+            return z
+        k = self.gather.k
+        return z.view(self.x.shape[0], self.x.shape[1] // k, self.x.shape[2] // k, z.shape[1])
+
+
+class Forward(Protocol):
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        eps: float,
+        gather: Gather,
+        /,
+    ) -> tuple[Tensor, ...]:
+        """Returns z `[T', Cout]`, and the statistics of x's rows that the others want, if any."""
+
+
+class Blocks(Protocol):
+    def __call__(
+        self,
+        x: Tensor,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        eps: float,
+        gather: Gather,
+        /,
+        *statistics: Tensor,
+    ) -> Tensor:
+        """Returns the blocks of rows x `[S, Cin]`, normalised on the way if there is a norm_weight: `[T', k*k*Cin]`,
+        columns (ky, kx, cin)."""
+
+
+class Scatter(Protocol):
+    def __call__(self, blocks: Tensor, sources: int, covers: bool, /, *gather: Any) -> Tensor:
+        """Returns blocks `[T', k*k*Cin]` back at their places, `[S, Cin]`; zeros where no block has a row (`covers`:
+        there are no such rows)."""
+
+
+class Kernels(NamedTuple):
+    """The operators of a backend. They know nothing of autograd."""
+
+    forward: Forward
+    blocks: Blocks
+    scatter: Scatter
+    layer_norm: LayerNorm
+
+
+def blocks_fake(x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float, *gather: Any) -> Tensor:
+    return x.new_empty((Gather(*gather).rows, Gather(*gather).k ** 2 * x.shape[1]))
+
+
+def scatter_fake(blocks: Tensor, sources: int, covers: bool, *gather: Any) -> Tensor:
+    return blocks.new_empty((sources, blocks.shape[1] // Gather(*gather).k ** 2))
+
+
+# csrc/torch/patch_conv_cpu.cpp and patch_conv_cuda.cpp.
+_gather = library.define(
+    f"patch_conv_gather(Tensor x, Tensor? norm_weight, Tensor? norm_bias, float eps, {GATHER}) -> Tensor", blocks_fake
+)
+scatter = library.define(
+    f"patch_conv_scatter(Tensor blocks, SymInt sources, bool covers, {GATHER}) -> Tensor", scatter_fake
+)
+
+
+def blocks(
+    x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float, gather: Gather, *_: Tensor
+) -> Tensor:
+    return _gather(x, norm_weight, norm_bias, eps, *gather)
