@@ -10,7 +10,7 @@ from convnextv2_fast import dispatch
 from convnextv2_fast.ops._mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.ops._shared import cuda
 from convnextv2_fast.ops._triton import chip as chips
-from convnextv2_fast.testing import ALL_OPS, kinds, make
+from convnextv2_fast.testing import KERNEL_OPS, kinds, make
 from tests.triton.variants import persistent
 
 pytestmark = [
@@ -57,7 +57,7 @@ def skip_unless_it_runs(problem, dtype, backend):
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(("op", "kind"), [(op, kind) for op in ALL_OPS for kind in kinds(op)])
+@pytest.mark.parametrize(("op", "kind"), [(op, kind) for op in KERNEL_OPS for kind in kinds(op)])
 def test_ops(op, kind, dtype, backend):
     problem = make(op, 2, 6, 5, 24, kind)
     skip_unless_it_runs(problem, dtype, backend)
@@ -101,7 +101,7 @@ def test_depthwise_on_the_tensor_cores(op, n, size, c, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("op", ALL_OPS)
+@pytest.mark.parametrize("op", KERNEL_OPS)
 def test_the_same_bits_again(op, backend):
     problem = make(op, 3, 14, 14, 96)
     skip_unless_it_runs(problem, torch.bfloat16, backend)

@@ -7,7 +7,7 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
-from convnextv2_fast.dispatch import Implementation, Spec
+from convnextv2_fast.spec import Implementation, Spec, always
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def toy(monkeypatch):
         [
             Implementation("cuda", "on cuda", lambda s: ["needs a CUDA tensor"] if s.device != "cuda" else []),
             Implementation("cpu", "on cpu", lambda s: [] if s.dtype == torch.float32 else [f"no {s.dtype}"]),
-            Implementation("torch", "reference", dispatch.always),
+            Implementation("torch", "reference", always),
         ],
     )
     return Spec.of("toy", torch.zeros(2, 3), torch.zeros(3))
@@ -64,8 +64,8 @@ def test_an_unproven_kernel_runs_only_when_asked_for(toy):
     dispatch.register(
         "toy",
         [
-            Implementation("triton", "unproven", dispatch.always, automatic=False),
-            Implementation("torch", "reference", dispatch.always),
+            Implementation("triton", "unproven", always, automatic=False),
+            Implementation("torch", "reference", always),
         ],
     )
     assert dispatch.choose(toy).backend == "torch"
@@ -107,7 +107,7 @@ def test_unknown_op():
 
 def test_the_last_implementation_is_the_reference():
     with pytest.raises(ValueError, match="last implementation must be 'torch'"):
-        dispatch.register("other", [Implementation("cpu", None, dispatch.always)])
+        dispatch.register("other", [Implementation("cpu", None, always)])
 
 
 def test_explain(toy):
@@ -139,7 +139,7 @@ def test_spec():
 def test_torch_compile_sees_a_change_of_backend(monkeypatch):
     """A compiled function is guarded on the context: it is traced again, not run on the old choice."""
     reference = dispatch.implementations("grn")[-1]
-    shifted = Implementation("cpu", lambda *a, **k: reference.run(*a, **k) + 1, dispatch.always)
+    shifted = Implementation("cpu", lambda call: reference.run(call) + 1, always)
     monkeypatch.setitem(dispatch._registry, "grn", (shifted, reference))
     x, one = torch.randn(1, 4, 4, 8), torch.ones(8)
     f = torch.compile(lambda: cf.ops.grn(x, one, one), backend="eager", fullgraph=True)

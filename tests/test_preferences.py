@@ -5,15 +5,15 @@ import pytest
 from benchmarks import naming, prefer, tidy
 from benchmarks.tidy import Origin, Row
 from convnextv2_fast import dispatch, preferences
-from convnextv2_fast.dispatch import Implementation, Spec
 from convnextv2_fast.ops._shared import cuda
 from convnextv2_fast.preferences import ANY, DWCONV_KERNEL, Preference
-from convnextv2_fast.testing import ALL_OPS
+from convnextv2_fast.spec import Implementation, Spec, always
+from convnextv2_fast.testing import KERNEL_OPS
 
 
 def test_every_op_has_a_prior_and_only_known_names():
     table = preferences.read()
-    assert {row.op for row in table if row.family == ANY and row.layout == ANY} == {*ALL_OPS, DWCONV_KERNEL}
+    assert {row.op for row in table if row.family == ANY and row.layout == ANY} == {*KERNEL_OPS, DWCONV_KERNEL}
     for row in table:
         kernel = row.op == DWCONV_KERNEL
         assert row.backend in (prefer.KERNELS if kernel else {i.backend for i in dispatch.implementations(row.op)})
@@ -40,7 +40,7 @@ def spec(device):
 def test_order_on_a_gpu_and_elsewhere(monkeypatch):
     row = Preference("grn", ANY, ANY, "triton", "prior: a")
     monkeypatch.setattr(preferences, "_first", {(ANY, "grn", ANY): row})
-    listed = [Implementation(name, None, dispatch.always) for name in ("cuda", "triton", "torch")]
+    listed = [Implementation(name, None, always) for name in ("cuda", "triton", "torch")]
     assert [c.backend for c in preferences.order(spec("cuda"), listed)] == ["triton", "cuda", "torch"]
     assert [c.backend for c in preferences.order(spec("cpu"), listed)] == ["cuda", "triton", "torch"]
 

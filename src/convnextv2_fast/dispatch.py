@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from .spec import Implementation, Spec
 if TYPE_CHECKING:
     from .layouts import Layout
 
+Extras = Callable[..., tuple[str, ...]]
 logger = logging.getLogger("convnextv2_fast")
 
 NAMES = ("auto", "cuda", "triton", "cpu", "torch", "composed")
@@ -37,12 +38,23 @@ _registry: dict[str, tuple[Implementation, ...]] = {}
 _overrides: tuple[tuple[str | None, str], ...] = ()
 
 
-def register(op: str, implementations: Sequence[Implementation]) -> None:
+_extras: dict[str, Extras] = {}
+
+
+def register(op: str, implementations: Sequence[Implementation], extras: Extras | None = None) -> None:
     """Registers the ordered implementations of ``op``; the last one must run every call: ``"torch"``, the reference, or
-    ``"composed"`` of other ops."""
+    ``"composed"`` of other ops. ``extras(x, *params)``: see :attr:`Spec.extras`."""
     if not implementations or implementations[-1].backend not in _RUN_EVERYTHING:
         raise ValueError(f"{op}: the last implementation must be 'torch', the reference, or 'composed' of other ops")
     _registry[op] = tuple(implementations)
+    if extras is not None:
+        _extras[op] = extras
+
+
+def spec_of(op: str, x: Tensor, *params: Tensor | None, layout: Layout | None = None) -> Spec:
+    """The spec of a call of ``op`` with these tensors."""
+    extras = _extras[op](x, *params) if op in _extras else ()
+    return Spec.of(op, x, *params, layout=layout, extras=extras)
 
 
 def registered_ops() -> tuple[str, ...]:
@@ -180,7 +192,8 @@ def explain(
     Raises:
         ValueError: unknown op or backend.
     """
-    return explain_spec(Spec.of(op, x, *params, layout=layout), backend)
+    implementations(op)
+    return explain_spec(spec_of(op, x, *params, layout=layout), backend)
 
 
 def explain_spec(spec: Spec, backend: str | None = None) -> Explanation:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from . import dispatch, ops
 from .layouts import DenseLayout, Layout, PatchLayout, SiteLayout
 
-ALL_OPS = ("dwconv_layer_norm", "grn", "layer_norm", "mlp_grn", "patch_conv", "sparse_dwconv")
+KERNEL_OPS = ("dwconv_layer_norm", "grn", "layer_norm", "mlp_grn", "patch_conv", "sparse_dwconv")
+ALL_OPS = ("block", *KERNEL_OPS)  # block is composed of two of them where it is not one operator
 LAYOUTS = ("dense", "rows", "patch", "ragged", "site")
 FOLDERS = {"sparse_dwconv": "_dwconv"}  # of the op of another name
 _ACTIVATIONS = ("x", "u", "residual", "row_scale")
@@ -27,6 +28,14 @@ _ACTIVATIONS = ("x", "u", "residual", "row_scale")
 def room(op: str, module: str) -> ModuleType:
     """A module of an op's folder: its "reference", its "triton" backend."""
     return importlib.import_module(f"convnextv2_fast.ops.{FOLDERS.get(op, f'_{op}')}.{module}")
+
+
+def implementation(op: str, backend: str) -> Callable[..., Tensor]:
+    """One backend of an op as a function of the public signature, which neither checks nor chooses."""
+    run, call = room(op, backend).run, room(op, "call")
+    folder = FOLDERS.get(op, op)
+    of = getattr(call, "".join(word.title() for word in folder.split("_")) + "Call").of
+    return lambda *args, **options: run(of(*args, **options))
 
 
 @dataclass
@@ -61,7 +70,7 @@ class Problem:
         """Calls a function of the op's signature."""
         t = dict(self.tensors)
         options = dict(self.options, **extra)
-        for name in ("residual", "row_scale"):
+        for name in ("residual", "row_scale", "layer_scale"):
             if name in t:
                 options[name] = t.pop(name)
         for norm in ("norm_before", "norm_after"):
@@ -73,7 +82,7 @@ class Problem:
         """The spec by which dispatch chooses a backend for this call."""
         x = next(iter(self.tensors.values()))
         params = [t for name, t in self.tensors.items() if name not in _ACTIVATIONS]
-        return dispatch.Spec.of(self.op, x, *params, layout=self.options.get("layout"))
+        return dispatch.spec_of(self.op, x, *params, layout=self.options.get("layout"))
 
     def public(self, **extra: Any) -> Tensor:
         """Calls the public op; `extra` keywords such as ``backend=``."""
@@ -140,6 +149,11 @@ def make(op: str, n: int, h: int, w: int, c: int, kind: str = "dense", seed: int
     if op == "sparse_dwconv":
         layout = layout or DenseLayout(n, h, w)
         return Problem(op, {"x": x.reshape(-1, c), "kernel": rand(49, c) / 7, "bias": rand(1, c)}, {"layout": layout})
+    if op == "block":
+        first, second = (make(half, n, h, w, c, kind, seed) for half in ("dwconv_layer_norm", "mlp_grn"))
+        names = ("w1", "b1", "gamma", "beta", "w2", "b2")
+        tensors = first.tensors | {name: second.tensors[name] for name in names}
+        return Problem(op, tensors | {"layer_scale": rand(c)}, place | rows)
     if op == "mlp_grn":
         k = 4 * c
         scale = torch.rand(n if isinstance(rows.get("rows_per_group", 1), int) else x.shape[0], generator=g) + 0.5

@@ -10,7 +10,7 @@ import convnextv2_fast as cf
 from convnextv2_fast import dispatch
 from convnextv2_fast.cli import _measure, _peers, _providers, _text, bench
 from convnextv2_fast.cli._measure import Row
-from convnextv2_fast.dispatch import Implementation
+from convnextv2_fast.spec import Implementation, always
 from tests import peers
 
 SMALL = ["bench", "--model", "atto", "--size", "64", "--batch", "1", "--threads", "1", "--device", "cpu"]
@@ -73,7 +73,7 @@ def test_the_plot_needs_matplotlib(cli, monkeypatch):
 
 def test_a_wrong_result_gets_no_times(cli, monkeypatch):
     reference = dispatch.implementations("mlp_grn")[-1]
-    wrong = Implementation("cpu", lambda *a, **k: reference.run(*a, **k) * 1.1, dispatch.always)
+    wrong = Implementation("cpu", lambda call: reference.run(call) * 1.1, always)
     monkeypatch.setitem(dispatch._registry, "mlp_grn", (wrong, reference))
     code, out, _ = cli(*QUICK)
     assert code == 1 and "fast (auto): not measured: its output differs from the torch backend's by " in out

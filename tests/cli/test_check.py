@@ -10,7 +10,7 @@ from convnextv2_fast import dispatch, library
 from convnextv2_fast.cli import check
 from convnextv2_fast.cli._judge import Line, judge, no_tf32, threads
 from convnextv2_fast.cli._models import check_models
-from convnextv2_fast.dispatch import Implementation
+from convnextv2_fast.spec import Implementation, always
 
 CPU = torch.device("cpu")
 
@@ -47,11 +47,11 @@ def good(y, x):
 def pretend(monkeypatch):
     """`pretend(op, spoil, reasons)` gives `op` a "cpu" implementation: the reference, then `spoil`."""
 
-    def register(op, spoil, reasons=dispatch.always):
+    def register(op, spoil, reasons=always):
         reference = dispatch.implementations(op)[-1]
 
-        def run(x, *args, **options):
-            return spoil(reference.run(x, *args, **options), x)
+        def run(call):
+            return spoil(reference.run(call), call[0])
 
         monkeypatch.setitem(dispatch._registry, op, (Implementation("cpu", run, reasons), reference))
 

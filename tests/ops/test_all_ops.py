@@ -59,7 +59,7 @@ NATIVE = [
     )
     for op in ALL_OPS
     for i in dispatch.implementations(op)
-    if i.backend != "torch"
+    if i.backend not in ("torch", "composed")
 ]
 
 

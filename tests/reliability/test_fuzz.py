@@ -35,11 +35,11 @@ def test_any_valid_call_is_right(op, backend):
     @FUZZ
     @given(
         plane=st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9)),
-        c=st.integers(1, 40),
+        c=st.integers(2 if op == "block" else 1, 40),  # of one channel LayerNorm makes a constant: gradients are noise
         kind=st.sampled_from(kinds(op)),
         dtype=st.sampled_from(DTYPES),
         float_parameters=st.booleans(),
-        layouts=st.lists(st.sampled_from(["plain", "gaps", "transposed", "offset"]), min_size=9, max_size=9),
+        layouts=st.lists(st.sampled_from(["plain", "gaps", "transposed", "offset"]), min_size=12, max_size=12),
         gradients=st.booleans(),
         seed=st.integers(0, 99),
     )

@@ -17,7 +17,7 @@ import torch
 from convnextv2_fast.ops._mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.ops._triton import chip as chips
 from convnextv2_fast.ops._triton import tiles
-from convnextv2_fast.testing import make, room
+from convnextv2_fast.testing import implementation, make
 
 from .compiling import compile_one, launches
 from .resources import FAMILIES, WIDTHS
@@ -63,7 +63,7 @@ def _launches(kernel: str, sizes: Sizes, family: str, c: int, dtype: torch.dtype
     """All launches of the kernel with these sizes, forward and backward."""
     name = kernel.removesuffix(" tma")
     op = "mlp_grn" if name.startswith("mlp_grn") else "dwconv_layer_norm"
-    run = room(op, "triton").run
+    run = implementation(op, "triton")
     problems = [make(op, 1, 8, 8, c, kind).to(dtype) for kind in (("dense", "ragged") if c == 96 else ("dense",))]
     for problem in problems:
         problem.tensors.pop("row_scale", None)

@@ -19,7 +19,7 @@ import torch
 from convnextv2_fast.models.convnextv2 import SIZES
 from convnextv2_fast.ops._mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.ops._triton import chip as chips
-from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make, room
+from convnextv2_fast.testing import KERNEL_OPS, Problem, implementation, kinds, make
 from tests.compile_cache import ROOT, digest
 
 from .compiling import Job, Resources, compile_all, launches
@@ -36,7 +36,7 @@ WIDEST_SWEEPS = (768, 2816)  # above 512 channels the depthwise convolution diff
 
 def _problems() -> Iterator[tuple[str, int, Problem]]:
     """Every op at all widths, dense, and at one width in every other layout."""
-    for op in ALL_OPS:
+    for op in KERNEL_OPS:
         for i, kind in enumerate(kinds(op)):
             for c in (96,) if i else WIDTHS:
                 if op in ("dwconv_layer_norm", "sparse_dwconv") and c > 512 and c not in WIDEST_SWEEPS:
@@ -55,7 +55,7 @@ def jobs(families: Sequence[str]) -> list[tuple[Job, str]]:
     Planes are small: only constants, types and alignment count."""
     found: dict[tuple[Job, str], None] = {}
     for op, c, problem in _problems():
-        run = room(op, "triton").run
+        run = implementation(op, "triton")
         strategies = ("materialize", "recompute") if op == "mlp_grn" else (None,)
         for dtype in (torch.bfloat16, torch.float32) if c in SAMPLE else (torch.bfloat16,):
             leaves = problem.to(dtype)

@@ -54,17 +54,17 @@ def test_planes_of_any_size_compile(plane):
     import torch
 
     from convnextv2_fast.ops._triton import chip as chips
-    from convnextv2_fast.testing import ALL_OPS, make, room
+    from convnextv2_fast.testing import KERNEL_OPS, implementation, make
 
     from .compiling import Resources, compile_all, launches
 
     jobs = {}
-    for op in ALL_OPS:
+    for op in KERNEL_OPS:
         for kind in ("dense", "site") if op not in ("layer_norm", "sparse_dwconv") else ("rows",):
             if op == "patch_conv" and kind == "dense" and min(plane) < 2:
                 continue  # no output
             problem = make(op, 1, *plane, 96, kind).to(torch.bfloat16)
-            run = room(op, "triton").run
+            run = implementation(op, "triton")
 
             def call(problem=problem, run=run):
                 y = problem.call(run)

@@ -28,8 +28,8 @@ def test_a_strategy_that_cannot_run_is_not_predicted():
     assert "chunked" not in strategy.seconds(dataclasses.replace(H100, l2=1), 10_000, 96, BF16, 100)
 
 
-def test_hidden_gradients_are_kept_where_products_cost_more_than_traffic():
-    assert not strategy.keep_hidden(H100, 96, BF16) and strategy.keep_hidden(H100, 1024, BF16)
+def test_hidden_gradients_are_saved_where_products_cost_more_than_traffic():
+    assert not strategy.save_hidden(H100, 96, BF16) and strategy.save_hidden(H100, 1024, BF16)
 
 
 @pytest.mark.parametrize("c", range(1, WIDEST_FUSED + 1))

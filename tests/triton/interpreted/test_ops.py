@@ -10,12 +10,12 @@ import convnextv2_fast as cf
 from convnextv2_fast import dispatch
 from convnextv2_fast.ops._triton import chip, tiles
 from convnextv2_fast.ops._triton.launch import intercept
-from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
+from convnextv2_fast.testing import KERNEL_OPS, Problem, kinds, make
 from tests.ops.test_all_ops import assert_as_good_as_torch, run, strided_gradient
 from tests.triton.variants import persistent
 
 F32, F16 = torch.float32, torch.float16  # the interpreter multiplies bfloat16 matrices wrongly
-OPS = [op for op in ALL_OPS if any(i.backend == "triton" for i in dispatch.implementations(op))]
+OPS = [op for op in KERNEL_OPS if any(i.backend == "triton" for i in dispatch.implementations(op))]
 SHAPES = [(2, 5, 4, 24), (2, 3, 6, 40), (1, 3, 3, 1), (5, 1, 1, 7)]
 # Small chips: a last-level cache that holds two groups of the problem below, and one on which backward keeps h and dg.
 SMALL = dataclasses.replace(chip.KNOWN["sm_90"], l2=3 * 2 * 35 * 160 * 4)
@@ -23,7 +23,7 @@ KEEPING = dataclasses.replace(chip.KNOWN["sm_90"], bandwidth=1e18)
 
 
 def test_all_ops_have_a_triton_implementation():
-    assert list(ALL_OPS) == OPS
+    assert list(KERNEL_OPS) == OPS
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...layouts import Layout
@@ -41,18 +42,18 @@ class BlockCall(NamedTuple):
     rows_per_group: int | Tensor | None
     backend: str | None  # that the caller asked for
 
-    def extras(self) -> tuple[str, ...]:
-        """In words, what this call has that a fused kernel may not take."""
-        w = self.weights
-        found: tuple[str, ...] = ()
-        if self.row_scale is not None:
-            found += ("drop path",)
-        if w.bias is None:
-            found += ("a convolution without bias",)
-        if w.kernel.ndim != 4:
-            found += ("a kernel [49, C]",)
-        if type(self.x) is not Tensor:
-            found += (f"activations of class {type(self.x).__name__}",)
-        if any(t is not None and t.is_inference() for t in w):
-            found += ("parameters made in inference mode",)
-        return found
+
+def extras(x: Tensor, kernel: Tensor, bias: Tensor | None, *others: Tensor | None) -> tuple[str, ...]:
+    """In words, what these arguments have that the fused kernel does not take."""
+    found: tuple[str, ...] = ()
+    if x.ndim != 4:
+        found += ("rows [T, C]",)
+    if type(x) is not Tensor:
+        found += (f"activations of class {type(x).__name__}",)
+    if kernel.ndim != 4:
+        found += ("a kernel [49, C]",)
+    if bias is None:
+        found += ("a convolution without bias",)
+    if not torch.compiler.is_compiling() and any(t is not None and t.is_inference() for t in (kernel, bias, *others)):
+        found += ("parameters made in inference mode",)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...spec import Implementation, always
+from ...spec import Implementation, Spec, always
 from .._dwconv_layer_norm import dwconv_layer_norm
 from .._mlp_grn import mlp_grn
 from .call import BlockCall
@@ -28,4 +28,8 @@ def run(call: BlockCall) -> Tensor:
     )
 
 
-COMPOSED = Implementation("composed", run, always)
+def _notes(spec: Spec) -> list[str]:
+    return ["dwconv_layer_norm and mlp_grn run, each on a backend of its own choice"]
+
+
+COMPOSED = Implementation("composed", run, always, notes=_notes)

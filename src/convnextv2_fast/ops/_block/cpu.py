@@ -11,11 +11,14 @@ from torch import Tensor
 
 from ... import dispatch, library
 from ...spec import Implementation, Spec
+from .._dwconv_layer_norm.cpu import CPU as DWCONV_LAYER_NORM
+from .._mlp_grn.cpu import CPU as MLP_GRN
 from .._shared import cpu, packed
 from .._shared.checks import as_matrix
 from . import composed
 from .call import BlockCall
 
+_HALVES = {"dwconv_layer_norm": DWCONV_LAYER_NORM, "mlp_grn": MLP_GRN}
 _PARAMETERS = (
     "Tensor kernel, Tensor bias, Tensor ln_weight, Tensor ln_bias, Tensor w1, Tensor b1, Tensor gamma, Tensor beta, "
     "Tensor w2, Tensor b2, Tensor? layer_scale"
@@ -76,7 +79,9 @@ def reasons(spec: Spec) -> list[str]:
         found.append(f"it takes dense planes, not the {spec.layout} layout")
     if not packed.enabled:
         found.append(f"it runs on packed weights, which {packed.ENVIRONMENT}=0 forbids")
-    for op in ("dwconv_layer_norm", "mlp_grn"):
+    for op, half in _HALVES.items():
+        if half not in dispatch.implementations(op):
+            found.append(f"another implementation of {op} was registered in the place of the one it contains")
         asked = dispatch.requested(op)
         if asked not in ("auto", "cpu"):
             found.append(f"{op} is asked to run on {asked}")

@@ -7,7 +7,7 @@ from torch import Tensor
 from ... import dispatch
 from ...layouts import Layout
 from .._shared.checks import check_rows
-from .call import BlockCall, BlockWeights, RowScale
+from .call import BlockCall, BlockWeights, RowScale, extras
 from .composed import COMPOSED
 from .cpu import CPU
 
@@ -56,8 +56,9 @@ def block(
     check_rows(_OP, x, layout)
     weights = BlockWeights(kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale)
     call = BlockCall(x, weights, row_scale, ln_eps, grn_eps, layout, rows_per_group, backend)
-    spec = dispatch.Spec.of(_OP, x, *weights, layout=layout, extras=call.extras())
+    found = extras(x, *weights) if row_scale is None else (*extras(x, *weights), "drop path")
+    spec = dispatch.Spec.of(_OP, x, *weights, layout=layout, extras=found)
     return dispatch.choose(spec, backend).run(call)
 
 
-dispatch.register(_OP, [CPU, COMPOSED])
+dispatch.register(_OP, [CPU, COMPOSED], extras)
