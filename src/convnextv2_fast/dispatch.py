@@ -25,7 +25,6 @@ from .spec import Implementation, Spec
 if TYPE_CHECKING:
     from .layouts import Layout
 
-Extras = Callable[..., tuple[str, ...]]
 logger = logging.getLogger("convnextv2_fast")
 
 NAMES = ("auto", "cuda", "triton", "cpu", "torch", "composed")
@@ -38,23 +37,22 @@ _registry: dict[str, tuple[Implementation, ...]] = {}
 _overrides: tuple[tuple[str | None, str], ...] = ()
 
 
-_extras: dict[str, Extras] = {}
+_specs: dict[str, Callable[..., Spec]] = {}
 
 
-def register(op: str, implementations: Sequence[Implementation], extras: Extras | None = None) -> None:
+def register(op: str, implementations: Sequence[Implementation], spec: Callable[..., Spec] | None = None) -> None:
     """Registers the ordered implementations of ``op``; the last one must run every call: ``"torch"``, the reference, or
-    ``"composed"`` of other ops. ``extras(x, *params)``: see :attr:`Spec.extras`."""
+    ``"composed"`` of other ops. ``spec(x, *params, layout=)`` makes its specs, if :meth:`Spec.of` does not."""
     if not implementations or implementations[-1].backend not in _RUN_EVERYTHING:
         raise ValueError(f"{op}: the last implementation must be 'torch', the reference, or 'composed' of other ops")
     _registry[op] = tuple(implementations)
-    if extras is not None:
-        _extras[op] = extras
+    if spec is not None:
+        _specs[op] = spec
 
 
 def spec_of(op: str, x: Tensor, *params: Tensor | None, layout: Layout | None = None) -> Spec:
     """The spec of a call of ``op`` with these tensors."""
-    extras = _extras[op](x, *params) if op in _extras else ()
-    return Spec.of(op, x, *params, layout=layout, extras=extras)
+    return _specs[op](x, *params, layout=layout) if op in _specs else Spec.of(op, x, *params, layout=layout)
 
 
 def registered_ops() -> tuple[str, ...]:
@@ -86,12 +84,16 @@ def _requested(op: str, backend: str | None) -> tuple[str, str]:
     for only, name in reversed(_overrides):
         if only is None or only == op:
             return name, "use_backend"
-    return _check_name(os.environ.get(ENVIRONMENT, "auto") or "auto", ENVIRONMENT), "environment"
+    if ENVIRONMENT not in os.environ:
+        return "auto", "environment"
+    return _check_name(os.environ[ENVIRONMENT] or "auto", ENVIRONMENT), "environment"
 
 
-def requested(op: str) -> str:
-    """The backend that context or environment ask for, "auto" if none."""
-    return _requested(op, None)[0]
+def requested(*ops: str) -> list[tuple[str, str]]:
+    """For which of these ops context or environment ask for a backend, and which: `(op, backend)`."""
+    if not _overrides and ENVIRONMENT not in os.environ:
+        return []
+    return [(op, name) for op in ops if (name := _requested(op, None)[0]) != "auto"]
 
 
 def choose(spec: Spec, backend: str | None = None) -> Implementation:

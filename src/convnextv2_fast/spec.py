@@ -26,9 +26,7 @@ class Spec(NamedTuple):
     extras: tuple[str, ...] = ()  # in words, what the call has that a fused kernel may not take: "drop path"
 
     @classmethod
-    def of(
-        cls, op: str, x: Tensor, *params: Tensor | None, layout: Layout | None = None, extras: tuple[str, ...] = ()
-    ) -> Spec:
+    def of(cls, op: str, x: Tensor, *params: Tensor | None, layout: Layout | None = None) -> Spec:
         """The spec of ``op`` called on activations ``x`` `[..., C]` with ``params`` and a layout (None: dense)."""
         param_dtype: torch.dtype | None = x.dtype
         needs_grad = x.requires_grad
@@ -43,7 +41,7 @@ class Spec(NamedTuple):
                 param_dtype = None
         kind = "dense" if layout is None else layout.kind
         needs_grad = needs_grad and torch.is_grad_enabled()
-        return cls(op, x.device.type, x.dtype, param_dtype, x.shape[-1], kind, needs_grad, extras)
+        return cls(op, x.device.type, x.dtype, param_dtype, x.shape[-1], kind, needs_grad)
 
     def describe(self) -> str:
         params = "mixed" if self.param_dtype is None else str(self.param_dtype).removeprefix("torch.")

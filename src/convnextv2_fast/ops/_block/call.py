@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...layouts import Layout
+from ...spec import Spec
 
 
 class BlockWeights(NamedTuple):
@@ -43,17 +44,35 @@ class BlockCall(NamedTuple):
     backend: str | None  # that the caller asked for
 
 
-def extras(x: Tensor, kernel: Tensor, bias: Tensor | None, *others: Tensor | None) -> tuple[str, ...]:
-    """In words, what these arguments have that the fused kernel does not take."""
-    found: tuple[str, ...] = ()
+def spec(x: Tensor, *params: Tensor | None, layout: Layout | None = None, drop_path: bool = False) -> Spec:
+    """The spec of a call, with what the fused kernel does not take among its `extras`. `params`: :class:`BlockWeights`,
+    as many as are at hand."""
+    tracing = torch.compiler.is_compiling()  # then it runs as two ops, whatever the parameters are
+    dtype, grad, extras = x.dtype, torch.is_grad_enabled(), ["drop path"] if drop_path else []
+    needs_grad = grad and x.requires_grad
+    dtypes: list[torch.dtype] = []
+    strided = False
+    for i, p in enumerate(params):
+        if p is None:
+            continue
+        needs_grad = needs_grad or (grad and p.requires_grad)
+        if p.dtype not in dtypes:
+            dtypes.append(p.dtype)
+        strided = strided or (i > 0 and not tracing and not p.is_contiguous())
+    param_dtype = dtypes[0] if len(dtypes) == 1 else None
     if x.ndim != 4:
-        found += ("rows [T, C]",)
+        extras.append("rows [T, C]")
     if type(x) is not Tensor:
-        found += (f"activations of class {type(x).__name__}",)
-    if kernel.ndim != 4:
-        found += ("a kernel [49, C]",)
-    if bias is None:
-        found += ("a convolution without bias",)
-    if not torch.compiler.is_compiling() and any(t is not None and t.is_inference() for t in (kernel, bias, *others)):
-        found += ("parameters made in inference mode",)
-    return found
+        extras.append(f"activations of class {type(x).__name__}")
+    if params and params[0] is not None and params[0].ndim != 4:
+        extras.append("a kernel [49, C]")
+    if len(params) > 1 and params[1] is None:
+        extras.append("a convolution without bias")
+    if strided:
+        extras.append("parameters that are not contiguous")
+    if any(d != dtype and d != torch.float32 for d in dtypes):
+        extras.append("parameters in another dtype than x's and float32")
+    if params and params[0] is not None and not tracing and params[0].is_inference():
+        extras.append("parameters made in inference mode")
+    kind = "dense" if layout is None else layout.kind
+    return Spec("block", x.device.type, dtype, param_dtype, x.shape[-1], kind, needs_grad, tuple(extras))

@@ -14,9 +14,9 @@ from ...spec import Implementation, Spec
 from .._dwconv_layer_norm.cpu import CPU as DWCONV_LAYER_NORM
 from .._mlp_grn.cpu import CPU as MLP_GRN
 from .._shared import cpu, packed
-from .._shared.checks import as_matrix
+from .._shared.checks import as_matrix, check, has_shape
 from . import composed
-from .call import BlockCall
+from .call import BlockCall, BlockWeights
 
 _HALVES = {"dwconv_layer_norm": DWCONV_LAYER_NORM, "mlp_grn": MLP_GRN}
 _PARAMETERS = (
@@ -36,12 +36,34 @@ def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 # csrc/torch/block_cpu.cpp. Contiguous x [N, H, W, C]; kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], vectors of any shape;
 # layer_scale is folded into w2 and b2 as they are packed; bfloat16: packs for x in bfloat16. `repacked`: a copy to take
 # the place of `packed`, if that turned out to be stale, else empty. No autograd.
-_pack = library.define(f"block_cpu_pack({_PARAMETERS}, bool bfloat16=False) -> Tensor", _pack_fake)
+_pack_operator = library.define(f"block_cpu_pack({_PARAMETERS}, bool bfloat16=False) -> Tensor", _pack_fake)
 _forward = library.define(
     f"block_cpu_fwd(Tensor x, Tensor packed, {_PARAMETERS}, float ln_eps, float grn_eps) "
     "-> (Tensor y, Tensor repacked)",
     _forward_fake,
 )
+
+
+def _pack(*args: Any) -> Tensor:
+    kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale, _ = args
+    c, k = kernel.shape[0], w1.shape[0] if w1.ndim == 2 else -1
+    of_c = (bias, ln_weight, ln_bias, b2, *(() if layer_scale is None else (layer_scale,)))
+    vectors = all(v.numel() == c for v in of_c) and all(v.numel() == k for v in (b1, gamma, beta))
+    check(
+        has_shape(kernel, c, 1, 7, 7) and has_shape(w1, k, c) and has_shape(w2, c, k) and vectors,
+        "block",
+        "wants kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], b1, gamma and beta of K elements, the others of C",
+        kernel=kernel,
+        w1=w1,
+        w2=w2,
+        **dict(zip(BlockWeights._fields[1:4], args[1:4], strict=True)),
+        b1=b1,
+        gamma=gamma,
+        beta=beta,
+        b2=b2,
+        layer_scale=layer_scale,
+    )
+    return _pack_operator(*args)
 
 
 def run(call: BlockCall) -> Tensor:
@@ -80,12 +102,13 @@ def reasons(spec: Spec) -> list[str]:
     if not packed.enabled:
         found.append(f"it runs on packed weights, which {packed.ENVIRONMENT}=0 forbids")
     for op, half in _HALVES.items():
-        if half not in dispatch.implementations(op):
+        if not any(candidate is half for candidate in dispatch.implementations(op)):
             found.append(f"another implementation of {op} was registered in the place of the one it contains")
-        asked = dispatch.requested(op)
-        if asked not in ("auto", "cpu"):
+    for op, asked in dispatch.requested(*_HALVES):
+        if asked != "cpu":
             found.append(f"{op} is asked to run on {asked}")
-    found += [f"it does not take {extra}" for extra in spec.extras]
+    if spec.extras:
+        found += [f"it does not take {extra}" for extra in spec.extras]
     return found
 
 

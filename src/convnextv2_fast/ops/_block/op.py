@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ... import dispatch
 from ...layouts import Layout
-from .._shared.checks import check_rows
-from .call import BlockCall, BlockWeights, RowScale, extras
+from .._shared.checks import check, check_rows, is_depthwise7
+from .call import BlockCall, BlockWeights, RowScale, spec
 from .composed import COMPOSED
 from .cpu import CPU
 
@@ -54,11 +54,12 @@ def block(
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
     check_rows(_OP, x, layout)
+    c = x.shape[-1]
+    check(is_depthwise7(kernel, c), _OP, "wants kernel [C, 1, 7, 7] or [49, C]", x=x, kernel=kernel)
     weights = BlockWeights(kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale)
     call = BlockCall(x, weights, row_scale, ln_eps, grn_eps, layout, rows_per_group, backend)
-    found = extras(x, *weights) if row_scale is None else (*extras(x, *weights), "drop path")
-    spec = dispatch.Spec.of(_OP, x, *weights, layout=layout, extras=found)
-    return dispatch.choose(spec, backend).run(call)
+    asks = spec(x, *weights, layout=layout, drop_path=row_scale is not None)
+    return dispatch.choose(asks, backend).run(call)
 
 
-dispatch.register(_OP, [CPU, COMPOSED], extras)
+dispatch.register(_OP, [CPU, COMPOSED], spec)
