@@ -28,7 +28,7 @@ def run_block(p: Parts, x: Maps) -> Maps:
     if first and second and layout is None:
         scales: dict[str, Any] = dict(row_scale=row_scale, layer_scale=p.layer_scale)
         return _like(x, block.run(rows, *_first(p), *_second(p), **scales, ln_eps=p.norm.eps, grn_eps=_grn_eps(p)))
-    u = ops.dwconv_layer_norm(rows, *_first(p), eps=p.norm.eps, layout=layout) if first else _rows(p.run_first(x))
+    u = ops.dwconv_layer_norm(rows, *_first(p), eps=p.norm.eps, layout=layout) if first else _call_first(p, x)
     if second:
         y = ops.mlp_grn(
             u,
@@ -40,7 +40,7 @@ def run_block(p: Parts, x: Maps) -> Maps:
             rows_per_group=None if p.rows_per_group is None else p.rows_per_group(x),
         )
         return _like(x, y)
-    y = _rows(p.run_second(_like(x, u)))
+    y = _call_second(p, u, x)
     y = y if p.layer_scale is None else y * p.layer_scale
     return _like(x, rows + _rows(p.drop_path(_like(x, y))))
 
@@ -72,6 +72,19 @@ def _rows(x: Maps) -> Tensor:
 def _like(x: Maps, rows: Tensor) -> Maps:
     """Returns rows as maps of x's kind, on x's sites."""
     return x.replace(rows) if isinstance(x, SparseTensor) else rows.permute(0, 3, 1, 2)
+
+
+def _call_first(p: Parts, x: Maps) -> Tensor:
+    """Calls convolution and LayerNorm; returns rows."""
+    return p.norm(_rows(p.conv(x))) if p.run_first is None else _rows(p.run_first(x))
+
+
+def _call_second(p: Parts, u: Tensor, x: Maps) -> Tensor:
+    """Calls the MLP on rows u of x's sites; returns rows."""
+    if p.run_second is not None:
+        return _rows(p.run_second(_like(x, u)))
+    a = p.act(p.fc1(u))
+    return p.fc2(a if p.grn is None else p.grn(a))
 
 
 def _kernel(conv: Any) -> Tensor:

@@ -46,13 +46,13 @@ class Parts(NamedTuple):
     grn: Any
     fc2: Any
     drop_path: Any
-    run_first: Callable[[Any], Any]  # convolution and LayerNorm, maps to maps
-    run_second: Callable[[Any], Any]  # the MLP, maps to maps, before layer scale
     drops: Sequence[Any] = ()  # dropout: fused while it does nothing
     layer_scale: Tensor | None = None
     rows_per_group: Callable[[Any], int | Tensor] | None = (
         None  # of GRN, from the block's maps; None: those of a sample
     )
+    run_first: Callable[[Any], Any] | None = None  # maps to maps; None: conv, then norm, which takes rows
+    run_second: Callable[[Any], Any] | None = None  # maps to maps, before layer scale; None: fc1 to fc2, on rows
     first_wrappers: Sequence[Wrapper] = ()
     second_wrappers: Sequence[Wrapper] = ()
 

@@ -25,11 +25,6 @@ def parts(layer: Layer) -> Parts | str:
     if isinstance(layer.act, GELUActivation) and layer.act.act is not nn.functional.gelu:
         return f"its activation is {layer.act.act}"
     grn = getattr(layer, "grn", None)
-
-    def second(u: Tensor) -> Tensor:
-        a = layer.act(layer.pwconv1(u.permute(0, 2, 3, 1)))
-        return layer.pwconv2(a if grn is None else grn(a)).permute(0, 3, 1, 2)
-
     return Parts(
         KNOWN,
         conv=layer.dwconv,
@@ -39,8 +34,6 @@ def parts(layer: Layer) -> Parts | str:
         grn=grn,
         fc2=layer.pwconv2,
         drop_path=layer.drop_path,
-        run_first=lambda x: layer.layernorm(layer.dwconv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
-        run_second=second,
         layer_scale=getattr(layer, "layer_scale_parameter", None),
     )
 

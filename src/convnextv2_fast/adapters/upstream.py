@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from .. import fusion
 from ..fused_modules import run_block, run_pair
 from ..fusion import Known, Pair, Parts
-from ..models import convnextv2
 from ..models.utils import drop_path_scale
 from ._swap import Swap, find_pair, is_accelerated, original_class, original_forward
 
@@ -25,20 +24,14 @@ _NAMES = {"dwconv", "norm", "pwconv1", "act", "pwconv2", "drop_path"}  # and grn
 
 
 def is_block(m: nn.Module) -> bool:
-    """Whether a module has the class name and the sub-modules of upstream's Block. This library's own Block
-    does not count: it uses the ops already."""
+    """Whether a module has the class name and the sub-modules of upstream's Block."""
     names = set(m._modules)
-    return type(m).__name__ == "Block" and names - {"grn"} == _NAMES and not isinstance(m, convnextv2.Block)
+    return type(m).__name__ == "Block" and names - {"grn"} == _NAMES
 
 
 def parts(block: Any) -> Parts:
     """The block's modules."""
     grn = getattr(block, "grn", None)
-
-    def second(u: Tensor) -> Tensor:
-        a = block.act(block.pwconv1(u.permute(0, 2, 3, 1)))
-        return block.pwconv2(a if grn is None else grn(a)).permute(0, 3, 1, 2)
-
     return Parts(
         Known((type(block.norm),), (type(grn),), (type(block.drop_path),), row_scale),
         conv=block.dwconv,
@@ -48,8 +41,6 @@ def parts(block: Any) -> Parts:
         grn=grn,
         fc2=block.pwconv2,
         drop_path=block.drop_path,
-        run_first=lambda x: block.norm(block.dwconv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
-        run_second=second,
         layer_scale=None if grn is not None else getattr(block, "gamma", None),
     )
 

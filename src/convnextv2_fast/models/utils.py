@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from .. import ops
+from .. import fusion, ops
 from ..dispatch import UnsupportedInputError
 from ..layouts import SparseTensor
 
@@ -186,4 +186,7 @@ class MinkowskiLayerNorm(nn.Module):
         self.ln = nn.LayerNorm(normalized_shape, eps=eps)
 
     def forward(self, input: SparseTensor) -> SparseTensor:
-        return input.replace(ops.layer_norm(input.F, self.ln.weight, self.ln.bias, eps=self.ln.eps))
+        ln = self.ln
+        if fusion.why_not_any() or fusion.why_not_module(ln, (nn.LayerNorm,), "LayerNorm"):
+            return input.replace(ln(input.F))
+        return input.replace(ops.layer_norm(input.F, ln.weight, ln.bias, eps=ln.eps))
