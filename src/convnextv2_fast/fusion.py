@@ -100,7 +100,7 @@ def why_not_dwconv_layer_norm(p: Parts) -> str | None:
         _not_wrapped(p.first_wrappers)
         or why_not_module(p.conv, (p.known.conv,), "the convolution")
         or (_not_depthwise(p.conv) if p.known.conv is nn.Conv2d else None)
-        or _not_layer_norm(p.norm, p.known.norms, "channels_last")
+        or why_not_layer_norm(p.norm, p.known.norms, "channels_last")
     )
 
 
@@ -124,8 +124,18 @@ def why_not_patch_conv(p: Pair) -> str | None:
         _not_wrapped(p.wrappers)
         or why_not_module(p.conv, (p.conv_class,), "the convolution")
         or (_not_patches(p.conv) if p.conv_class is nn.Conv2d else None)
-        or _not_layer_norm(p.norm, p.norms, "channels_first")
+        or why_not_layer_norm(p.norm, p.norms, "channels_first")
     )
+
+
+def why_not_layer_norm(norm: Any, classes: Sequence[type], data_format: str) -> str | None:
+    """Why an op may not stand for LayerNorm of rows ("channels_last") or planes ("channels_first"); None if it may."""
+    reason = why_not_module(norm, classes, "the norm")
+    if reason is not None:
+        return reason
+    if norm.__dict__.get("data_format", data_format) != data_format:  # classes without it have only one
+        return f"the norm is a LayerNorm of {norm.data_format} maps"
+    return "LayerNorm has no weight or no bias" if norm.weight is None or norm.bias is None else None
 
 
 def why_not_module(m: Any, classes: Sequence[type], name: str) -> str | None:
@@ -173,15 +183,6 @@ def _not_patches(conv: nn.Conv2d) -> str | None:
     if same and conv.padding in ((0, 0), "valid") and conv.dilation == (1, 1) and conv.groups == 1:
         return None
     return "the convolution's windows overlap, or it is padded, dilated or grouped"
-
-
-def _not_layer_norm(norm: Any, classes: Sequence[type], data_format: str) -> str | None:
-    reason = why_not_module(norm, classes, "the norm")
-    if reason is not None:
-        return reason
-    if norm.__dict__.get("data_format", data_format) != data_format:  # classes without it have only one
-        return f"the norm is a LayerNorm of {norm.data_format} maps"
-    return "LayerNorm has no weight or no bias" if norm.weight is None or norm.bias is None else None
 
 
 def _not_linear(m: Any, classes: Sequence[type], name: str) -> str | None:

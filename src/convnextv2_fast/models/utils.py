@@ -187,6 +187,6 @@ class MinkowskiLayerNorm(nn.Module):
 
     def forward(self, input: SparseTensor) -> SparseTensor:
         ln = self.ln
-        if fusion.why_not_any() or fusion.why_not_module(ln, (nn.LayerNorm,), "LayerNorm"):
+        if fusion.why_not_any() or fusion.why_not_layer_norm(ln, (nn.LayerNorm,), "channels_last"):
             return input.replace(ln(input.F))
         return input.replace(ops.layer_norm(input.F, ln.weight, ln.bias, eps=ln.eps))
