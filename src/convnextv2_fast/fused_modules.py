@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -20,25 +19,21 @@ def run_block(p: Parts, x: Maps) -> Maps:
     """Runs a block on x, each half as one op where it may be; planes come back with channels_last strides."""
     any_op = fusion.why_not_any() is None
     first, second = any_op and fusion.why_not_dwconv_layer_norm(p) is None, any_op and fusion.why_not_mlp_grn(p) is None
+    drops = second and p.drop_path.training and type(p.drop_path) is not nn.Identity
+    groups = p.rows_per_group(x) if second and p.rows_per_group is not None else None
     layout = x.layout if isinstance(x, SparseTensor) else None
     rows = _rows(x)
-    row_scale: Callable[[Tensor], Tensor | None] | None = None
-    if second and p.drop_path.training and type(p.drop_path) is not nn.Identity:
-        row_scale = lambda u: p.known.row_scale(p.drop_path, _like(x, u))  # noqa: E731
+
+    def row_scale(u: Tensor) -> Tensor | None:
+        return p.known.row_scale(p.drop_path, _like(x, u))
+
     if first and second and layout is None:
-        scales: dict[str, Any] = dict(row_scale=row_scale, layer_scale=p.layer_scale)
+        scales: dict[str, Any] = dict(row_scale=row_scale if drops else None, layer_scale=p.layer_scale)
         return _like(x, block.run(rows, *_first(p), *_second(p), **scales, ln_eps=p.norm.eps, grn_eps=_grn_eps(p)))
     u = ops.dwconv_layer_norm(rows, *_first(p), eps=p.norm.eps, layout=layout) if first else _call_first(p, x)
     if second:
-        y = ops.mlp_grn(
-            u,
-            *_second(p),
-            residual=rows,
-            row_scale=None if row_scale is None else row_scale(u),
-            layer_scale=p.layer_scale,
-            eps=_grn_eps(p),
-            rows_per_group=None if p.rows_per_group is None else p.rows_per_group(x),
-        )
+        scales = dict(row_scale=row_scale(u) if drops else None, layer_scale=p.layer_scale)
+        y = ops.mlp_grn(u, *_second(p), residual=rows, **scales, eps=_grn_eps(p), rows_per_group=groups)
         return _like(x, y)
     y = _call_second(p, u, x)
     y = y if p.layer_scale is None else y * p.layer_scale

@@ -34,7 +34,7 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     changes, to a subclass with another `forward`: modules, parameters, buffers, `state_dict`, hooks, training mode,
     copies, pickles and optimizers stay as they are. A module that was changed (hooks, adapters, quantised or
     parametrised layers, another activation) runs as it was, also if the change comes later. Calling it again is
-    harmless and reports anew.
+    harmless and reports anew. This library's own modules stay as they are; the report says which of them are not fused.
 
     Args:
         model: any module. Call it before `torch.compile`, DDP and FSDP.

@@ -11,8 +11,9 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..fused_modules import run_block, run_pair
 from ..fusion import Pair, Parts
 
 Forward = Callable[..., Any]
@@ -66,6 +67,14 @@ def original_class(module: nn.Module) -> type[nn.Module]:
 def original_forward(module: nn.Module, *args: Any) -> Any:
     """Runs the original forward of an accelerated module."""
     return original_class(module).forward(module, *args)
+
+
+def run(module: nn.Module, found: Parts | Pair | str | None, x: Tensor) -> Tensor:
+    """Runs an accelerated module of these parts on planes x `[N, C, H, W]`; without parts its original forward."""
+    if isinstance(found, Parts):
+        return run_block(found, x)
+    y = run_pair(found, x) if isinstance(found, Pair) else None
+    return original_forward(module, x) if y is None else y
 
 
 def is_accelerated(module: nn.Module) -> bool:

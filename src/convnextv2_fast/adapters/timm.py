@@ -11,10 +11,9 @@ from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from .. import fusion
-from ..fused_modules import run_block, run_pair
 from ..fusion import Known, Pair, Parts
 from ..models.utils import drop_path_scale
-from ._swap import Swap, find_pair, original_forward
+from ._swap import Swap, find_pair, run
 
 NORMS = tuple(getattr(layers, name) for name in ("LayerNorm", "LayerNormFp32") if hasattr(layers, name))
 NORMS_2D = tuple(getattr(layers, name) for name in ("LayerNorm2d", "LayerNorm2dFp32") if hasattr(layers, name))
@@ -79,8 +78,7 @@ KNOWN = {
 
 
 def block_forward(self: ConvNeXtBlock, x: Tensor) -> Tensor:
-    found = parts(self)
-    return original_forward(self, x) if isinstance(found, str) else run_block(found, x)
+    return run(self, parts(self), x)
 
 
 def pair(m: nn.Sequential) -> Pair | None:
@@ -89,9 +87,7 @@ def pair(m: nn.Sequential) -> Pair | None:
 
 
 def patch_conv_forward(self: nn.Sequential, input: Tensor) -> Tensor:
-    found = pair(self)
-    y = None if found is None else run_pair(found, input)
-    return original_forward(self, input) if y is None else y
+    return run(self, pair(self), input)
 
 
 SWAPS = (Swap(ConvNeXtBlock, block_forward, parts), Swap(nn.Sequential, patch_conv_forward, pair))

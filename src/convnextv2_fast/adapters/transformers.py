@@ -10,9 +10,9 @@ from transformers.activations import GELUActivation
 from transformers.models.convnext import modeling_convnext as v1
 from transformers.models.convnextv2 import modeling_convnextv2 as v2
 
-from ..fused_modules import run_block, run_pair
+from ..fused_modules import run_pair
 from ..fusion import Known, Pair, Parts
-from ._swap import Swap, original_forward
+from ._swap import Swap, original_forward, run
 
 NORMS = (v1.ConvNextLayerNorm, v2.ConvNextV2LayerNorm)
 Layer = v1.ConvNextLayer | v2.ConvNextV2Layer
@@ -58,8 +58,7 @@ KNOWN = Known(
 
 
 def layer_forward(self: Layer, features: Tensor) -> Tensor:
-    found = parts(self)
-    return original_forward(self, features) if isinstance(found, str) else run_block(found, features)
+    return run(self, parts(self), features)
 
 
 def downsampling(stage: Stage) -> Pair | None:
@@ -84,8 +83,7 @@ def stem(embeddings: Embeddings) -> Pair:
 
 
 def embeddings_forward(self: Embeddings, pixel_values: Tensor) -> Tensor:
-    y = run_pair(stem(self), pixel_values) if pixel_values.shape[1] == self.num_channels else None
-    return original_forward(self, pixel_values) if y is None else y
+    return run(self, stem(self) if pixel_values.shape[1] == self.num_channels else None, pixel_values)
 
 
 SWAPS = tuple(

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import fusion
-from ..fused_modules import run_block, run_pair
+from ..fused_modules import run_block
 from ..fusion import Known, Pair, Parts
 from ..models.utils import drop_path_scale
-from ._swap import Swap, find_pair, is_accelerated, original_class, original_forward
+from ._swap import Swap, find_pair, is_accelerated, original_class, run
 
 _NAMES = {"dwconv", "norm", "pwconv1", "act", "pwconv2", "drop_path"}  # and grn in V2
 
@@ -53,7 +53,7 @@ def row_scale(drop_path: Any, u: Tensor) -> Tensor | None:
 
 
 def block_forward(self: nn.Module, x: Tensor) -> Tensor:
-    return run_block(parts(self), x)
+    return run(self, parts(self), x)
 
 
 def tried_parts(block: nn.Module) -> Parts | str:
@@ -107,9 +107,7 @@ def pair(m: nn.Sequential) -> Pair | None:
 
 
 def patch_conv_forward(self: nn.Sequential, input: Tensor) -> Tensor:
-    found = pair(self)
-    y = None if found is None else run_pair(found, input)
-    return original_forward(self, input) if y is None else y
+    return run(self, pair(self), input)
 
 
 @functools.cache
