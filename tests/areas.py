@@ -20,6 +20,8 @@ COMPUTING = (
     f"{PACKAGE}/ops",
     f"{PACKAGE}/models",
     f"{PACKAGE}/dispatch.py",
+    f"{PACKAGE}/fused_modules.py",
+    f"{PACKAGE}/fusion.py",
     f"{PACKAGE}/layouts.py",
     f"{PACKAGE}/library.py",
     f"{PACKAGE}/preferences.py",
@@ -100,7 +102,7 @@ AREAS = (
     Area(
         "adapters",
         "`accelerate`, alone and with compile, export, ONNX, DDP and FSDP; serving",
-        ("tests/adapters", "tests/ecosystem", "tests/examples"),
+        ("tests/adapters", "tests/ecosystem", "tests/examples", "tests/test_fusion.py"),
         (*COMPUTING, f"{PACKAGE}/adapters", f"{PACKAGE}/cli", f"{PACKAGE}/reference.py", "examples"),
     ),
     Area(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import convnextv2_fast as cf
+from convnextv2_fast import fusion
 from convnextv2_fast.models import convnextv2 as module
 from convnextv2_fast.models.convnextv2 import SIZES, Block, ConvNeXtV2
 from convnextv2_fast.testing import randomise
@@ -202,14 +203,14 @@ def test_replaced_and_hooked_modules_are_honoured():
     block = randomise(Block(8)).eval()
     x = torch.randn(1, 8, 5, 5)
     want = block(x)
-    assert block._fusable()
+    assert fusion.inspect(block.parts()) == (("dwconv_layer_norm", "mlp_grn"), ())
     calls = []
     handle = block.pwconv1.register_forward_hook(lambda *a: calls.append(1))
     torch.testing.assert_close(block(x), want)
     assert calls
     handle.remove()
     block.act = nn.ReLU()
-    assert not block._fusable() and not torch.allclose(block(x), want)
+    assert fusion.inspect(block.parts()).ops == ("dwconv_layer_norm",) and not torch.allclose(block(x), want)
 
     class Doubled(nn.Linear):
         def forward(self, input):
@@ -217,7 +218,7 @@ def test_replaced_and_hooked_modules_are_honoured():
 
     other = copy.deepcopy(block)
     other.pwconv2 = Doubled(32, 8)
-    assert not other._fusable()
+    assert fusion.inspect(other.parts()).ops == ("dwconv_layer_norm",)
     stem = ConvNeXtV2(**SMALL).downsample_layers[0]
     before = stem(torch.ones(1, 3, 32, 32))
     stem[0].register_forward_hook(lambda m, a, o: o + torch.linspace(0, 1, 8).view(1, -1, 1, 1))

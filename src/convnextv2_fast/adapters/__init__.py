@@ -11,13 +11,15 @@ from torch import nn
 
 from .. import library
 from ..dispatch import UnsupportedInputError
+from ..fusion import Inspection, inspect, why_not_any
 from ..models import convnextv2, convnextv2_sparse
 from . import upstream
 from ._report import AccelerateReport, NotReplaced, Replaced
-from ._swap import Accelerated, Forward, Inspection, Swap, accelerated, is_accelerated, original_class
+from ._swap import Accelerated, Forward, Swap, accelerated, is_accelerated, original_class
 
 __all__ = ["AccelerateReport", "NotReplaced", "Replaced", "accelerate", "restore"]
 
+OURS = (convnextv2.Block, convnextv2.PatchConv, convnextv2_sparse.Block, convnextv2_sparse.SparsePatchConv)
 _LIBRARIES = {  # modules that define what can be replaced
     "timm": ("timm.models.convnext",),
     "transformers": tuple(f"transformers.models.{v}.modeling_{v}" for v in ("convnext", "convnextv2")),
@@ -32,7 +34,7 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     changes, to a subclass with another `forward`: modules, parameters, buffers, `state_dict`, hooks, training mode,
     copies, pickles and optimizers stay as they are. A module that was changed (hooks, adapters, quantised or
     parametrised layers, another activation) runs as it was, also if the change comes later. Calling it again is
-    harmless and reports anew.
+    harmless and reports anew. This library's own modules stay as they are; the report says which of them are not fused.
 
     Args:
         model: any module. Call it before `torch.compile`, DDP and FSDP.
@@ -54,7 +56,7 @@ def accelerate(model: nn.Module) -> AccelerateReport:
         if forward is not None:
             module.__class__ = accelerated(cls, forward)  # type: ignore[arg-type]  # a class is hashable
             replaced.append(Replaced(name, cls.__name__, " + ".join(found.ops)))
-    ours = any(isinstance(module, convnextv2.Block | convnextv2_sparse.Block) for module in model.modules())
+    ours = any(isinstance(module, OURS) for module in model.modules())
     if not (replaced or left or ours or notes):
         warnings.warn(f"accelerate: there is no ConvNeXt module in this {type(model).__name__}", stacklevel=2)
     return AccelerateReport(tuple(replaced), tuple(left), (*notes, *_notes(model, ours)))
@@ -92,12 +94,14 @@ def _swaps() -> tuple[dict[type, list[Swap]], list[str]]:
 
 def _inspect(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tuple[Forward | None, Inspection]:
     """Returns the forward for a module of this class if any of this library's ops would run in it, and the inspection:
-    which ops run, and why others do not."""
+    which ops run, and why others do not. This library's own modules have no other forward: they are only inspected."""
+    own = "has a forward of its own" if "forward" in module.__dict__ else None  # it would hide ours
+    if isinstance(module, OURS):
+        return None, inspect(own or module.parts())
     for swap in [upstream.block_swap(cls)] if upstream.is_block(module) else swaps.get(cls, ()):
-        found = swap.inspect(module)
-        if found is not None and "forward" in module.__dict__:  # it would hide ours
-            found = Inspection((), ("has a forward of its own",))
-        if found is not None:
+        parts = swap.parts(module)
+        if parts is not None:
+            found = inspect(own or parts)
             return swap.forward if found.ops else None, found
     derived = next((base for base in cls.__mro__[1:] if base in swaps and base is not nn.Sequential), None)
     if cls in swaps or derived is None:
@@ -110,6 +114,9 @@ def _inspect(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tup
 def _notes(model: nn.Module, ours: bool) -> Iterator[str]:
     if ours:
         yield "this library's own blocks need no help"
+    hooks = why_not_any()
+    if hooks is not None:
+        yield f"NOTHING IS FUSED AT PRESENT: {hooks}"
     devices = {p.device.type for p in model.parameters()}
     missing = library.why_not("cpu")
     if missing is not None and "cpu" in devices:

@@ -11,25 +11,21 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
+
+from ..fused_modules import run_block, run_pair
+from ..fusion import Pair, Parts
 
 Forward = Callable[..., Any]
 
 
-class Inspection(NamedTuple):
-    """The ops that would run in a module, and the reasons why its other parts run the original code."""
-
-    ops: tuple[str, ...]
-    reasons: tuple[str, ...]
-
-
 class Swap(NamedTuple):
-    """The replacement for a class of another library: a forward, and a function that inspects a module of the class
-    (None: this library does not know such modules)."""
+    """The replacement for a class of another library: a forward, and a function that returns the parts of a module of
+    the class, or the reason why it is left alone, or None if this library does not know such modules."""
 
     cls: type[nn.Module]
     forward: Forward
-    inspect: Callable[[Any], Inspection | None]
+    parts: Callable[[Any], Parts | Pair | str | None]
 
 
 class Accelerated:
@@ -73,6 +69,27 @@ def original_forward(module: nn.Module, *args: Any) -> Any:
     return original_class(module).forward(module, *args)
 
 
+def run(module: nn.Module, found: Parts | Pair | str | None, x: Tensor) -> Tensor:
+    """Runs an accelerated module of these parts on planes x `[N, C, H, W]`; without parts its original forward."""
+    if isinstance(found, Parts):
+        return run_block(found, x)
+    y = run_pair(found, x) if isinstance(found, Pair) else None
+    return original_forward(module, x) if y is None else y
+
+
 def is_accelerated(module: nn.Module) -> bool:
     """Whether the module's class is one made here, not one derived from it: FSDP2 and others derive their own."""
     return isinstance(module, Accelerated) and type(module).__mro__[1] is Accelerated
+
+
+def find_pair(m: nn.Sequential, is_norm: Callable[[nn.Module], bool]) -> Pair | None:
+    """Returns convolution and LayerNorm of a Sequential that consists of just these two, in either order."""
+    modules = list(m._modules.values())  # children() leaves out a module's second occurrence
+    if len(modules) != 2:
+        return None
+    a, b = modules
+    if a is None or b is None:
+        return None
+    if type(a) is nn.Conv2d and is_norm(b):
+        return Pair(a, b, (type(b),), norm_first=False)
+    return Pair(b, a, (type(a),), norm_first=True) if is_norm(a) and type(b) is nn.Conv2d else None

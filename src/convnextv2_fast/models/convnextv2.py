@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .. import ops
+from .. import fused_modules, fusion
 from ..dispatch import UnsupportedInputError
-from .utils import GRN, DropPath, LayerNorm, drop_path_rates, is_plain, trunc_normal_, zero_
+from .utils import GRN, DropPath, LayerNorm, drop_path_rates, trunc_normal_, zero_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {
     "atto": ([2, 2, 6, 2], [40, 80, 160, 320]),
@@ -29,7 +29,8 @@ SIZES: dict[str, tuple[list[int], list[int]]] = {
 class Block(nn.Module):
     """ConvNeXt V2 block: depthwise 7x7, LayerNorm, Linear, GELU, GRN, Linear, drop path, residual.
 
-    Input and output `[N, C, H, W]`, channels_last strides; the two halves are one op each.
+    Input and output `[N, C, H, W]`, channels_last strides. Each half runs as one op, or as modules where one of its
+    modules was changed.
 
     Args:
         dim: channels C.
@@ -47,81 +48,45 @@ class Block(nn.Module):
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
-    def _fusable(self) -> bool:
-        conv = self.dwconv
-        return (
-            is_plain(
-                (
-                    (conv, nn.Conv2d),
-                    (self.norm, LayerNorm),
-                    (self.pwconv1, nn.Linear),
-                    (self.act, nn.GELU),
-                    (self.grn, GRN),
-                    (self.pwconv2, nn.Linear),
-                    (self.drop_path, DropPath if isinstance(self.drop_path, DropPath) else nn.Identity),
-                )
-            )
-            and conv.kernel_size == (7, 7)
-            and conv.padding == (3, 3)
-            and conv.stride == conv.dilation == (1, 1)
-            and conv.padding_mode == "zeros"
-            and self.act.approximate == "none"
-            and self.norm.data_format == "channels_last"
+    def parts(self) -> fusion.Parts:
+        """The modules of this block as they are now, and which of them a fused op may stand for."""
+        m = self._modules  # several times faster than attributes
+        return fusion.Parts(
+            _KNOWN,
+            conv=m["dwconv"],
+            norm=m["norm"],
+            fc1=m["pwconv1"],
+            act=m["act"],
+            grn=m["grn"],
+            fc2=m["pwconv2"],
+            drop_path=m["drop_path"],
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._fusable():
-            return self._forward_modules(x)
-        conv, norm, grn = self.dwconv, self.norm, self.grn
-        drops = self.training and isinstance(self.drop_path, DropPath)
-        y = ops.block(
-            x.permute(0, 2, 3, 1),
-            conv.weight,
-            conv.bias,
-            norm.weight,
-            norm.bias,
-            self.pwconv1.weight,
-            self.pwconv1.bias,
-            grn.gamma,
-            grn.beta,
-            self.pwconv2.weight,
-            self.pwconv2.bias,
-            row_scale=self._row_scale if drops else None,
-            ln_eps=norm.eps,
-            grn_eps=grn.eps,
-        )
-        return y.permute(0, 3, 1, 2)
+        return fused_modules.run_block(self.parts(), x)
 
-    def _row_scale(self, u: Tensor) -> Tensor | None:
-        drop_path: Any = self.drop_path
-        return drop_path.row_scale(u, u.shape[0])
 
-    def _forward_modules(self, x: Tensor) -> Tensor:
-        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
-        y = self.pwconv2(self.grn(self.act(self.pwconv1(y))))
-        return x + self.drop_path(y.permute(0, 3, 1, 2))
+def _row_scale(drop_path: DropPath, u: Tensor) -> Tensor | None:
+    return drop_path.row_scale(u, u.shape[0])
+
+
+_KNOWN = fusion.Known(norms=(LayerNorm,), grns=(GRN,), drop_paths=(nn.Identity, DropPath), row_scale=_row_scale)
 
 
 class PatchConv(nn.Sequential):
     """Stem `(Conv2d, LayerNorm)` or downsampling `(LayerNorm, Conv2d)` of upstream, run as one op. `[N, C, H, W]`."""
 
+    def parts(self) -> fusion.Pair | str:
+        """The two modules as they are now, or why this is no such pair any more."""
+        if len(self) != 2:
+            return f"it has {len(self)} modules"
+        a, b = self
+        norm_first = isinstance(a, LayerNorm) or isinstance(b, nn.Conv2d)
+        return fusion.Pair(*((b, a) if norm_first else (a, b)), norms=(LayerNorm,), norm_first=norm_first)
+
     def forward(self, input: Tensor) -> Tensor:
-        stem = isinstance(self[0], nn.Conv2d)
-        layers: tuple[Any, Any] = (self[0], self[1]) if stem else (self[1], self[0])
-        conv, norm = layers
-        plain = is_plain(((conv, nn.Conv2d), (norm, LayerNorm))) and norm.data_format == "channels_first"
-        if not (plain and conv.kernel_size == conv.stride and conv.padding == (0, 0) and conv.groups == 1):
-            return super().forward(input)
-        pair = (norm.weight, norm.bias)
-        y = ops.patch_conv(
-            input.permute(0, 2, 3, 1),
-            conv.weight,
-            conv.bias,
-            norm_before=None if stem else pair,
-            norm_after=pair if stem else None,
-            eps=norm.eps,
-        )
-        return y.permute(0, 3, 1, 2)
+        y = fused_modules.run_pair(self.parts(), input)
+        return super().forward(input) if y is None else y
 
 
 class ConvNeXtV2(nn.Module):

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import ops
+from .. import fused_modules, fusion
 from ..dispatch import UnsupportedInputError
 from ..layouts import PatchLayout, SparseTensor
+from .convnextv2 import PatchConv
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear
 from .utils import (
     LayerNorm,
@@ -20,7 +21,6 @@ from .utils import (
     check_scope,
     drop_path_rates,
     grn_groups,
-    is_plain,
     trunc_normal_,
     zero_,
 )
@@ -30,7 +30,7 @@ ENCODER_STRIDE = 32
 
 
 class Block(nn.Module):
-    """Sparse ConvNeXt V2 block on :class:`SparseTensor`: each half one op, as in the dense block.
+    """Sparse ConvNeXt V2 block on :class:`SparseTensor`: its halves run as those of the dense block do.
 
     Args:
         dim: channels C.
@@ -51,45 +51,80 @@ class Block(nn.Module):
         self.grn = MinkowskiGRN(4 * dim, grn_scope=grn_scope, grn_eps=grn_eps)
         self.drop_path = MinkowskiDropPath(drop_path)
 
-    def _fusable(self) -> bool:
-        return is_plain(
-            (
-                (self.dwconv, MinkowskiDepthwiseConvolution),
-                (self.norm, MinkowskiLayerNorm),
-                (self.norm.ln, nn.LayerNorm),
-                (self.pwconv1, MinkowskiLinear),
-                (self.pwconv1.linear, nn.Linear),
-                (self.act, MinkowskiGELU),
-                (self.pwconv2, MinkowskiLinear),
-                (self.pwconv2.linear, nn.Linear),
-                (self.grn, MinkowskiGRN),
-                (self.drop_path, MinkowskiDropPath),
-            )
+    def parts(self) -> fusion.Parts:
+        """The modules of this block as they are now, and which of them a fused op may stand for."""
+        m = self._modules  # several times faster than attributes
+        norm, fc1, act, fc2 = m["norm"], m["pwconv1"], m["act"], m["pwconv2"]
+        return fusion.Parts(
+            _KNOWN,
+            conv=m["dwconv"],
+            norm=_inside(norm, "ln"),
+            fc1=_inside(fc1, "linear"),
+            act=_inside(act, "module"),
+            grn=m["grn"],
+            fc2=_inside(fc2, "linear"),
+            drop_path=m["drop_path"],
+            run_first=self._first,
+            run_second=self._second,
+            rows_per_group=self._rows_per_group,
+            first_wrappers=((norm, (MinkowskiLayerNorm,), "the norm"),),
+            second_wrappers=(
+                (fc1, (MinkowskiLinear,), "the first linear layer"),
+                (act, (MinkowskiGELU,), "the activation"),
+                (fc2, (MinkowskiLinear,), "the second linear layer"),
+            ),
         )
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        if not self._fusable():
-            y = self.norm(self.dwconv(x))
-            y = self.pwconv2(self.grn(self.act(self.pwconv1(y))))
-            return x.replace(x.F + self.drop_path(y).F)
-        ln, first, second = self.norm.ln, self.pwconv1.linear, self.pwconv2.linear
-        u = ops.dwconv_layer_norm(
-            x.F, self.dwconv.kernel, self.dwconv.bias, ln.weight, ln.bias, eps=ln.eps, layout=x.layout
+        return fused_modules.run_block(self.parts(), x)
+
+    def _first(self, x: SparseTensor) -> SparseTensor:
+        return self.norm(self.dwconv(x))
+
+    def _second(self, u: SparseTensor) -> SparseTensor:
+        return self.pwconv2(self.grn(self.act(self.pwconv1(u))))
+
+    def _rows_per_group(self, x: SparseTensor) -> int | Tensor:
+        return grn_groups(x, self.grn.grn_scope)
+
+
+def _inside(wrapper: Any, name: str) -> nn.Module | None:
+    """The module of that name in another; None where a user has put a module without one in its place."""
+    return wrapper._modules.get(name)
+
+
+_KNOWN = fusion.Known(
+    norms=(nn.LayerNorm,),
+    grns=(MinkowskiGRN,),
+    drop_paths=(MinkowskiDropPath,),
+    row_scale=MinkowskiDropPath.row_scale,
+    conv=MinkowskiDepthwiseConvolution,
+)
+
+
+class SparsePatchConv(nn.Sequential):
+    """Downsampling `(MinkowskiLayerNorm, MinkowskiConvolution)` on :class:`SparseTensor`, run as one op."""
+
+    def parts(self) -> fusion.Pair | str:
+        """The two modules as they are now, or why this is no such pair any more."""
+        if len(self) != 2:
+            return f"it has {len(self)} modules"
+        norm, conv = self
+        return fusion.Pair(
+            conv,
+            _inside(norm, "ln"),
+            norms=(nn.LayerNorm,),
+            norm_first=True,
+            conv_class=MinkowskiConvolution,
+            wrappers=((norm, (MinkowskiLayerNorm,), "the norm"),),
         )
-        y = ops.mlp_grn(
-            u,
-            first.weight,
-            first.bias,
-            self.grn.gamma,
-            self.grn.beta,
-            second.weight,
-            second.bias,
-            residual=x.F,
-            row_scale=self.drop_path.row_scale(x.replace(u)),
-            eps=self.grn.eps,
-            rows_per_group=grn_groups(x, self.grn.grn_scope),
-        )
-        return x.replace(y)
+
+    def forward(self, input: SparseTensor) -> SparseTensor:
+        rows = fused_modules.run_pair(self.parts(), input.F, input.layout)
+        if rows is None:
+            return super().forward(input)
+        conv: Any = self[1]
+        return SparseTensor(rows, input.layout.coarsen(conv.kernel_size)[0])
 
 
 class SparseConvNeXtV2(nn.Module):
@@ -119,7 +154,7 @@ class SparseConvNeXtV2(nn.Module):
         self.grn_scope = check_scope(grn_scope)
         self.grad_checkpointing = False
         self.downsample_layers = nn.ModuleList()
-        stem = nn.Sequential(
+        stem = PatchConv(
             nn.Conv2d(in_chans, dims[0], kernel_size=STEM_STRIDE, stride=STEM_STRIDE),
             LayerNorm(dims[0], eps=1e-6, data_format="channels_first"),
         )
@@ -127,7 +162,7 @@ class SparseConvNeXtV2(nn.Module):
         for i in range(3):
             conv = MinkowskiConvolution
             self.downsample_layers.append(
-                nn.Sequential(
+                SparsePatchConv(
                     MinkowskiLayerNorm(dims[i], eps=1e-6),
                     conv(dims[i], dims[i + 1], kernel_size=2, stride=2, bias=True, dimension=D),
                 )
@@ -212,32 +247,17 @@ class SparseConvNeXtV2(nn.Module):
         """
         layout = self._layout(x, mask, patch_size, kept)
         stem: Any = self.downsample_layers[0]
-        conv, norm = stem[0], stem[1]
-        rows = ops.patch_conv(
-            x.permute(0, 2, 3, 1),
-            conv.weight,
-            conv.bias,
-            norm_after=(norm.weight, norm.bias),
-            eps=norm.eps,
-            layout=layout,
-        )
+        rows = None if fusion.touched(stem) else fused_modules.run_pair(stem.parts(), x, layout)
+        if rows is None:
+            rows = layout.from_dense(stem(x).permute(0, 2, 3, 1))
         sparse = SparseTensor(rows, layout)
         for i in range(4):
             if i > 0:
-                sparse = self._downsample(i, sparse)
+                sparse = self.downsample_layers[i](sparse)
             blocks: Any = self.stages[i]
             for block in blocks:
                 sparse = self._block(block, sparse)
         return sparse.dense()[0]
-
-    def _downsample(self, i: int, x: SparseTensor) -> SparseTensor:
-        layer: Any = self.downsample_layers[i]
-        norm, conv = layer[0], layer[1]
-        if not is_plain(((norm, MinkowskiLayerNorm), (norm.ln, nn.LayerNorm), (conv, MinkowskiConvolution))):
-            return layer(x)
-        pair = (norm.ln.weight, norm.ln.bias)
-        rows = ops.patch_conv(x.F, conv.kernel, conv.bias, norm_before=pair, eps=norm.ln.eps, layout=x.layout)
-        return SparseTensor(rows, x.layout.coarsen(conv.kernel_size)[0])
 
     def _block(self, block: nn.Module, x: SparseTensor) -> SparseTensor:
         if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import fusion
 from ..dispatch import UnsupportedInputError
 from ..layouts import PatchLayout
 from ._patch_loss import patch_loss, some_patches
 from .convnextv2 import SIZES, Block
 from .convnextv2_sparse import ENCODER_STRIDE, STEM_STRIDE, SparseConvNeXtV2
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiLinear
-from .utils import is_plain, trunc_normal_, zero_
+from .utils import trunc_normal_, zero_
 
 
 class FCMAE(nn.Module):
@@ -221,7 +222,7 @@ class FCMAE(nn.Module):
 
     def _predict(self, features: Tensor, patches: Tensor) -> Tensor:
         """Predictions `[T, p*p*C]` of those patches (positions in `[N, h, w]`) alone."""
-        if not is_plain(((self.pred, nn.Conv2d),)):
+        if fusion.why_not_any() or fusion.why_not_module(self.pred, (nn.Conv2d,), "the prediction"):
             return self.pred(features).permute(0, 2, 3, 1).flatten(0, 2)[patches]
         rows = features.permute(0, 2, 3, 1).flatten(0, 2)[patches]
         return F.linear(rows, self.pred.weight.flatten(1), self.pred.bias)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
@@ -93,4 +92,4 @@ class MinkowskiGELU(nn.Module):
         self.module = nn.GELU()
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        return x.replace(F.gelu(x.F))
+        return x.replace(self.module(x.F))

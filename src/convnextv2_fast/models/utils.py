@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .. import ops
+from .. import fusion, ops
 from ..dispatch import UnsupportedInputError
 from ..layouts import SparseTensor
 
@@ -188,26 +186,7 @@ class MinkowskiLayerNorm(nn.Module):
         self.ln = nn.LayerNorm(normalized_shape, eps=eps)
 
     def forward(self, input: SparseTensor) -> SparseTensor:
-        return input.replace(ops.layer_norm(input.F, self.ln.weight, self.ln.bias, eps=self.ln.eps))
-
-
-def is_plain(modules: Sequence[tuple[nn.Module, type]]) -> bool:
-    """Whether each module is exactly of its class and untouched, so that a fused op may stand for all of them.
-
-    A replaced, parametrised, quantised or hooked sub-module is run as a module instead, so that nobody's change is
-    silently ignored."""
-    return not _has_any_global_hook() and all(type(m) is cls and touched(m) is None for m, cls in modules)
-
-
-def touched(m: nn.Module) -> str | None:
-    """Returns in words what was changed on a module (a hook, a forward of its own) that takes effect only if the module
-    is called; None if nothing was."""
-    if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
-        return "has hooks"
-    if "forward" in m.__dict__:
-        return "has a forward of its own"
-    for p in m._parameters.values():
-        plain = p is None or type(p) is nn.Parameter or type(p) is Tensor
-        if not plain and is_traceable_wrapper_subclass(p):  # quantised or distributed
-            return f"has a parameter of class {type(p).__name__}"
-    return None
+        ln = self.ln
+        if fusion.why_not_any() or fusion.why_not_layer_norm(ln, (nn.LayerNorm,), "channels_last"):
+            return input.replace(ln(input.F))
+        return input.replace(ops.layer_norm(input.F, ln.weight, ln.bias, eps=ln.eps))

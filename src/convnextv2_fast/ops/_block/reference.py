@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ...layouts import Layout
@@ -12,13 +14,14 @@ from .call import BlockWeights
 
 def block(
     x: Tensor,
-    *weights: Tensor | None,
+    *weights: Any,
     layer_scale: Tensor | None = None,
     layout: Layout | None = None,
     rows_per_group: int | Tensor | None = None,
 ) -> Tensor:
     """:func:`convnextv2_fast.ops.block` in plain PyTorch, without its checks and without drop path."""
-    w = BlockWeights(*weights, layer_scale)  # type: ignore[arg-type]
-    u = dwconv_layer_norm(x, *w[:4], layout=layout)  # type: ignore[arg-type]
-    y = mlp_grn(u, *w[4:10], rows_per_group=rows_per_group)  # type: ignore[arg-type]
+    w = BlockWeights._make((*weights, layer_scale))
+    first: tuple[Any, ...] = w[:4]
+    second: tuple[Any, ...] = w[4:10]
+    y = mlp_grn(dwconv_layer_norm(x, *first, layout=layout), *second, rows_per_group=rows_per_group)
     return x + (y if layer_scale is None else y * layer_scale)
