@@ -68,8 +68,8 @@ def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
 def convolve(kernels: Kernels, call: PatchConvCall, x: Tensor, weight: Tensor) -> Tensor:
     """Runs the call up to `norm_after`, on x and the weight in the kernels' form, with autograd only if a gradient is
     needed. Returns rows `[T', Cout]`."""
-    args: tuple[Any, ...] = (x, weight, call.bias, *call.norm_before)
-    if any_needs_grad(*args):
-        z: Tensor = PatchConv.apply(kernels, *args, call.eps, call.gather)
+    weight_before, bias_before = call.norm_before
+    if any_needs_grad(x, weight, call.bias, weight_before, bias_before):
+        z: Tensor = PatchConv.apply(kernels, x, weight, call.bias, weight_before, bias_before, call.eps, call.gather)
         return z
-    return kernels.forward(*args, call.eps, call.gather)[0]
+    return kernels.forward(x, weight, call.bias, weight_before, bias_before, call.eps, call.gather)[0]

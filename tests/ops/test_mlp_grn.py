@@ -1,4 +1,10 @@
-"""mlp_grn in the forms that other libraries' blocks take: no GRN, layer scale, weights of 1x1 convolutions."""
+"""The op mlp_grn against independent formulas. It is the entry to the tests of the op; the others are:
+
+* `test_all_ops.py -k mlp_grn`: every backend, dtype and layout against float64; `test_errors.py`;
+* `tests/native/test_mlp_grn_native.py`: the CPU kernels for every instruction set;
+* `tests/cuda_emulation/emulated/test_ops.py`: the CUDA kernels; `tests/test_cuda.py`: on a GPU;
+* `tests/triton/interpreted -k mlp_grn`: the Triton kernels.
+"""
 
 import pytest
 import torch
@@ -7,7 +13,26 @@ import torch.nn.functional as F
 import convnextv2_fast as cf
 from convnextv2_fast.testing import make
 
+from .test_grn import upstream_grn
+
+D = torch.float64
 C, K = 12, 48
+
+
+def test_mlp_grn():
+    p = make("mlp_grn", 2, 3, 5, 6)
+    t = p.tensors
+    a = F.gelu(t["u"] @ t["w1"].T + t["b1"])
+    y = upstream_grn(a, t["gamma"], t["beta"]) @ t["w2"].T + t["b2"]
+    want = t["residual"] + t["row_scale"].view(-1, 1, 1, 1) * y
+    torch.testing.assert_close(p.reference(), want, rtol=1e-12, atol=1e-12)
+
+
+def test_gelu_is_erf():
+    c, eye, zero = 4, torch.eye(4, dtype=D), torch.zeros(4, dtype=D)
+    u = torch.randn(1, 3, 3, c, dtype=D)
+    y = cf.ops.mlp_grn(u, eye, zero, zero, zero, eye, zero)
+    torch.testing.assert_close(y, u * 0.5 * (1 + torch.erf(u / 2**0.5)), rtol=1e-12, atol=1e-12)
 
 
 def plain(u, w1, b1, gamma, beta, w2, b2, residual, layer_scale):
@@ -23,7 +48,7 @@ def plain(u, w1, b1, gamma, beta, w2, b2, residual, layer_scale):
 @pytest.mark.parametrize("grn", [True, False])
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("convolutions", [True, False])
-def test_equals_plain_pytorch(backend, grn, scaled, convolutions):
+def test_forms_of_other_libraries(backend, grn, scaled, convolutions):
     tensors = make("mlp_grn", 2, 5, 3, C).to(torch.float32, False).tensors
     del tensors["row_scale"]
     tensors["layer_scale"] = torch.randn(C) if scaled else None

@@ -1,0 +1,96 @@
+"""The op block: which implementation runs, and that both are the same. It is the entry to the tests of the op; the
+others are:
+
+* `test_all_ops.py -k block`: every dtype and layout against float64; `test_errors.py`;
+* `tests/native/test_mlp_grn_native.py`: the fused operator for every instruction set;
+* `tests/models`, `tests/adapters`: the blocks of the models; `tests/test_fusion.py`: when they run as this op.
+"""
+
+import pytest
+import torch
+
+import convnextv2_fast as cf
+from convnextv2_fast import dispatch, library
+from convnextv2_fast.ops._shared import packed
+from convnextv2_fast.testing import make
+
+fused = pytest.mark.skipif(library.why_not("cpu") is not None, reason=str(library.why_not("cpu")))
+
+
+def arguments(dtype=torch.float32, kind="dense"):
+    problem = make("block", 2, 6, 5, 8, kind).to(dtype, False)
+    return list(problem.tensors.values())[:-1], problem
+
+
+def explained(tensors, **options):
+    return cf.explain("block", *tensors, **options)
+
+
+@fused
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_one_operator_is_the_two_ops(dtype):
+    _, problem = arguments(dtype)
+    with torch.inference_mode():
+        once, twice = problem.public(backend="cpu"), problem.public(backend="composed")
+    torch.testing.assert_close(once, twice, rtol=4 * torch.finfo(dtype).eps, atol=16 * torch.finfo(dtype).eps)
+
+
+@fused
+def test_explain_says_which_runs(monkeypatch):
+    tensors, _ = arguments()
+    assert explained(tensors).chosen == "composed", "gradients may be wanted"
+    with torch.inference_mode():
+        assert explained(tensors).chosen == "cpu"
+        with cf.use_backend("torch", op="mlp_grn"):
+            found = explained(tensors)
+        assert found.chosen == "composed" and found.reasons["cpu"] == ["mlp_grn is asked to run on torch"]
+        with torch.autocast("cpu"):
+            assert "it does not run under autocast" in explained(tensors).reasons["cpu"]
+        assert explained(tensors, backend="torch").chosen == "composed"
+        others = [*tensors[:2], None, *tensors[3:]]
+        assert explained(others).reasons["cpu"] == ["it does not take a convolution without bias"]
+        halves = [t.half() if i == 3 else t for i, t in enumerate(tensors)]
+        assert "in another dtype" in explained(halves).reasons["cpu"][0]
+        monkeypatch.setattr(packed, "enabled", False)
+        assert "packed weights" in explained(tensors).reasons["cpu"][0]
+
+
+@pytest.mark.parametrize("spoil", ["strided", "inference", "rows"])
+def test_what_the_operator_does_not_take_is_composed(spoil):
+    _, problem = arguments(kind="rows" if spoil == "rows" else "dense")
+    if spoil == "strided":
+        problem.tensors["b1"] = torch.stack((problem.tensors["b1"],) * 2, 1)[:, 0]
+    if spoil == "inference":
+        with torch.inference_mode():
+            problem.tensors = {name: t.clone() for name, t in problem.tensors.items()}
+    with torch.inference_mode():
+        assert dispatch.choose(problem.spec()).backend == "composed"
+        got = problem.public()
+    torch.testing.assert_close(got, problem.to(torch.float64, False).reference().float(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_half_that_was_registered_anew_is_not_passed_by(monkeypatch):
+    tensors, problem = arguments()
+    reference = dispatch.implementations("mlp_grn")[-1]
+    mine = dispatch.Implementation("cpu", lambda call: reference.run(call) + 1, lambda spec: [])
+    with torch.inference_mode():
+        before = problem.public()
+        monkeypatch.setitem(dispatch._registry, "mlp_grn", (mine, reference))
+        torch.testing.assert_close(problem.public(), before + 1, rtol=1e-4, atol=1e-4)
+        assert explained(tensors).chosen == "composed"
+
+
+def test_drop_path_is_drawn_from_what_the_mlp_reads():
+    _, problem = arguments()
+    seen = []
+
+    def row_scale(u):
+        seen.append(u)
+        return u.new_tensor([0.0, 2.0])
+
+    with torch.inference_mode():
+        plain, dropped = problem.public(), problem.public(row_scale=row_scale)
+    x = problem.tensors["x"]
+    assert len(seen) == 1 and seen[0].shape == x.shape
+    torch.testing.assert_close(dropped[0], x[0])
+    torch.testing.assert_close(dropped[1], x[1] + 2 * (plain - x)[1], rtol=1e-4, atol=1e-4)
