@@ -1,8 +1,8 @@
 // The CPU implementation of a whole block for inference: depthwise convolution and LayerNorm, then mlp_grn with the
 // residual, a few samples at a time, so that what the one writes is in the cache when the other reads it.
 #include "cpu/common/isa.h"
-#include "cpu/mlp_grn/mlp_grn.h"
 #include "cpu/common/scratch.h"
+#include "cpu/mlp_grn/mlp_grn.h"
 #include "dwconv_packed.h"
 #include "groups.h"
 #include "kept.h"
@@ -26,7 +26,7 @@ struct Packed {
 
 const Tensor* pointer(const std::optional<Tensor>& t) { return t.has_value() ? &*t : nullptr; }
 
-const MlpGrnCpu& mlp_kernels() { return mlp_grn_cpu(current_cpu_isa(CpuIsa::kAmx)); }
+const MlpGrnCpu& mlp_kernels() { return mlp_grn_cpu(current_cpu_isa()); }
 
 MlpGrnShape mlp_shape(const RowGroups& groups, const BlockWeights& w, double eps, DType activations) {
   return {groups, w.w1.size(1), w.w1.size(0), w.w2.size(0), static_cast<float>(eps), int64_t{1} << 62, activations};

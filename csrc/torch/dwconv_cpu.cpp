@@ -3,9 +3,9 @@
 #include <tuple>
 #include <utility>
 
-#include "cpu/dwconv/dwconv.h"
 #include "cpu/common/isa.h"
 #include "cpu/common/scratch.h"
+#include "cpu/dwconv/dwconv.h"
 #include "dwconv_check.h"
 
 namespace cnv2 {

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "cpu/dwconv/dwconv.h"
 #include "cpu/common/scratch.h"
+#include "cpu/dwconv/dwconv.h"
 #include "kept.h"
 
 namespace cnv2 {

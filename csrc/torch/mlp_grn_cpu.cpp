@@ -33,7 +33,7 @@ MlpGrnShape shape_of(const RowGroups& groups, int64_t c_in, int64_t hidden, int6
   return {groups, c_in, hidden, c_out, static_cast<float>(eps), held_bytes, activations};
 }
 
-CpuIsa isa() { return current_cpu_isa(CpuIsa::kAmx); }
+CpuIsa isa() { return current_cpu_isa(); }
 const MlpGrnCpu& kernels() { return mlp_grn_cpu(isa()); }
 
 // Weights that fit each other and activations in x's dtype; b2 may be absent.

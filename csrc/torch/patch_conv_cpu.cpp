@@ -134,8 +134,8 @@ Tensor patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::opti
 }
 
 // Where result rows lie in x [S, Cin]: patch_conv/gather.py.
-PatchConvForward rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_in, const std::optional<Tensor>& table,
-                     int64_t rows, int64_t height, int64_t width, int64_t k) {
+PatchConvForward rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_in,
+                         const std::optional<Tensor>& table, int64_t rows, int64_t height, int64_t width, int64_t k) {
   const auto need = [&](bool ok, const char* wants) {
     if (!ok) refuse(op, wants, describe("x", x), describe("table", table));
   };

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "cpu/common/cpu_features.h"
-#include "cpu/mlp_grn/kernel.h"
 #include "cpu/common/scratch.cpp"
+#include "cpu/mlp_grn/kernel.h"
 #include "kernel_problem.h"
 #ifdef CNV2_PAIRS
 #include "cpu/mlp_grn/bf16.h"

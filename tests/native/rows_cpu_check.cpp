@@ -2,10 +2,10 @@
 // CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile. Prints "N problems, M failed".
 #include <string>
 
+#include "cpu/common/scratch.cpp"
 #include "cpu/grn/kernel.h"
 #include "cpu/layer_norm/kernel.h"
 #include "cpu/patch_conv/kernel.h"
-#include "cpu/common/scratch.cpp"
 #include "kernel_problem.h"
 
 namespace cnv2 {

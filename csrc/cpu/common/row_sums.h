@@ -3,8 +3,8 @@
 
 #include <cstring>
 
-#include "cpu/gemm/gemm.h"
 #include "cpu/common/scratch.h"
+#include "cpu/gemm/gemm.h"
 
 namespace cnv2 {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "common/dwconv.h"
+#include "cpu/common/isa_table.h"
 
 namespace cnv2 {
 
@@ -48,27 +48,6 @@ struct DwconvCpu {
   void (*sums)(const DwconvBackward&, const DwconvSumsTiling&, float* scratch, int64_t begin, int64_t end);
 };
 
-extern const DwconvCpu kDwconvScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const DwconvCpu kDwconvAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const DwconvCpu kDwconvAvx512;
-#endif
-
-inline const DwconvCpu& dwconv_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kDwconvAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kDwconvAvx2;
-#endif
-    default:
-      return kDwconvScalar;
-  }
-}
+CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, DwconvCpu, kDwconv, dwconv_cpu)
 
 }  // namespace cnv2

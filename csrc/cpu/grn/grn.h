@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "common/row_groups.h"
 #include "cpu/common/array.h"
+#include "cpu/common/isa_table.h"
 #include "cpu/common/parallel.h"
 
 namespace cnv2 {
@@ -34,27 +34,6 @@ struct GrnCpu {
   void (*backward)(const GrnBackward&, const Parallel&);
 };
 
-extern const GrnCpu kGrnScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const GrnCpu kGrnAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const GrnCpu kGrnAvx512;
-#endif
-
-inline const GrnCpu& grn_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kGrnAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kGrnAvx2;
-#endif
-    default:
-      return kGrnScalar;
-  }
-}
+CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, GrnCpu, kGrn, grn_cpu)
 
 }  // namespace cnv2

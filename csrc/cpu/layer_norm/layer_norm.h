@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "cpu/common/array.h"
+#include "cpu/common/isa_table.h"
 #include "cpu/common/parallel.h"
 
 namespace cnv2 {
@@ -29,27 +29,6 @@ struct LayerNormCpu {
   void (*backward)(const LayerNormBackward&, const Parallel&);
 };
 
-extern const LayerNormCpu kLayerNormScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const LayerNormCpu kLayerNormAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const LayerNormCpu kLayerNormAvx512;
-#endif
-
-inline const LayerNormCpu& layer_norm_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kLayerNormAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kLayerNormAvx2;
-#endif
-    default:
-      return kLayerNormScalar;
-  }
-}
+CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, LayerNormCpu, kLayerNorm, layer_norm_cpu)
 
 }  // namespace cnv2

@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "cpu/common/gelu.h"
-#include "cpu/gemm/gemm.h"
 #include "cpu/common/scratch.h"
+#include "cpu/gemm/gemm.h"
 #include "mlp_grn.h"
 #include "plan.h"
 

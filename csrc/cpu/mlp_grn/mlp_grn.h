@@ -3,10 +3,10 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "common/dtype.h"
 #include "common/row_groups.h"
 #include "cpu/common/array.h"
+#include "cpu/common/isa_table.h"
 #include "cpu/common/parallel.h"
 
 namespace cnv2 {
@@ -64,41 +64,6 @@ struct MlpGrnCpu {
   void (*backward)(const MlpGrnBackward&, const Parallel&);
 };
 
-extern const MlpGrnCpu kMlpGrnScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const MlpGrnCpu kMlpGrnAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const MlpGrnCpu kMlpGrnAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX512_BF16
-extern const MlpGrnCpu kMlpGrnAvx512Bf16;
-#endif
-#ifdef CNV2_HAVE_AMX
-extern const MlpGrnCpu kMlpGrnAmx;
-#endif
-
-inline const MlpGrnCpu& mlp_grn_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AMX
-    case CpuIsa::kAmx:
-      return kMlpGrnAmx;
-#endif
-#ifdef CNV2_HAVE_AVX512_BF16
-    case CpuIsa::kAvx512Bf16:
-      return kMlpGrnAvx512Bf16;
-#endif
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kMlpGrnAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kMlpGrnAvx2;
-#endif
-    default:
-      return kMlpGrnScalar;
-  }
-}
+CNV2_ISA_TABLE(CNV2_ALL_ISAS, MlpGrnCpu, kMlpGrn, mlp_grn_cpu)
 
 }  // namespace cnv2

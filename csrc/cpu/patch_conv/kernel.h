@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/gemm/gemm.h"
 #include "cpu/common/scratch.h"
+#include "cpu/gemm/gemm.h"
 #include "patch_conv.h"
 
 namespace cnv2 {

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "cpu/common/array.h"
+#include "cpu/common/isa_table.h"
 #include "cpu/common/parallel.h"
 
 namespace cnv2 {
@@ -55,27 +55,6 @@ struct PatchConvCpu {
   void (*scatter)(const PatchScatter&, const Parallel&);
 };
 
-extern const PatchConvCpu kPatchConvScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const PatchConvCpu kPatchConvAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const PatchConvCpu kPatchConvAvx512;
-#endif
-
-inline const PatchConvCpu& patch_conv_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kPatchConvAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kPatchConvAvx2;
-#endif
-    default:
-      return kPatchConvScalar;
-  }
-}
+CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, PatchConvCpu, kPatchConv, patch_conv_cpu)
 
 }  // namespace cnv2
