@@ -1,10 +1,7 @@
 // The backward of mlp_grn, a template over the vector type V and the rows of a register tile.
 //
-// With dz the gradient of the second product, dv = dz w2, g = GELU(h), s = 1 + gamma n / m, m = mean n + eps, n = ||g||
-// per group and channel:
-//   dbeta = sum dv;  p = sum dv g per group;  dgamma = sum_groups p n / m
-//   dn_k = gamma_k p_k / m - sum_c(gamma_c p_c n_c) / (m^2 K);  dg = dv s + g dn / n  (0 where n is)
-//   dh = dg GELU'(h);  du = dh w1;  dw1 = dh' u;  dw2 = dz' (g s + beta)
+// With dz the gradient of the second product, dv = dz w2, g = GELU(h), and GRN's s and dn / n of grn/factors.h:
+//   dg = dv s + g dn / n;  dh = dg GELU'(h);  du = dh w1;  dw1 = dh' u;  dw2 = dz' (g s + beta)
 // Chunk by chunk (plan.h), so that h and dv stay in the cache: h (computed again, unless the forward kept it), dv and
 // the sums; then dh and v = g s + beta in their place, and du; then both weights' gradients, whose tiles the threads
 // divide.
@@ -112,7 +109,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
 
   // u and dz in blocked form, and dz's column sums.
   void convert() {
-    parallel_(0, count_, Common::grain(rows_ / count_ * (s_.c_in + s_.c_out) * 4), [&](int64_t b0, int64_t b1) {
+    parallel_(0, count_, grain(rows_ / count_ * (s_.c_in + s_.c_out) * 4), [&](int64_t b0, int64_t b1) {
       for (int64_t b = b0; b < b1; ++b) {
         const int64_t first = blocks_[b].begin, rows = blocks_[b].end - first;
         Common::pack_rows(p_.u, chunk_.begin + first, rows, s_.c_in, u_ + first * kBlock, rows_);
@@ -191,24 +188,10 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
 
   // From the sums of groups [begin, end): dgamma, dbeta, and in the sums' place dn / n and s.
   void factors(int64_t begin, int64_t end) {
-    const int64_t hidden = s_.hidden;
     for (int64_t g = begin; g < end; ++g) {
-      const float* norm = p_.norm + g * hidden;
-      float *p = sums_ + (g - begin) * 2 * width(), *dv = p + width();
-      double total = 0, shared = 0;
-      for (int64_t k = 0; k < hidden; ++k) {
-        total += norm[k];
-        shared += static_cast<double>(gamma_[k] * p[k]) * norm[k];
-      }
-      const float m = static_cast<float>(total / static_cast<double>(hidden)) + s_.eps, inverse = 1.f / m;
-      const float back = static_cast<float>(shared / (static_cast<double>(m) * m * static_cast<double>(hidden)));
-      for (int64_t k = 0; k < hidden; ++k) {
-        const float nx = norm[k] * inverse, pk = p[k];
-        p_.dgamma[k] += pk * nx;
-        p_.dbeta[k] += dv[k];
-        p[k] = norm[k] > 0.f ? (gamma_[k] * pk * inverse - back) / norm[k] : 0.f;
-        dv[k] = gamma_[k] * nx + 1.f;
-      }
+      float* sums = sums_ + (g - begin) * 2 * width();
+      GrnFactors<V>::backward(p_.norm + g * s_.hidden, gamma_, s_.hidden, s_.eps, sums, sums + width(), p_.dgamma,
+                              p_.dbeta);
     }
   }
 
@@ -216,7 +199,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
 
   void input_gradient() {
     if (!by_rows_) {
-      parallel_(0, kb_, Common::grain(rows_ * kBlock * 16), [&](int64_t j0, int64_t j1) {
+      parallel_(0, kb_, grain(rows_ * kBlock * 16), [&](int64_t j0, int64_t j1) {
         for (int64_t b = 0; b < count_; ++b) hidden_gradient(b, j0, j1);
       });
     }
@@ -260,7 +243,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
             for (int64_t b = begin; b < end; ++b) hidden_gradient(b, k / kBlock, T::blocks(k + depth));
           },
           [&](int64_t c, int64_t k, int64_t) { return w1 + (c * s_.hidden + k) * kBlock; }, [](int64_t) {});
-      Common::as(p_.u.dtype, p_.du, [&](auto* out) { write(out, du, chunk_.begin + first, rows, c0, c1); });
+      with_dtype(p_.u.dtype, p_.du, [&](auto* out) { write(out, du, chunk_.begin + first, rows, c0, c1); });
     });
   }
 
@@ -288,7 +271,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
 
   void weight_gradients(bool add) {
     // Two loops in one, so that narrow stages divide evenly: the hidden panels of dw1, then of dw2.
-    parallel_(0, 2 * kb_, Common::grain(rows_ * s_.c_in * kBlock), [&](int64_t begin, int64_t end) {
+    parallel_(0, 2 * kb_, grain(rows_ * s_.c_in * kBlock), [&](int64_t begin, int64_t end) {
       each_group(begin, end < kb_ ? end : kb_, s_.c_in, [&](int64_t j, int64_t t, int64_t rows) {
         for (int64_t c = 0; c < cb_; ++c) {
           outer(dv_ + (j * rows_ + t) * kBlock, u_ + (c * rows_ + t) * kBlock, rows, s_.hidden - j * kBlock,

@@ -1,12 +1,12 @@
 // What the forward and the backward of mlp_grn share: packed weights, products of whole row blocks, division of labour.
 #pragma once
 
-#include <cmath>
 #include <cstring>
 
 #include "cpu/common/gelu.h"
 #include "cpu/common/scratch.h"
 #include "cpu/gemm/gemm.h"
+#include "cpu/grn/factors.h"
 #include "mlp_grn.h"
 #include "plan.h"
 
@@ -49,7 +49,7 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     G::pack_vector(w.b2, s.c_out, const_cast<float*>(to.b2));
     float* sums = const_cast<float*>(to.b2_beta);
     G::pack_vector(w.b2, s.c_out, sums);
-    parallel(0, T::blocks(s.c_out), G::grain(s.hidden * kBlock), [&](int64_t begin, int64_t end) {
+    parallel(0, T::blocks(s.c_out), grain(s.hidden * kBlock), [&](int64_t begin, int64_t end) {
       for (int64_t o = begin; o < end; ++o)
         add_product(to.beta, to.w2 + o * T::words(s.hidden) * kBlock, s.hidden, sums + o * kBlock);
     });
@@ -83,14 +83,6 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     for (int64_t i = 0; i < count; i += kVector) V::add(V::load(to + i), V::load(from + i)).store(to + i);
   }
 
-  // Their square roots in place of `width` sums, and the mean of the first `count`.
-  static float roots(float* sums, int64_t width, int64_t count) {
-    double total = 0;
-    for (int64_t k = 0; k < width; ++k) sums[k] = std::sqrt(sums[k]);
-    for (int64_t k = 0; k < count; ++k) total += sums[k];
-    return static_cast<float>(total / static_cast<double>(count));
-  }
-
   // ---- division of labour -----------------------------------------------------------------------------------------
 
   // Calls body(run of row blocks, its first row, its rows) for runs of about kRowsAtOnce rows.
@@ -122,10 +114,10 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
   static void split(const Parallel& parallel, bool by_rows, int64_t count, int64_t columns, int64_t work,
                     const F& body) {
     if (by_rows) {
-      parallel(0, count, G::grain(work * columns / count),
+      parallel(0, count, grain(work * columns / count),
                [&](int64_t b0, int64_t b1) { body(b0, b1, int64_t{0}, columns); });
     } else {
-      parallel(0, columns, G::grain(work), [&](int64_t j0, int64_t j1) { body(int64_t{0}, count, j0, j1); });
+      parallel(0, columns, grain(work), [&](int64_t j0, int64_t j1) { body(int64_t{0}, count, j0, j1); });
     }
   }
 };

@@ -132,19 +132,14 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
     for (int64_t b = 0; b < count_; ++b) Common::add(sums_ + blocks_[b].group * width, block_sums_ + b * width, width);
   }
 
-  // scale = 1 + gamma n / (mean n + eps), n the roots of the sums.
+  // GRN's scales from the sums of squares, in whose place come the norms.
   void scales(int64_t begin, int64_t end) {
     const int64_t width = kb_ * kBlock;
     float* gamma = thread_scratch(ScratchSlot::kVectors, width);
     Common::pack_vector(p_.gamma, s_.hidden, gamma);
     for (int64_t g = begin; g < end; ++g) {
       float *sums = sums_ + (g - begin) * width, *scale = scale_ + (g - begin) * width;
-      const float mean = Common::roots(sums, width, s_.hidden);
-      const V factor = V::set(1.f / (mean + s_.eps));
-      for (int64_t k = 0; k < width; k += kVector) {
-        const V nx = V::mul(V::load(sums + k), factor);
-        V::fma(V::load(gamma + k), nx, V::set(1.f)).store(scale + k);
-      }
+      GrnFactors<V>::forward(sums, gamma, width, s_.hidden, s_.eps, scale);
       if (p_.norm != nullptr) std::memcpy(p_.norm + g * s_.hidden, sums, s_.hidden * sizeof(float));
     }
   }
@@ -154,7 +149,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
     // chunk, so that a sample's result does not depend on the others of its batch.
     fold_ = chunk_.groups() == 1 && rows_ > RowPlan::kChunkRows / 2 && rows_ >= 2 * s_.c_out;
     if (!by_rows_ && !fold_) {
-      parallel_(0, kb_, Common::grain(rows_ * kBlock * 4), [&](int64_t j0, int64_t j1) {
+      parallel_(0, kb_, grain(rows_ * kBlock * 4), [&](int64_t j0, int64_t j1) {
         for (int64_t b = 0; b < count_; ++b) scale_hidden(blocks_[b], j0, j1);
       });
     }
@@ -196,7 +191,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
             return fold_ ? fold(slice, scale_ + k * Op::kNumbers, depth, folded) : slice;
           },
           [](int64_t) {});
-      Common::as(p_.y_dtype, p_.y, [&](auto* out) { write(out, y, chunk_.begin + first, rows, o0, o1); });
+      with_dtype(p_.y_dtype, p_.y, [&](auto* out) { write(out, y, chunk_.begin + first, rows, o0, o1); });
     });
   }
 

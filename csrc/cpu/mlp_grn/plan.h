@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "cpu/common/rows.h"
 #include "mlp_grn.h"
 
 namespace cnv2 {
@@ -37,9 +38,7 @@ class RowPlan {
     chunk_rows_ = kChunkRows < held_rows_ ? kChunkRows : held_rows_;
   }
 
-  int64_t first_row(int64_t group) const {
-    return groups_.offsets != nullptr ? groups_.offsets[group] : group * groups_.rows_per_group;
-  }
+  int64_t first_row(int64_t group) const { return cnv2::first_row(groups_, group); }
   int64_t block_rows() const { return static_cast<int64_t>(kTilesPerBlock) * tile_rows_; }
 
   // Groups [begin, end) from `begin` on that make the next chunk: as many as fit chunk_rows, at least one.
