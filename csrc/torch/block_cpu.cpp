@@ -51,7 +51,7 @@ void check(const char* op, const BlockWeights& w) {
   const auto matrix = [](const Tensor& t, int64_t rows, int64_t columns) {
     return t.dim() == 2 && t.size(0) == rows && t.size(1) == columns && t.is_contiguous() && dtype_of(t).has_value();
   };
-  if (c < 1 || hidden < 1 || w.kernel.dim() != 4 || w.kernel.size(0) != c || w.kernel.numel() != c * kTaps ||
+  if (c < 1 || hidden < 1 || w.kernel.dim() != 4 || w.kernel.size(0) != c || w.kernel.numel() != c * kDwconvTaps ||
       !dtype_of(w.kernel).has_value() || !vector(w.bias, c) || !vector(w.ln_weight, c) || !vector(w.ln_bias, c) ||
       !matrix(w.w1, hidden, c) || !matrix(w.w2, c, hidden) || !vector(w.b1, hidden) || !vector(w.gamma, hidden) ||
       !vector(w.beta, hidden) || !vector(w.b2, c) || (w.layer_scale != nullptr && !vector(*w.layer_scale, c)))

@@ -17,13 +17,13 @@ constexpr int64_t kMultiplyAddsPerThread = 256 * 1024;
 
 void convolve(const DwconvForward& p) {
   const DwconvCpu& cpu = dwconv_cpu(current_cpu_isa());
-  const DwconvTiling t = cpu.tiling(p, torch::stable::get_num_threads());
+  const DwconvCpuTiling t = cpu.tiling(p, torch::stable::get_num_threads());
   if (t.tiles == 0) return;
   float* packed = thread_scratch(ScratchSlot::kParameters, t.packed_floats);
   const int64_t block_floats = t.packed_floats / t.blocks;
   torch::stable::parallel_for(0, t.blocks, kPackedFloatsPerThread / block_floats + 1,
                               [&](int64_t begin, int64_t end) { cpu.pack(p, packed, begin, end); });
-  const int64_t tile_work = t.rows * t.columns * p.c * kTaps;
+  const int64_t tile_work = t.rows * t.columns * p.c * kDwconvTaps;
   torch::stable::parallel_for(0, t.tiles, kMultiplyAddsPerThread / tile_work + 1, [&](int64_t begin, int64_t end) {
     cpu.run(p, t, packed, thread_scratch(ScratchSlot::kTile, t.scratch_floats), begin, end);
   });
@@ -33,14 +33,14 @@ void convolve(const DwconvForward& p) {
 void sum_up(DwconvBackward p, const Tensor& x, float* out) {
   const DwconvCpu& cpu = dwconv_cpu(current_cpu_isa());
   const DwconvSumsTiling t = cpu.sums_tiling(p);
-  const int64_t count = kSums * p.c;
+  const int64_t count = kDwconvSums * p.c;
   std::optional<Tensor> partial;
   p.partial = out;
   if (t.slabs > 1) {
-    partial = torch::stable::new_empty(x, {t.slabs, kSums, p.c}, ScalarType::Float);
+    partial = torch::stable::new_empty(x, {t.slabs, kDwconvSums, p.c}, ScalarType::Float);
     p.partial = static_cast<float*>(partial->mutable_data_ptr());
   }
-  const int64_t task_work = (t.tiles / t.slabs + 1) * t.rows * t.columns * (p.c / t.groups + 1) * kTaps;
+  const int64_t task_work = (t.tiles / t.slabs + 1) * t.rows * t.columns * (p.c / t.groups + 1) * kDwconvTaps;
   torch::stable::parallel_for(0, t.slabs * t.groups, kMultiplyAddsPerThread / (task_work + 1) + 1,
                               [&](int64_t begin, int64_t end) {
                                 cpu.sums(p, t, thread_scratch(ScratchSlot::kTile, t.scratch_floats), begin, end);
@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, 
                                              const std::optional<Tensor>& map, bool) {
   DwconvBackward p = backward_params({"sparse_dwconv_bwd", x, kernel, map}, dy, h, w);
   Tensor dx = of_input ? new_contiguous(x) : torch::stable::new_empty(x, {0, x.size(1)});
-  Tensor dparams = torch::stable::new_empty(x, {of_params ? kSums : 0, x.size(1)}, ScalarType::Float);
+  Tensor dparams = torch::stable::new_empty(x, {of_params ? kDwconvSums : 0, x.size(1)}, ScalarType::Float);
   if (of_input) {
     p.dx = dx.mutable_data_ptr();
     convolve(input_gradient(p));

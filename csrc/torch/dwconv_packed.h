@@ -28,19 +28,19 @@ inline int64_t depthwise_packed_floats(CpuIsa isa, int64_t c) {
 inline void pack_depthwise(CpuIsa isa, const Tensor& kernel, const Tensor& bias, const Tensor& ln_weight,
                            const Tensor& ln_bias, float* packed) {
   const int64_t c = kernel.size(0);
-  std::vector<float> floats(static_cast<size_t>((kTaps + 3) * c));
-  for (int64_t kx = 0; kx < kTaps1d; ++kx) {
-    for (int64_t ky = 0; ky < kTaps1d; ++ky) {
+  std::vector<float> floats(static_cast<size_t>((kDwconvTaps + 3) * c));
+  for (int64_t kx = 0; kx < kDwconvSide; ++kx) {
+    for (int64_t ky = 0; ky < kDwconvSide; ++ky) {
       const int64_t tap = ky * kernel.stride(2) + kx * kernel.stride(3);
       for (int64_t i = 0; i < c; ++i)
-        floats[static_cast<size_t>((kx * kTaps1d + ky) * c + i)] = float_at(kernel, i * kernel.stride(0) + tap);
+        floats[static_cast<size_t>((kx * kDwconvSide + ky) * c + i)] = float_at(kernel, i * kernel.stride(0) + tap);
     }
   }
-  float* vectors = floats.data() + kTaps * c;
+  float* vectors = floats.data() + kDwconvTaps * c;
   for (const Tensor* t : {&bias, &ln_weight, &ln_bias}) {
     for (int64_t i = 0; i < c; ++i) *vectors++ = float_at(*t, i);
   }
-  const DwconvForward p = depthwise(1, 1, 1, c, floats.data(), floats.data() + kTaps * c);
+  const DwconvForward p = depthwise(1, 1, 1, c, floats.data(), floats.data() + kDwconvTaps * c);
   dwconv_cpu(isa).pack(p, packed, 0, dwconv_cpu(isa).tiling(p, 1).blocks);
 }
 
@@ -49,9 +49,9 @@ inline void run_depthwise(CpuIsa isa, const void* x, DType dtype, int64_t n, int
   DwconvForward p = depthwise(n, h, w, c, packed, packed);  // the kernel reads the packed ones alone
   p.x = x, p.y = y, p.eps = eps, p.dtype = dtype;
   const DwconvCpu& cpu = dwconv_cpu(isa);
-  const DwconvTiling t = cpu.tiling(p, torch::stable::get_num_threads());
+  const DwconvCpuTiling t = cpu.tiling(p, torch::stable::get_num_threads());
   constexpr int64_t kMultiplyAddsPerThread = 256 * 1024;  // worth waking a thread for
-  const int64_t tile_work = t.rows * t.columns * c * kTaps;
+  const int64_t tile_work = t.rows * t.columns * c * kDwconvTaps;
   torch::stable::parallel_for(0, t.tiles, kMultiplyAddsPerThread / tile_work + 1, [&](int64_t begin, int64_t end) {
     cpu.run(p, t, packed, thread_scratch(ScratchSlot::kTile, t.scratch_floats), begin, end);
   });
