@@ -2,7 +2,7 @@
 //
 // With dz the gradient of the second product, dv = dz w2, g = GELU(h), and GRN's s and dn / n of grn/factors.h:
 //   dg = dv s + g dn / n;  dh = dg GELU'(h);  du = dh w1;  dw1 = dh' u;  dw2 = dz' (g s + beta)
-// Chunk by chunk (plan.h), so that h and dv stay in the cache: h (computed again, unless the forward kept it), dv and
+// Chunk by chunk (plan.h), so that h and dv stay in the cache: h (computed again, unless the forward saved it), dv and
 // the sums; then dh and v = g s + beta in their place, and du; then both weights' gradients, whose tiles the threads
 // divide.
 #pragma once
@@ -65,7 +65,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     float* memory = thread_scratch(ScratchSlot::kWeights, w1 + w2 + w1_back + 3 * kb_ * kBlock);
     w1_ = memory, w2_ = w1_ + w1, w1_back_ = w2_ + w2, b1_ = w1_back_ + w1_back;
     gamma_ = b1_ + kb_ * kBlock, beta_ = gamma_ + kb_ * kBlock;
-    if (p_.kept == nullptr) Common::pack_transposed(p_.weights.w1, s_.hidden, s_.c_in, w1_, parallel_);
+    if (p_.saved_hidden == nullptr) Common::pack_transposed(p_.weights.w1, s_.hidden, s_.c_in, w1_, parallel_);
     Common::pack_panels(p_.weights.w2, s_.c_out, s_.hidden, w2_, parallel_);
     Common::pack_panels(p_.weights.w1, s_.hidden, s_.c_in, w1_back_, parallel_);
     Common::pack_vector(p_.weights.b1, s_.hidden, b1_);
@@ -144,7 +144,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     const int64_t stride = rows_ * kBlock, at = j0 * stride + first * kBlock;
     const auto nothing = [](auto...) {};
     const float *w1 = w1_ + j0 * s_.c_in * kBlock, *w2 = w2_ + j0 * s_.c_out * kBlock;
-    if (p_.kept == nullptr) {
+    if (p_.saved_hidden == nullptr) {
       Common::multiply(
           {u_ + first * kBlock, stride, w1, s_.c_in, h_ + at, stride, b1_ + j0 * kBlock, rows, j1 - j0}, nothing,
           [&](int64_t j, int64_t k, int64_t) { return w1 + (j * s_.c_in + k) * kBlock; }, nothing);
@@ -161,9 +161,9 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   void group_sums(int64_t b, int64_t j) {
     const int64_t first = blocks_[b].begin, rows = blocks_[b].end - first;
     float* h = h_ + (j * rows_ + first) * kBlock;
-    if (p_.kept != nullptr) {
-      const float* kept = p_.kept + Common::kept_at(plan_, chunk_, blocks_[b], kb_, j);
-      std::memcpy(h, kept, rows * kBlock * sizeof(float));
+    if (p_.saved_hidden != nullptr) {
+      const float* saved = p_.saved_hidden + Common::saved_at(plan_, chunk_, blocks_[b], kb_, j);
+      std::memcpy(h, saved, rows * kBlock * sizeof(float));
     }
     const float* dv = dv_ + (j * rows_ + first) * kBlock;
     V p0 = V::zero(), p1 = V::zero(), sum0 = V::zero(), sum1 = V::zero();

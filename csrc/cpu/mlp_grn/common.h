@@ -28,9 +28,7 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
   static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * T::words(s.c_in) * kBlock; }
   static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * T::words(s.hidden) * kBlock; }
   static int64_t packed_floats(const MlpGrnShape& s) {
-    // So that no two kinds are of one size.
-    constexpr int64_t kMark = (Op::kNumbers * Op::kWordsTogether - 1) * kVector;
-    return w1_floats(s) + w2_floats(s) + 2 * (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock + kMark;
+    return w1_floats(s) + w2_floats(s) + 2 * (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock;
   }
   static Packed unpack(const MlpGrnShape& s, const float* packed) {
     const float* w2 = packed + w1_floats(s);
@@ -55,9 +53,10 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     });
   }
 
-  // Where the hidden activations before GELU are kept, of a row block and hidden panel j: group by group, blocked
+  // Where the hidden activations before GELU are saved, of a row block and hidden panel j: group by group, blocked
   // within it, whatever the chunks of forward and backward are.
-  static int64_t kept_at(const RowPlan& plan, const RowChunk& chunk, const RowBlock& block, int64_t panels, int64_t j) {
+  static int64_t saved_at(const RowPlan& plan, const RowChunk& chunk, const RowBlock& block, int64_t panels,
+                          int64_t j) {
     const int64_t group = chunk.group_begin + block.group, first = plan.first_row(group);
     const int64_t rows = plan.first_row(group + 1) - first;
     return (first * panels + j * rows + chunk.begin + block.begin - first) * kBlock;

@@ -29,9 +29,9 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
 
   void run() {
     const RowGroups& groups = s_.groups;
-    if (p_.kept != nullptr) {
-      const int64_t used = groups.rows * kb_ * kBlock, all = (groups.rows + 1) * kept_columns(s_.hidden);
-      std::memset(p_.kept + used, 0, (all - used) * sizeof(float));
+    if (p_.saved_hidden != nullptr) {
+      const int64_t used = groups.rows * kb_ * kBlock, all = groups.rows * saved_columns(s_.hidden);
+      std::memset(p_.saved_hidden + used, 0, (all - used) * sizeof(float));
     }
     for (int64_t g = 0; g < groups.count;) {
       const int64_t end = plan_.chunk_end(g);
@@ -112,8 +112,8 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   void gelu(const float* h, int64_t b, int64_t j) {
     const RowBlock& block = blocks_[b];
     float *to = hidden_ + (j * rows_ + block.begin) * kWords, *squares = block_sums_ + (b * kb_ + j) * kBlock;
-    if (p_.kept != nullptr) {
-      std::memcpy(p_.kept + Common::kept_at(plan_, chunk_, block, kb_, j), h,
+    if (p_.saved_hidden != nullptr) {
+      std::memcpy(p_.saved_hidden + Common::saved_at(plan_, chunk_, block, kb_, j), h,
                   (block.end - block.begin) * kBlock * sizeof(float));
     }
     V sum0 = V::zero(), sum1 = V::zero();
@@ -147,7 +147,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   void second_product() {
     // A group of many rows: w2's panels are scaled, by each thread for itself. Such groups are always alone in their
     // chunk, so that a sample's result does not depend on the others of its batch.
-    fold_ = chunk_.groups() == 1 && rows_ > RowPlan::kChunkRows / 2 && rows_ >= 2 * s_.c_out;
+    fold_ = chunk_.groups() == 1 && rows_ > kMlpGrnChunkRows / 2 && rows_ >= 2 * s_.c_out;
     if (!by_rows_ && !fold_) {
       parallel_(0, kb_, grain(rows_ * kBlock * 4), [&](int64_t j0, int64_t j1) {
         for (int64_t b = 0; b < count_; ++b) scale_hidden(blocks_[b], j0, j1);

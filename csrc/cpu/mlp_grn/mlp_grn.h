@@ -38,8 +38,9 @@ struct MlpGrnForward {
   void* y;  // [T, c_out]
   DType y_dtype;
   float* norm;  // [groups, hidden]: ||g|| over a group's rows, or null
-  // [T + 1, kept_columns]: u w1' + b1, for a backward on the same instruction set, then zeros; or null.
-  float* kept;
+  // [T, saved_columns]: u w1' + b1 in the order of the instruction set, for a backward on the same one, then zeros; or
+  // null.
+  float* saved_hidden;
 };
 
 struct MlpGrnBackward {
@@ -47,14 +48,19 @@ struct MlpGrnBackward {
   MlpGrnWeights weights;
   ConstArray dy, u;  // [T, c_out], [T, c_in]
   ConstArray gamma;
-  const float* norm;  // [groups, hidden]
-  const float* kept;  // of the forward; null: computed again
-  void* du;           // [T, c_in] in u's dtype
-  float *dw1, *db1, *dgamma, *dbeta, *dw2, *db2;
+  const float* norm;          // [groups, hidden]
+  const float* saved_hidden;  // of the forward; null: computed again
+  void* du;                   // [T, c_in] in u's dtype
+  float *dw1, *db1;           // [hidden, c_in], [hidden]
+  float *dgamma, *dbeta;      // [hidden]
+  float *dw2, *db2;           // [c_out, hidden], [c_out]
 };
 
-// Columns of what a forward may keep, for each row: whole blocks of any instruction set.
-inline int64_t kept_columns(int64_t hidden) { return (hidden + 31) / 32 * 32; }
+// Groups of fewer rows are taken together up to so many: their hidden activations fit the cache.
+constexpr int64_t kMlpGrnChunkRows = 784;
+
+// Columns of the hidden activations that a forward saves, for each row: whole blocks of any instruction set.
+inline int64_t saved_columns(int64_t hidden) { return (hidden + 31) / 32 * 32; }
 
 struct MlpGrnCpu {
   int64_t (*packed_floats)(const MlpGrnShape&);
@@ -62,7 +68,13 @@ struct MlpGrnCpu {
   void (*pack)(const MlpGrnShape&, const MlpGrnWeights&, float* packed, const Parallel&);
   void (*forward)(const MlpGrnForward&, const Parallel&);
   void (*backward)(const MlpGrnBackward&, const Parallel&);
+  bool pairs;  // multiplies bfloat16 activations and weights in pairs, without widening them to float32
 };
+
+// The dtype of packed weights for activations of a dtype.
+inline DType packed_dtype(const MlpGrnCpu& cpu, DType activations) {
+  return cpu.pairs && activations == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
+}
 
 CNV2_ISA_TABLE(CNV2_ALL_ISAS, MlpGrnCpu, kMlpGrn, mlp_grn_cpu)
 

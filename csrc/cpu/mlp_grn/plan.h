@@ -28,14 +28,13 @@ struct RowChunk {
 class RowPlan {
  public:
   static constexpr int kTilesPerBlock = 7;  // 98 rows of 14: 14 x 14, 28 x 28 and 56 x 56 planes divide evenly
-  static constexpr int64_t kChunkRows = 784;
 
   // `row_bytes`: of a row's hidden activations, all copies.
   RowPlan(const RowGroups& groups, int64_t row_bytes, int64_t held_bytes, int tile_rows)
       : groups_(groups), tile_rows_(tile_rows) {
     const int64_t held = held_bytes / row_bytes;
     held_rows_ = held > block_rows() ? held : block_rows();
-    chunk_rows_ = kChunkRows < held_rows_ ? kChunkRows : held_rows_;
+    chunk_rows_ = kMlpGrnChunkRows < held_rows_ ? kMlpGrnChunkRows : held_rows_;
   }
 
   int64_t first_row(int64_t group) const { return cnv2::first_row(groups_, group); }
