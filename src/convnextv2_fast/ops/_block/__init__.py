@@ -20,7 +20,7 @@ from .._shared import packed as _kept
 from .._shared.checks import as_matrix
 
 _PARAMETERS = (
-    "Tensor w1, Tensor kernel, Tensor bias, Tensor ln_weight, Tensor ln_bias, Tensor b1, Tensor gamma, Tensor beta, "
+    "Tensor kernel, Tensor bias, Tensor ln_weight, Tensor ln_bias, Tensor w1, Tensor b1, Tensor gamma, Tensor beta, "
     "Tensor w2, Tensor b2, Tensor? layer_scale"
 )
 
@@ -29,13 +29,15 @@ def _pack_fake(*_: Any) -> Tensor:
     raise NotImplementedError("block_cpu_pack: its size depends on the instruction set; it is not for tracing")
 
 
-def _forward_fake(x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape)
+def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty((0,), dtype=torch.float32)
 
 
 library.define(f"block_cpu_pack({_PARAMETERS}, bool bfloat16=False) -> Tensor", _pack_fake)
 library.define(
-    f"block_cpu_fwd(Tensor x, Tensor packed, {_PARAMETERS}, float ln_eps, float grn_eps) -> Tensor", _forward_fake
+    f"block_cpu_fwd(Tensor x, Tensor packed, {_PARAMETERS}, float ln_eps, float grn_eps) "
+    "-> (Tensor y, Tensor repacked)",
+    _forward_fake,
 )
 # Contiguous x [N, H, W, C]; kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], vectors of any shape. No autograd.
 # layer_scale: C elements, folded into w2 and b2 as they are packed.
@@ -115,9 +117,13 @@ def _infer(
     w1, w2 = as_matrix(w1), as_matrix(w2)
     if gamma is None or beta is None:
         gamma = beta = _zeros(w1.shape[0])
-    parameters = (w1, kernel, bias, ln_weight, ln_bias, b1, gamma, beta, w2, b2, layer_scale)
+    parameters = (kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale)
     packed = _kept.copy_of(_pack, *parameters, options=(_kept.in_pairs(x.dtype),))
-    return None if packed is None else _forward(x.contiguous(), packed, *parameters, ln_eps, grn_eps)
+    if packed is None:
+        return None
+    y, repacked = _forward(x.contiguous(), packed, *parameters, ln_eps, grn_eps)
+    _kept.replace(packed, repacked)
+    return y
 
 
 @functools.cache

@@ -15,10 +15,13 @@ from .._layer_norm import native as layer_norm
 from .._shared import cpu as _cpu
 from .._shared import cuda as _cuda
 from .._shared.checks import float_taps, in_one_dtype
-from .._shared.sites import SITES, Sites
+from .._shared.sites import Sites
 from .autograd import DwconvLayerNorm
 
-_ARGUMENTS = f"Tensor x, Tensor kernel, Tensor? bias, Tensor ln_weight, Tensor ln_bias, float eps, {SITES}"
+_ARGUMENTS = (
+    "Tensor x, Tensor kernel, Tensor? bias, Tensor ln_weight, Tensor ln_bias, float eps, SymInt h, SymInt w, "
+    "Tensor? site_map"
+)
 
 
 def _check(x: Tensor, kernel: Tensor) -> None:
@@ -44,8 +47,8 @@ library.define(f"dwconv_layer_norm_fwd_train({_ARGUMENTS}) -> (Tensor y, Tensor 
 # Contiguous rows x [T, C]; kernel float32 [49, C], tap = kx*7 + ky; bias, ln_weight, ln_bias [C].
 # forward returns y; forward_train returns (y, z): z is LayerNorm's input.
 KERNELS = SimpleNamespace(
-    forward=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd.default,
-    forward_train=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd_train.default,
+    forward=lambda *args: torch.ops.convnextv2_fast.dwconv_layer_norm_fwd.default(*args[:8], args[9]),
+    forward_train=lambda *args: torch.ops.convnextv2_fast.dwconv_layer_norm_fwd_train.default(*args[:8], args[9]),
     norm_backward=layer_norm.backward,
     backward=sparse_dwconv.KERNELS.backward,
 )

@@ -47,11 +47,12 @@ def _forward_fake(
     rows_per_group: int,
     count: int,
     *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     y = u.new_empty((u.shape[0], w2.shape[0]), dtype=(u if residual is None else residual).dtype)
-    keep = rest[-1] is True
-    kept = u.new_empty((u.shape[0] + 1 if keep else 0, (w1.shape[0] + 31) // 32 * 32), dtype=torch.float32)
-    return y, u.new_empty((count, w1.shape[0]), dtype=torch.float32), kept
+    rows = u.shape[0] + 1 if rest[-1] is True else 0
+    saved_hidden = u.new_empty((rows, (w1.shape[0] + 31) // 32 * 32), dtype=torch.float32)
+    norm = u.new_empty((count, w1.shape[0]), dtype=torch.float32)
+    return y, norm, saved_hidden, u.new_empty((0,), dtype=torch.float32)
 
 
 def _kept_fake(*args: Any) -> tuple[Tensor, Tensor]:
@@ -74,20 +75,23 @@ library.define(
     _pack_fake,
 )
 library.define(
-    f"mlp_grn_cpu_fwd{_FORWARD}, Tensor? packed, bool keep) -> (Tensor y, Tensor norm, Tensor kept)", _forward_fake
+    f"mlp_grn_cpu_fwd{_FORWARD}, Tensor? packed, bool save_hidden) "
+    "-> (Tensor y, Tensor norm, Tensor saved_hidden, Tensor repacked)",
+    _forward_fake,
 )
 library.define(
     f"mlp_grn_cpu_kept{_FORWARD}) -> (Tensor y, Tensor norm)", _kept_fake, f"{__name__}:forward_on_kept_weights"
 )
 library.define(
     f"mlp_grn_cpu_bwd(Tensor dy, Tensor u, {_WEIGHTS}, Tensor norm, float eps, int held_bytes, {GROUPS}, "
-    "Tensor? kept) -> (Tensor du, Tensor dw1, Tensor db1, Tensor dgamma, Tensor dbeta, Tensor dw2, Tensor db2)",
+    "Tensor? saved_hidden) -> (Tensor du, Tensor dw1, Tensor db1, Tensor dgamma, Tensor dbeta, Tensor dw2, Tensor db2)",
     _backward_fake,
 )
 # Contiguous u [T, C], w1 [K, C], w2 [C', K], vectors flat; parameters in u's dtype or float32; residual [T, C'] gives
 # y's dtype; row_scale float32; norm float32 [G, K]; parameters' gradients float32. No autograd. packed: of
-# mlp_grn_cpu_pack, bfloat16 where u is, instead of packing anew (mlp_grn_cpu_kept: of _kept.py). keep: `kept` is u w1'
-# + b1, float32, in the order of the instruction set, which the last of its T + 1 rows names; else it has no rows.
+# mlp_grn_cpu_pack, bfloat16 where u is, instead of packing anew (mlp_grn_cpu_kept: of packed.py); `repacked`: a new
+# copy in the place of a stale one, else [0]. save_hidden: `saved_hidden` is a header row, then u w1' + b1, float32, in
+# the order of the instruction set; else it has no rows.
 _pack = torch.ops.convnextv2_fast.mlp_grn_cpu_pack.default
 _forward = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default
 _backward = torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default
@@ -99,13 +103,15 @@ def forward_on_kept_weights(
 ) -> tuple[Tensor, Tensor]:
     """Runs the forward pass with packed weights, which are kept until the weights change."""
     packed = _kept.copy_of(_pack, w1, b1, beta, w2, b2, options=(_kept.in_pairs(u.dtype),))
-    return _forward(u, w1, b1, gamma, beta, w2, b2, *rest, packed, False)[:2]
+    y, norm, _, repacked = _forward(u, w1, b1, gamma, beta, w2, b2, *rest, packed, False)
+    _kept.replace(packed, repacked)
+    return y, norm
 
 
 TRAINING = SimpleNamespace(
     forward=lambda *args: _forward(*args, None, False)[:2], backward=lambda *args: _backward(*args, None)
 )
-KEEPING = SimpleNamespace(forward=lambda *args: _forward(*args, None, True), backward=_backward)
+KEEPING = SimpleNamespace(forward=lambda *args: _forward(*args, None, True)[:3], backward=_backward)
 INFERENCE = SimpleNamespace(
     forward=lambda *args: _kept_forward(*args) if torch.compiler.is_compiling() else forward_on_kept_weights(*args)
 )

@@ -35,10 +35,14 @@ def _forward_fake(
 
 
 library.define("patch_conv_cpu_pack(Tensor weight, Tensor? bias) -> Tensor", _pack_fake)
-library.define(f"patch_conv_cpu_fwd{_ARGUMENTS}, Tensor? packed) -> Tensor", _forward_fake)
+library.define(
+    f"patch_conv_cpu_fwd{_ARGUMENTS}, Tensor? packed) -> (Tensor z, Tensor repacked)",
+    lambda x, *args: (_forward_fake(x, *args), x.new_empty((0,), dtype=torch.float32)),
+)
 library.define(f"patch_conv_cpu_kept{_ARGUMENTS}) -> Tensor", _forward_fake, f"{__name__}:forward_on_kept_weights")
 # x [N, H, W, Cin] of any strides, or contiguous [S, Cin], see gather.py; weight and bias as the public op has them, the
-# norms' vectors contiguous; parameters in x's dtype or float32. Returns [rows, Cout]. No autograd.
+# norms' vectors contiguous; parameters in x's dtype or float32. Returns [rows, Cout] and a new copy of the weights in the
+# place of a stale one, else [0]. No autograd.
 _pack = torch.ops.convnextv2_fast.patch_conv_cpu_pack.default
 _forward = torch.ops.convnextv2_fast.patch_conv_cpu_fwd.default
 _kept_forward = torch.ops.convnextv2_fast.patch_conv_cpu_kept.default
@@ -46,7 +50,10 @@ _kept_forward = torch.ops.convnextv2_fast.patch_conv_cpu_kept.default
 
 def forward_on_kept_weights(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
     """Runs the forward pass with packed weights, which are kept until the weights change."""
-    return _forward(x, weight, bias, *rest, _kept.copy_of(_pack, weight, bias))
+    packed = _kept.copy_of(_pack, weight, bias)
+    z, repacked = _forward(x, weight, bias, *rest, packed)
+    _kept.replace(packed, repacked)
+    return z
 
 
 class _PatchConv(torch.autograd.Function):
@@ -66,7 +73,7 @@ class _PatchConv(torch.autograd.Function):
         ctx.save_for_backward(x, weight, norm_weight, norm_bias, of.table)
         ctx.of, ctx.covers, ctx.eps = of[1:], of.covers, eps
         ctx.bias_dtype = None if bias is None else bias.dtype
-        return _forward(x, weight, bias, norm_weight, norm_bias, None, None, eps, *of, None)
+        return _forward(x, weight, bias, norm_weight, norm_bias, None, None, eps, *of, None)[0]
 
     @staticmethod
     @once_differentiable

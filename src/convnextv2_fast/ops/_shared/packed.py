@@ -2,12 +2,13 @@
 
 A copy lives as long as the tensor it was made of, and is made anew when a tensor was written to in place
 (`Tensor._version`) or its memory replaced. Writes through `.data` leave the version alone: for those the kernel
-compares a sample of the values, see csrc/torch/kept.h.
+compares a sample of the values (csrc/cpu/common/packed.h), packs anew and returns that copy, for :func:`replace`.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ ENVIRONMENT = "CONVNEXTV2_FAST_PREPACK"  # 0: no copies are kept
 
 enabled = os.environ.get(ENVIRONMENT, "1") != "0"
 _copies: dict[int, tuple[Any, tuple[Any, ...], Tensor]] = {}
+_lock = threading.RLock()  # of _copies; reentrant: a weak reference's callback may run while it is held
 
 
 def in_pairs(dtype: torch.dtype) -> bool:
@@ -48,8 +50,21 @@ def copy_of(
     if kept is not None and kept[0]() is owner and kept[1] == state:
         return kept[2]
     packed = pack(first, *others, *options)
-    _copies[key] = (weakref.ref(owner, lambda _: _copies.pop(key, None)), state, packed)
+    with _lock:
+        _copies[key] = (weakref.ref(owner, lambda _: _copies.pop(key, None)), state, packed)
     return packed
+
+
+def replace(stale: Tensor | None, repacked: Tensor) -> None:
+    """Keeps `repacked` in the place of the copy `stale`.
+
+    `repacked` is what a kernel returned beside its result: empty where the copy still was that of its tensors."""
+    if repacked.numel() == 0:
+        return
+    with _lock:
+        for key, (owner, state, packed) in tuple(_copies.items()):
+            if packed is stale and key in _copies:
+                _copies[key] = (owner, state, repacked)
 
 
 def _owner(t: Tensor) -> Tensor:
