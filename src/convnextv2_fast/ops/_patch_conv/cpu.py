@@ -41,8 +41,8 @@ library.define(
 )
 library.define(f"patch_conv_cpu_kept{_ARGUMENTS}) -> Tensor", _forward_fake, f"{__name__}:forward_on_kept_weights")
 # x [N, H, W, Cin] of any strides, or contiguous [S, Cin], see gather.py; weight and bias as the public op has them, the
-# norms' vectors contiguous; parameters in x's dtype or float32. Returns [rows, Cout] and a new copy of the weights in the
-# place of a stale one, else [0]. No autograd.
+# norms' vectors contiguous; parameters in x's dtype or float32. Returns [rows, Cout] and a new copy of the weights in
+# the place of a stale one, else [0]. No autograd.
 _pack = torch.ops.convnextv2_fast.patch_conv_cpu_pack.default
 _forward = torch.ops.convnextv2_fast.patch_conv_cpu_fwd.default
 _kept_forward = torch.ops.convnextv2_fast.patch_conv_cpu_kept.default
