@@ -104,10 +104,10 @@ def test_a_new_copy_takes_the_place_of_the_stale_one():
     weight = torch.randn(3)
     stale = copies.copy_of(lambda t: t * 2, weight)
     copies.replace(stale, torch.empty(0))
-    assert [kept for _, _, kept in copies._copies.values()] == [stale]
+    assert next(iter(copies._copies.values()))[2] is stale
     fresh = torch.ones(3)
     copies.replace(torch.ones(3), fresh)  # of no copy that is kept
-    assert [kept for _, _, kept in copies._copies.values()][0] is stale
+    assert next(iter(copies._copies.values()))[2] is stale
     copies.replace(stale, fresh)
-    assert [kept for _, _, kept in copies._copies.values()][0] is fresh
+    assert next(iter(copies._copies.values()))[2] is fresh
     copies.clear()
