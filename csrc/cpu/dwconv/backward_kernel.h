@@ -47,7 +47,8 @@ struct DwconvBackwardKernel {
 
   // One strip and one channel block: adds to sums [50][kWidth], taps as [ky][kx], then the bias.
   template <bool kTail, int kLength, class Window, class Row>
-  static CNV2_INLINE void strip(const Window& window, const Row& outputs, int count, int lanes, float* sums) {
+  static CNV2_INLINE void strip(const Window& window, const Row& outputs, int count, int lanes,
+                                float* __restrict__ sums) {
     V dy[kLength], bias = V::zero();
     unroll<0, kLength>([&](auto j) CNV2_LAMBDA {
       const bool there = j.value < count && outputs.has(j.value);
@@ -60,7 +61,8 @@ struct DwconvBackwardKernel {
 
   template <class T, bool kTail>
   static __attribute__((noinline)) void dense_tile(const DwconvBackward& p, const TileBounds& tile, int64_t c0,
-                                                   int lanes, float* sums) {
+                                                   int lanes,
+                                                   float* __restrict__ sums) {  // [50][kWidth]
     const int64_t w = p.plane.w, image = tile.n * p.plane.h;
     const T* x_block = static_cast<const T*>(p.x) + c0;
     const T* dy_block = static_cast<const T*>(p.dy) + c0;
@@ -86,7 +88,8 @@ struct DwconvBackwardKernel {
 
   template <class T, bool kTail>
   static __attribute__((noinline)) void sparse_tile(const DwconvBackward& p, const TileSites& sites, int64_t c0,
-                                                    int lanes, float* sums) {
+                                                    int lanes,
+                                                    float* __restrict__ sums) {  // [50][kWidth]
     for (int64_t k = 0; k < sites.count(); ++k) {
       const SiteStrip& s = sites.strip(k);
       with_length(s.length, [&](auto length) CNV2_LAMBDA {
@@ -99,8 +102,9 @@ struct DwconvBackwardKernel {
 
   // One task.
   template <class T>
-  static void sum_slab(const DwconvBackward& p, const DwconvSumsTiling& t, float* scratch, int64_t slab,
-                       int64_t group) {
+  static void sum_slab(const DwconvBackward& p, const DwconvSumsTiling& t,
+                       float* __restrict__ scratch,  // [t.scratch_floats]
+                       int64_t slab, int64_t group) {
     const int64_t count = t.group_blocks * kDwconvSums * kWidth;
     float *totals = scratch, *sums = totals + count, *memory = sums + count;
     const int64_t c_begin = group * t.group_blocks * kWidth;
@@ -147,7 +151,9 @@ struct DwconvBackwardKernel {
     }
   }
 
-  static void run(const DwconvBackward& p, const DwconvSumsTiling& t, float* scratch, int64_t begin, int64_t end) {
+  static void run(const DwconvBackward& p, const DwconvSumsTiling& t,
+                  float* __restrict__ scratch,  // [t.scratch_floats]
+                  int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slab = task / t.groups, group = task % t.groups;
       with_dtype(p.dtype, p.x, [&](auto* x) { sum_slab<StoredAs<decltype(x)>>(p, t, scratch, slab, group); });

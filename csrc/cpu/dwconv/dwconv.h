@@ -34,7 +34,7 @@ struct DwconvCpu {
   // How to cut this call up for `threads` threads. The results do not depend on it.
   DwconvCpuTiling (*tiling)(const DwconvForward&, int64_t threads);
   // Packs the parameters of channel blocks [begin, end) as float32, in the order the kernel reads them.
-  void (*pack)(const DwconvForward&, float* packed, int64_t begin, int64_t end);
+  void (*pack)(const DwconvForward&, float* __restrict__ packed, int64_t begin, int64_t end);
   // Computes tiles [begin, end).
   void (*run)(const DwconvForward&, const DwconvCpuTiling&, const float* packed, float* scratch, int64_t begin,
               int64_t end);

@@ -55,7 +55,7 @@ struct DwconvForwardKernel {
   // ---- parameters -------------------------------------------------------------------------------------------------
 
   template <class P>
-  static void pack_as(const DwconvForward& p, float* packed, int64_t begin, int64_t end) {
+  static void pack_as(const DwconvForward& p, float* __restrict__ packed, int64_t begin, int64_t end) {
     float* ln = packed + channel_blocks(p.c) * kBlockFloats;
     for (int64_t b = begin; b < end; ++b) {
       const int64_t c0 = b * kWidth;
@@ -81,7 +81,8 @@ struct DwconvForwardKernel {
     }
   }
 
-  static void pack(const DwconvForward& p, float* packed, int64_t begin, int64_t end) {
+  // Blocks [begin, end) of packed [blocks][kBlockFloats], then, with LayerNorm, of [blocks][2][kWidth].
+  static void pack(const DwconvForward& p, float* __restrict__ packed, int64_t begin, int64_t end) {
     with_dtype(p.param_dtype, p.bias, [&](auto* bias) { pack_as<StoredAs<decltype(bias)>>(p, packed, begin, end); });
   }
 
@@ -90,8 +91,10 @@ struct DwconvForwardKernel {
   // One strip and one channel block, of which `count` columns are wanted. Sums are stored as float32 with all lanes
   // where LayerNorm will read them, else as outputs.
   template <bool kTail, bool kAll, class O, bool kSum, class Window>
-  static CNV2_INLINE void strip(const Window& window, const float* packed, O* out, int64_t out_stride, int count,
-                                int lanes) {
+  static CNV2_INLINE void strip(const Window& window,
+                                const float* __restrict__ packed,  // [kBlockFloats]
+                                O* __restrict__ out,               // [count][out_stride]
+                                int64_t out_stride, int count, int lanes) {
     V acc[kStrip];
     Strip<V, kStrip>::template convolve<kTail>(window, packed, lanes, acc);
     // Last: a large bias does not cost the sums their low bits.
@@ -105,9 +108,12 @@ struct DwconvForwardKernel {
   // All strips of one row of a tile, one channel block. `out` points to the first site. Not inlined: measured a little
   // faster, and less code.
   template <class T, bool kTail, class O, bool kSum>
-  static __attribute__((noinline)) void row_of_strips(const DwconvForward& p, const T* image, const float* packed,
-                                                      O* out, int64_t out_stride, int64_t y, const TileBounds& tile,
-                                                      int lanes) {
+  static __attribute__((noinline)) void row_of_strips(
+      const DwconvForward& p,
+      const T* __restrict__ image,       // [H, W, C], from the block's first channel on
+      const float* __restrict__ packed,  // [kBlockFloats]
+      O* __restrict__ out,               // [columns of the tile][out_stride]
+      int64_t out_stride, int64_t y, const TileBounds& tile, int lanes) {
     const int64_t w = p.plane.w;
     const int begin = first_kernel_row(y), end = last_kernel_row(y, p.plane.h);
     for (int64_t x = tile.x_begin; x < tile.x_end; x += kStrip) {
@@ -131,8 +137,11 @@ struct DwconvForwardKernel {
   static constexpr int64_t kLine = 64 / sizeof(T) > kWidth ? 64 / sizeof(T) / kWidth : 1;
 
   template <class T, class O, bool kSum>
-  static void dense_tile(const DwconvForward& p, const DwconvCpuTiling& t, const float* packed, const TileBounds& tile,
-                         O* out, int64_t out_row, int64_t out_stride) {
+  static void dense_tile(const DwconvForward& p, const DwconvCpuTiling& t,
+                         const float* __restrict__ packed,  // [t.blocks][kBlockFloats]
+                         const TileBounds& tile,
+                         O* __restrict__ out,  // rows `out_row`, columns `out_stride` elements apart
+                         int64_t out_row, int64_t out_stride) {
     const T* image = static_cast<const T*>(p.x) + tile.n * p.plane.h * p.plane.w * p.c;
     const int64_t full = p.c / kWidth;
     for (int64_t line = 0; line < t.blocks; line += kLine<T>) {
@@ -155,8 +164,11 @@ struct DwconvForwardKernel {
 
   // All channels of one strip of sites. `sums`: float32 of the strip's first site, or null: to p.y.
   template <class T, int kLength>
-  static __attribute__((noinline)) void site_strip(const DwconvForward& p, const float* packed, const TileSites& sites,
-                                                   const SiteStrip& s, float* sums, int64_t sums_stride) {
+  static __attribute__((noinline)) void site_strip(const DwconvForward& p,
+                                                   const float* __restrict__ packed,  // [t.blocks][kBlockFloats]
+                                                   const TileSites& sites, const SiteStrip& s,
+                                                   float* __restrict__ sums,  // [kLength][sums_stride]
+                                                   int64_t sums_stride) {
     const auto block = [&](auto tail, int64_t c0, int lanes) CNV2_LAMBDA {
       constexpr bool kTail = tail.value != 0;
       const float* taps = packed + c0 / kWidth * kBlockFloats;
@@ -183,8 +195,12 @@ struct DwconvForwardKernel {
 
   // Normalises the sites of a tile: `offset(y, x)`, from the tile's corner, of the site's row, negative where inactive.
   template <class T, class Offset>
-  static CNV2_INLINE void normalize_tile(const DwconvForward& p, const TileBounds& tile, const float* sums,
-                                         int64_t sums_row, int64_t sums_stride, const float* ln, const Offset& offset) {
+  static CNV2_INLINE void normalize_tile(
+      const DwconvForward& p, const TileBounds& tile,
+      const float* __restrict__ sums,  // rows `sums_row`, columns `sums_stride` apart
+      int64_t sums_row, int64_t sums_stride,
+      const float* __restrict__ ln,  // [t.blocks][2][kWidth]
+      const Offset& offset) {
     const float* z[kSitesAtOnce];
     int64_t offsets[kSitesAtOnce];
     int waiting = 0;
@@ -203,7 +219,9 @@ struct DwconvForwardKernel {
   }
 
   template <class T>
-  static void run_as(const DwconvForward& p, const DwconvCpuTiling& t, const float* packed, float* scratch,
+  static void run_as(const DwconvForward& p, const DwconvCpuTiling& t,
+                     const float* __restrict__ packed,  // [t.packed_floats]
+                     float* __restrict__ scratch,       // [t.scratch_floats]
                      int64_t begin, int64_t end) {
     const bool norm = p.ln_weight != nullptr;
     const int64_t site = site_floats(p.c), sums_row = t.columns * site;
@@ -234,8 +252,10 @@ struct DwconvForwardKernel {
     }
   }
 
-  static void run(const DwconvForward& p, const DwconvCpuTiling& t, const float* packed, float* scratch, int64_t begin,
-                  int64_t end) {
+  static void run(const DwconvForward& p, const DwconvCpuTiling& t,
+                  const float* __restrict__ packed,  // [t.packed_floats]
+                  float* __restrict__ scratch,       // [t.scratch_floats]
+                  int64_t begin, int64_t end) {
     with_dtype(p.dtype, p.x, [&](auto* x) { run_as<StoredAs<decltype(x)>>(p, t, packed, scratch, begin, end); });
   }
 };

@@ -110,8 +110,8 @@ class TileSites {
 
   TileBounds tile_;
   int64_t h_, stride_, count_ = 0;
-  int64_t* table_;  // offset of each site's row of the tile and what its windows reach beyond
-  SiteStrip* strips_;
+  int64_t* table_;     // [rows + 6][stride_]: offset of each site's row of the tile and what its windows reach beyond
+  SiteStrip* strips_;  // [count_]
 };
 
 // Calls body(Index<length>).

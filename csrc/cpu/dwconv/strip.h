@@ -20,7 +20,7 @@ namespace {
 // Wholly inside a dense image's columns.
 template <class T>
 struct InsideWindow {
-  const T* corner;  // row and column 0, which may lie outside: never read there
+  const T* __restrict__ corner;  // row and column 0, which may lie outside: never read there
   int64_t row_stride, column_stride;
   int begin, end;
 
@@ -50,8 +50,8 @@ struct EdgeWindow {
 // Any sites: a table of their rows' offsets in x, -1 where inactive.
 template <class T>
 struct SiteWindow {
-  const T* x;  // the block's first channel
-  const int64_t* offsets;
+  const T* __restrict__ x;              // [T, C], from the block's first channel on
+  const int64_t* __restrict__ offsets;  // [kDwconvSide][stride]
   int64_t stride;
   int begin, end;
 
@@ -96,7 +96,7 @@ struct Strip {
 
   // out[j] = the convolution at column j. `taps`: [ky][kx][V::width].
   template <bool kTail, class Window>
-  static CNV2_INLINE void convolve(const Window& window, const float* taps, int lanes, V (&out)[kStrip]) {
+  static CNV2_INLINE void convolve(const Window& window, const float* __restrict__ taps, int lanes, V (&out)[kStrip]) {
     unroll<0, kStrip>([&](auto j) CNV2_LAMBDA { out[j.value] = V::zero(); });
     for (int ky = window.begin; ky < window.end; ++ky) {
       const auto row = window.row(ky);
@@ -116,7 +116,7 @@ struct Strip {
 
   // sums[ky][kx][V::width] += the strip's part of the taps' gradients. `dy[j]`: the gradient of the output at column j.
   template <bool kTail, class Window>
-  static CNV2_INLINE void correlate(const Window& window, const V (&dy)[kStrip], int lanes, float* sums) {
+  static CNV2_INLINE void correlate(const Window& window, const V (&dy)[kStrip], int lanes, float* __restrict__ sums) {
     for (int ky = window.begin; ky < window.end; ++ky) {
       const auto row = window.row(ky);
       float* row_sums = sums + ky * kDwconvSide * V::width;

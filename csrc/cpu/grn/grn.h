@@ -14,19 +14,22 @@ struct GrnForward {
   RowGroups groups;
   int64_t c;
   float eps;
-  ConstArray x, gamma, beta;
-  void* y;      // x's dtype
-  float* norm;  // [groups, C]
+  ConstArray x;              // [T, C]
+  ConstArray gamma, beta;    // [C]
+  void* __restrict__ y;      // [T, C] in x's dtype
+  float* __restrict__ norm;  // [groups, C]
 };
 
 struct GrnBackward {
   RowGroups groups;
   int64_t c;
   float eps;
-  ConstArray dy, x, gamma;  // dy in x's dtype
-  const float* norm;        // [groups, C]
-  void* dx;
-  float *dgamma, *dbeta;  // [C]
+  ConstArray dy, x;                // [T, C], in one dtype
+  ConstArray gamma;                // [C]
+  const float* __restrict__ norm;  // [groups, C]
+  void* __restrict__ dx;           // [T, C] in x's dtype
+  float* __restrict__ dgamma;      // [C]
+  float* __restrict__ dbeta;       // [C]
 };
 
 struct GrnCpu {

@@ -74,9 +74,11 @@ struct GrnKernel {
     }
   }
 
-  // kSums sums over the rows of a group, out [kSums][padded C]; term(row, channel, lanes, sums) adds a row's.
+  // kSums sums over the rows of a group; term(row, channel, lanes, sums) adds a row's.
   template <int kSums, class F>
-  static void column_sums(const Parallel& parallel, int64_t rows, int64_t channels, float* out, const F& term) {
+  static void column_sums(const Parallel& parallel, int64_t rows, int64_t channels,
+                          float* __restrict__ out,  // [kSums, padded C]
+                          const F& term) {
     const RowSlabs slabs(rows);
     const int64_t width = R::padded(channels), part = kSums * width;
     float* partial = thread_scratch(ScratchSlot::kGroups, slabs.count() * part + 1);

@@ -64,7 +64,8 @@ struct LayerNormKernel {
     V mean, rstd;
   };
   template <class T>
-  static CNV2_INLINE Moments moments(const T* x, int64_t channels, float eps) {
+  static CNV2_INLINE Moments moments(const T* __restrict__ x,  // [C]
+                                     int64_t channels, float eps) {
     V sum = V::zero(), square = V::zero();
     R::each(channels, [&](int64_t c, int lanes) CNV2_LAMBDA { sum = V::add(sum, R::load(x + c, lanes)); });
     const V mean = V::set(sum.sum() / static_cast<float>(channels));
@@ -77,8 +78,11 @@ struct LayerNormKernel {
   }
 
   template <class T>
-  static CNV2_INLINE void row_backward(const LayerNormBackward& p, const T* all, int64_t r, const float* weight,
-                                       float* partial) {
+  static CNV2_INLINE void row_backward(const LayerNormBackward& p,
+                                       const T* __restrict__ all,  // x, [T, C]
+                                       int64_t r,
+                                       const float* __restrict__ weight,  // [padded C]
+                                       float* __restrict__ partial) {     // [2, padded C]
     const T *x = all + r * p.c, *dy = static_cast<const T*>(p.dy.data) + r * p.c;
     auto* dx = static_cast<std::remove_const_t<T>*>(p.dx) + r * p.c;
     float* partial_bias = partial + R::padded(p.c);

@@ -10,16 +10,18 @@
 namespace cnv2 {
 
 struct LayerNormForward {
-  ConstArray x, weight, bias;
-  void* y;  // x's dtype
+  ConstArray x;             // [T, C]
+  ConstArray weight, bias;  // [C]
+  void* __restrict__ y;     // [T, C] in x's dtype
   int64_t rows, c;
   float eps;
 };
 
 struct LayerNormBackward {
-  ConstArray dy, x, weight;  // dy in x's dtype
-  void* dx;
-  float* dparams;  // [2, C]: the gradients of weight and bias
+  ConstArray dy, x;             // [T, C], in one dtype
+  ConstArray weight;            // [C]
+  void* __restrict__ dx;        // [T, C] in x's dtype
+  float* __restrict__ dparams;  // [2, C]: the gradients of weight and bias
   int64_t rows, c;
   float eps;
 };

@@ -121,7 +121,9 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     });
   }
 
-  static void column_sums(const float* x, int64_t rows, float* out) {
+  static void column_sums(const float* __restrict__ x,  // [rows][kBlock]
+                          int64_t rows,
+                          float* __restrict__ out) {  // [kBlock]
     V sum0 = V::zero(), sum1 = V::zero();
     for (int64_t r = 0; r < rows; ++r, x += kBlock) {
       sum0 = V::add(sum0, V::load(x));
@@ -248,7 +250,9 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   }
 
   template <class O>
-  void write(O* out, const float* du, int64_t first, int64_t rows, int64_t c0, int64_t c1) {
+  void write(O* __restrict__ out,           // [T, c_in]
+             const float* __restrict__ du,  // [c1 - c0][rows][kBlock]
+             int64_t first, int64_t rows, int64_t c0, int64_t c1) {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = c0 * kBlock; c < c1 * kBlock && c < s_.c_in; c += kVector) {
         const V value = V::load(du + (((c / kBlock) - c0) * rows + r) * kBlock + c % kBlock);
@@ -306,7 +310,10 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   }
 
   // c [columns of a][columns of b] (+)= a' b for one block of each.
-  static void outer(const float* a, const float* b, int64_t rows, int64_t a_columns, int64_t b_columns, float* c,
+  static void outer(const float* __restrict__ a,  // [rows][kBlock]
+                    const float* __restrict__ b,  // [rows][kBlock]
+                    int64_t rows, int64_t a_columns, int64_t b_columns,
+                    float* __restrict__ c,  // [a_columns][c_stride]
                     int64_t c_stride, bool add) {
     const int64_t columns = a_columns < kBlock ? a_columns : kBlock;
     for (int64_t i = 0; i < columns; i += kPart) {
@@ -325,9 +332,13 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   int64_t rows_ = 0, count_ = 0;  // rows and blocks of the chunk
   RowBlock* blocks_ = nullptr;
   bool by_rows_ = false, added_ = false;
-  float *w1_, *w2_, *w1_back_, *b1_, *gamma_, *beta_;  // w1 transposed, the others as they are, in panels
-  float *h_, *dv_, *u_, *dz_;                          // blocked
-  float *block_sums_, *block_db2_, *sums_;
+  float *w1_, *w2_, *w1_back_;  // panels: w1 [c_in][hidden], w2 [c_out][hidden], w1 [hidden][c_in]
+  float *b1_, *gamma_, *beta_;  // [kb_][kBlock]
+  float *h_, *dv_;              // [kb_][rows_][kBlock]
+  float *u_, *dz_;              // [cb_][rows_][kBlock], [ob_][rows_][kBlock]
+  float* block_sums_;           // [count_][2][kb_][kBlock]
+  float* block_db2_;            // [count_][ob_][kBlock]
+  float* sums_;                 // [groups of the chunk][2][kb_][kBlock]
 };
 
 }  // namespace

@@ -21,9 +21,14 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
 
   // ---- packed weights ---------------------------------------------------------------------------------------------
 
+  // Vectors are completed to whole blocks.
   struct Packed {
-    const float *w1, *b1, *w2, *b2, *beta;
-    const float* b2_beta;  // b2 + w2 beta: for an operand without GRN's beta
+    const float* __restrict__ w1;       // panels [blocks(hidden)][words(c_in)][kBlock]
+    const float* __restrict__ b1;       // [hidden]
+    const float* __restrict__ w2;       // panels [blocks(c_out)][words(hidden)][kBlock]
+    const float* __restrict__ b2;       // [c_out]
+    const float* __restrict__ beta;     // [hidden]
+    const float* __restrict__ b2_beta;  // [c_out]: b2 + w2 beta, for an operand without GRN's beta
   };
   static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * T::words(s.c_in) * kBlock; }
   static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * T::words(s.hidden) * kBlock; }
@@ -62,8 +67,11 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     return (first * panels + j * rows + chunk.begin + block.begin - first) * kBlock;
   }
 
-  // out [kBlock] += sum_k v[k] panel[k]. Sums of few terms, then their sum: an error here is every row's alike.
-  static void add_product(const float* v, const float* panel, int64_t count, float* out) {
+  // out += sum_k v[k] panel[k]. Sums of few terms, then their sum: an error here is every row's alike.
+  static void add_product(const float* __restrict__ v,      // [count]
+                          const float* __restrict__ panel,  // [words(count)][kBlock]
+                          int64_t count,
+                          float* __restrict__ out) {  // [kBlock]
     constexpr int64_t kTerms = 32;
     V all0 = V::load(out), all1 = V::load(out + kVector);
     for (int64_t first = 0; first < count; first += kTerms) {
@@ -78,7 +86,9 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     all1.store(out + kVector);
   }
 
-  static void add(float* to, const float* from, int64_t count) {
+  static void add(float* __restrict__ to,          // [count]
+                  const float* __restrict__ from,  // [count]
+                  int64_t count) {
     for (int64_t i = 0; i < count; i += kVector) V::add(V::load(to + i), V::load(from + i)).store(to + i);
   }
 

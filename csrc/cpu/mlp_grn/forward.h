@@ -108,7 +108,8 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
 
   static constexpr int64_t kPanels = 4;
 
-  // A row block's part of hidden panel j, and its sums of squares.
+  // A row block's part of hidden panel j, and its sums of squares. h [rows of the block][kBlock] may be in the place of
+  // the result.
   void gelu(const float* h, int64_t b, int64_t j) {
     const RowBlock& block = blocks_[b];
     float *to = hidden_ + (j * rows_ + block.begin) * kWords, *squares = block_sums_ + (b * kb_ + j) * kBlock;
@@ -195,13 +196,19 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
     });
   }
 
-  static const float* fold(const float* w2, const float* scale, int64_t depth, float* out) {
+  // The slice of a panel times the scales of its rows.
+  static const float* fold(const float* __restrict__ w2,     // [depth][kBlock]
+                           const float* __restrict__ scale,  // [depth * kNumbers]
+                           int64_t depth,
+                           float* __restrict__ out) {  // [depth][kBlock]
     for (int64_t i = 0; i < depth; ++i) Op::scale(w2 + i * kBlock, scale + i * Op::kNumbers, out + i * kBlock);
     return out;
   }
 
   template <class O>
-  void write(O* out, const float* y, int64_t first, int64_t rows, int64_t o0, int64_t o1) {
+  void write(O* __restrict__ out,          // [T, c_out]
+             const float* __restrict__ y,  // [o1 - o0][rows][kBlock]
+             int64_t first, int64_t rows, int64_t o0, int64_t o1) {
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = first + r;
       const V factor = V::set(p_.row_scale == nullptr ? 1.f : p_.row_scale[row / p_.scale_rows]);
@@ -227,7 +234,10 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   int64_t rows_ = 0, count_ = 0;  // rows and blocks of the chunk
   RowBlock* blocks_ = nullptr;
   bool by_rows_ = false, fold_ = false;
-  float *hidden_ = nullptr, *block_sums_ = nullptr, *sums_ = nullptr, *scale_ = nullptr;
+  float* hidden_ = nullptr;      // [kb_][rows_][kWords]
+  float* block_sums_ = nullptr;  // [count_][kb_][kBlock]
+  float* sums_ = nullptr;        // [groups of the chunk][kb_][kBlock]
+  float* scale_ = nullptr;       // [groups of the chunk][kb_][kBlock]
 };
 
 }  // namespace

@@ -29,31 +29,34 @@ struct MlpGrnWeights {
 
 struct MlpGrnForward {
   MlpGrnShape shape;
-  ConstArray u;            // [T, c_in]
-  const float* packed;     // of pack()
-  ConstArray gamma;        // [hidden]
-  const void* residual;    // [T, c_out] in y's dtype, or null
-  const float* row_scale;  // [T / scale_rows], or null
+  ConstArray u;                         // [T, c_in]
+  const float* __restrict__ packed;     // [packed_floats], of pack()
+  ConstArray gamma;                     // [hidden]
+  const void* __restrict__ residual;    // [T, c_out] in y's dtype, or null
+  const float* __restrict__ row_scale;  // [T / scale_rows], or null
   int64_t scale_rows;
-  void* y;  // [T, c_out]
+  void* __restrict__ y;  // [T, c_out]
   DType y_dtype;
-  float* norm;  // [groups, hidden]: ||g|| over a group's rows, or null
+  float* __restrict__ norm;  // [groups, hidden]: ||g|| over a group's rows, or null
   // [T, saved_columns]: u w1' + b1 in the order of the instruction set, for a backward on the same one, then zeros; or
   // null.
-  float* saved_hidden;
+  float* __restrict__ saved_hidden;
 };
 
 struct MlpGrnBackward {
   MlpGrnShape shape;
   MlpGrnWeights weights;
-  ConstArray dy, u;  // [T, c_out], [T, c_in]
-  ConstArray gamma;
-  const float* norm;          // [groups, hidden]
-  const float* saved_hidden;  // of the forward; null: computed again
-  void* du;                   // [T, c_in] in u's dtype
-  float *dw1, *db1;           // [hidden, c_in], [hidden]
-  float *dgamma, *dbeta;      // [hidden]
-  float *dw2, *db2;           // [c_out, hidden], [c_out]
+  ConstArray dy, u;                        // [T, c_out], [T, c_in]
+  ConstArray gamma;                        // [hidden]
+  const float* __restrict__ norm;          // [groups, hidden]
+  const float* __restrict__ saved_hidden;  // [T, saved_columns] of the forward; null: computed again
+  void* __restrict__ du;                   // [T, c_in] in u's dtype
+  float* __restrict__ dw1;                 // [hidden, c_in]
+  float* __restrict__ db1;                 // [hidden]
+  float* __restrict__ dgamma;              // [hidden]
+  float* __restrict__ dbeta;               // [hidden]
+  float* __restrict__ dw2;                 // [c_out, hidden]
+  float* __restrict__ db2;                 // [c_out]
 };
 
 // Groups of fewer rows are taken together up to so many: their hidden activations fit the cache.

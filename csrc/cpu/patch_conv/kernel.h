@@ -105,7 +105,9 @@ struct PatchConvKernel : Gemm<V, kRows> {
   }
 
   template <class O>
-  static void copy(const float* from, int64_t count, O* to) {
+  static void copy(const float* __restrict__ from,  // [count], completed to a vector
+                   int64_t count,
+                   O* __restrict__ to) {  // [count]
     for (int64_t c = 0; c < count; c += kVector) {
       const V v = V::load(from + c);
       count - c >= kVector ? v.store(to + c) : v.store(to + c, static_cast<int>(count - c));
@@ -113,7 +115,8 @@ struct PatchConvKernel : Gemm<V, kRows> {
   }
 
   template <class S>
-  static void panel(const PatchWeight& w, const S* data, int64_t first, float* out) {
+  static void panel(const PatchWeight& w, const S* __restrict__ data, int64_t first,
+                    float* __restrict__ out) {  // [k * k * c_in][kBlock]
     const int64_t here = w.c_out - first < kBlock ? w.c_out - first : kBlock;
     for (int64_t ky = 0; ky < w.k; ++ky) {
       for (int64_t kx = 0; kx < w.k; ++kx) {
@@ -127,7 +130,7 @@ struct PatchConvKernel : Gemm<V, kRows> {
   }
 
   struct Norms {
-    const float *weight, *bias;  // completed to whole blocks; null: none
+    const float *weight, *bias;  // [channels], completed to whole blocks; null: none
   };
   static Norms norm_of(const PatchNorm& norm, int64_t channels, float* memory, int64_t blocks) {
     if (norm.weight.data == nullptr) return {nullptr, nullptr};

@@ -10,12 +10,12 @@
 
 namespace cnv2 {
 
-struct PatchNorm {  // LayerNorm's parameters; data null: none
-  ConstArray weight, bias;
+struct PatchNorm {          // LayerNorm's parameters; data null: none
+  ConstArray weight, bias;  // [channels]
 };
 
 struct PatchWeight {
-  ConstArray data;
+  ConstArray data;  // [k, k, c_in, c_out] in the order of the strides
   int64_t k, c_in, c_out;
   int64_t ky_stride, kx_stride, c_in_stride, c_out_stride;  // in elements
   ConstArray bias;                                          // [c_out]; data null: none
@@ -28,20 +28,20 @@ struct PatchConvForward {
   int64_t height, width;                                            // of its planes
   // Which pixels a result row takes: null, those of the plane [N, height / k, width / k] in order; with one column,
   // positions in that plane; with k * k columns, the pixels' numbers themselves (then pixel_stride apart), -1: zeros.
-  const int64_t* table;
+  const int64_t* __restrict__ table;  // [rows, table_columns]
   int64_t table_columns;
   int64_t rows, k, c_in, c_out;
-  const float* packed;  // of pack()
+  const float* __restrict__ packed;  // [packed_floats], of pack()
   PatchNorm before, after;
   float eps;
-  void* y;  // [rows, c_out] in x's dtype
+  void* __restrict__ y;  // [rows, c_out] in x's dtype
 };
 
 // Blocks [rows, k * k * c_in] back to their pixels: x's fields say where, of `dx` [pixels, c_in], contiguous.
 struct PatchScatter {
   PatchConvForward of;
-  const void* blocks;
-  void* dx;
+  const void* __restrict__ blocks;  // [rows, k * k * c_in]
+  void* __restrict__ dx;            // [pixels, c_in]
   int64_t pixels;
   bool covers;  // every pixel belongs to a row; the others become zero
 };
