@@ -22,7 +22,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endforeach()
 endif()
 
-set(kernels csrc/cpu/common/isa.cpp csrc/cpu/common/scratch.cpp)
+# What every instruction set shares: compiled for the baseline CPU.
+set(kernels csrc/cpu/common/isa.cpp csrc/cpu/common/packed.cpp csrc/cpu/common/scratch.cpp csrc/cpu/dwconv/run.cpp
+            csrc/cpu/block/block.cpp)
 set(bindings csrc/torch/block_cpu.cpp)
 foreach(op ${CNV2_CPU_OPS})
   list(APPEND bindings csrc/torch/${op}_cpu.cpp)

@@ -20,7 +20,7 @@ struct DwconvCheck {
 
   DwconvPlane plane(int64_t h, int64_t w) const {
     need(x.dim() == 2 && x.size(1) >= 1 && x.is_contiguous(), "x must be contiguous rows [T, C]");
-    need(kernel.dim() == 2 && kernel.size(0) == 49 && kernel.size(1) == x.size(1) && kernel.is_contiguous() &&
+    need(kernel.dim() == 2 && kernel.size(0) == kDwconvTaps && kernel.size(1) == x.size(1) && kernel.is_contiguous() &&
              kernel.scalar_type() == ScalarType::Float,
          "kernel must be contiguous float32 [49, C]");
     need(dtype_of(x).has_value(), "x must be float32, bfloat16 or float16");

@@ -1,4 +1,4 @@
-// The operators' arguments that describe groups of rows: src/convnextv2_fast/ops/_groups.py.
+// The operators' arguments that describe groups of rows: src/convnextv2_fast/ops/_shared/groups.py.
 #pragma once
 
 #include "common/row_groups.h"
@@ -60,11 +60,5 @@ bool rows_of_vectors(const Tensor& x, const Tensors&... others) {
   };
   return fits(x) && (fits(others) && ...);
 }
-
-inline Tensor floats(const Tensor& x, std::initializer_list<int64_t> sizes) {
-  return torch::stable::new_empty(x, sizes, ScalarType::Float);
-}
-
-inline float* float_data(Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
 }  // namespace cnv2

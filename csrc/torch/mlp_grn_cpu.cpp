@@ -5,10 +5,8 @@
 #include <utility>
 
 #include "cpu/common/isa.h"
-#include "cpu/common/scratch.h"
 #include "groups.h"
-#include "kept.h"
-#include "parallel_cpu.h"
+#include "packed_cpu.h"
 
 namespace cnv2 {
 namespace {
@@ -33,9 +31,6 @@ MlpGrnShape shape_of(const RowGroups& groups, int64_t c_in, int64_t hidden, int6
   return {groups, c_in, hidden, c_out, static_cast<float>(eps), held_bytes, activations};
 }
 
-CpuIsa isa() { return current_cpu_isa(CpuIsa::kAmx); }
-const MlpGrnCpu& kernels() { return mlp_grn_cpu(isa()); }
-
 // Weights that fit each other and activations in x's dtype; b2 may be absent.
 MlpGrnWeights weights_of(const char* op, const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& beta,
                          const Tensor& w2, const Tensor* b2) {
@@ -47,49 +42,34 @@ MlpGrnWeights weights_of(const char* op, const Tensor& x, const Tensor& w1, cons
           b2 == nullptr ? ConstArray{nullptr, DType::kFloat32} : vector_of(op, "b2", x, c_out, *b2)};
 }
 
+PackedSources sources_of(const Tensor& w1, const Tensor& b1, const Tensor& beta, const Tensor& w2, const Tensor& b2) {
+  return {strided_of(w1), strided_of(b1), strided_of(beta), strided_of(w2), strided_of(b2)};
+}
+
 Tensor mlp_grn_cpu_pack(const Tensor& w1, const Tensor& b1, const Tensor& beta, const Tensor& w2, const Tensor& b2,
                         bool bfloat16) {
   const MlpGrnWeights weights = weights_of("mlp_grn_cpu_pack", w1, w1, b1, beta, w2, &b2);
-  const MlpGrnShape shape =
-      shape_of({}, w1.size(1), w1.size(0), w2.size(0), 0, 0, bfloat16 ? DType::kBFloat16 : DType::kFloat32);
-  const MlpGrnCpu& cpu = kernels();
-  const int64_t sampled = sample_floats(5);
-  Tensor packed = floats(w1, {sampled + cpu.packed_floats(shape)});
-  sample({&w1, &b1, &beta, &w2, &b2}, float_data(packed));
-  cpu.pack(shape, weights, float_data(packed) + sampled, torch_parallel());
-  return packed;
-}
-
-// The weights packed: a copy that was kept, made anew if it is stale; else in this thread's scratch memory.
-const float* kept_or_new(const char* op, const MlpGrnCpu& cpu, const MlpGrnShape& shape, const MlpGrnWeights& weights,
-                         std::initializer_list<const Tensor*> tensors, const std::optional<Tensor>& packed,
-                         const Parallel& parallel) {
-  const int64_t count = cpu.packed_floats(shape), sampled = sample_floats(static_cast<int64_t>(tensors.size()));
-  if (!packed.has_value()) {
-    float* memory = thread_scratch(ScratchSlot::kWeights, count);
-    cpu.pack(shape, weights, memory, parallel);
-    return memory;
-  }
-  float* memory = kept_data(op, *packed, sampled + count);
-  if (stale(tensors, memory)) {
-    sample(tensors, memory);
-    cpu.pack(shape, weights, memory + sampled, parallel);
-  }
-  return memory + sampled;
+  const CpuIsa isa = current_cpu_isa();
+  const MlpGrnCpu& cpu = mlp_grn_cpu(isa);
+  const PackedKind kind{PackedOp::kMlpGrn, isa, packed_dtype(cpu, bfloat16 ? DType::kBFloat16 : DType::kFloat32)};
+  const MlpGrnShape shape = shape_of({}, w1.size(1), w1.size(0), w2.size(0), 0, 0, kind.dtype);
+  return new_packed(kind, sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), w1,
+                    [&](float* memory) { cpu.pack(shape, weights, memory, torch_parallel()); });
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
     const Tensor& u, const Tensor& w1, const Tensor& b1, const Tensor& gamma, const Tensor& beta, const Tensor& w2,
     const Tensor& b2, const std::optional<Tensor>& residual, const std::optional<Tensor>& row_scale, double eps,
     int64_t held_bytes, int64_t rows_per_group, int64_t count, const std::optional<Tensor>& row_group,
-    const std::optional<Tensor>& offsets, const std::optional<Tensor>& packed, bool keep) {
+    const std::optional<Tensor>& offsets, const std::optional<Tensor>& packed, bool save_hidden) {
   const char* op = "mlp_grn_cpu_fwd";
   const RowGroups groups = groups_of(op, u, rows_per_group, count, row_group, offsets);
   const MlpGrnWeights weights = weights_of(op, u, w1, b1, beta, w2, &b2);
   const int64_t rows = u.size(0), hidden = w1.size(0), c_out = w2.size(0);
   if (w1.size(1) != u.size(1)) refuse(op, "w1 must have u's columns", describe("u", u), describe("w1", w1));
   const MlpGrnShape shape = shape_of(groups, u.size(1), hidden, c_out, eps, held_bytes, *dtype_of(u));
-  const MlpGrnCpu& cpu = kernels();
+  const CpuIsa isa = current_cpu_isa();
+  const MlpGrnCpu& cpu = mlp_grn_cpu(isa);
   const ScalarType type = residual.has_value() ? residual->scalar_type() : u.scalar_type();
   if (residual.has_value() &&
       (residual->dim() != 2 || residual->size(0) != rows || residual->size(1) != c_out || !residual->is_contiguous() ||
@@ -101,12 +81,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
     refuse(op, "row_scale must be contiguous float32 [R] with R dividing T", describe("u", u),
            describe("row_scale", row_scale));
   Tensor y = torch::stable::new_empty(u, {rows, c_out}, type), norm = floats(u, {count, hidden});
-  Tensor kept = floats(u, {keep ? rows + 1 : 0, kept_columns(hidden)});
+  const int64_t columns = saved_columns(hidden);
+  Tensor saved_hidden = floats(u, {save_hidden ? rows + 1 : 0, columns});
   const Parallel parallel = torch_parallel();
+  PackedUse use = packed_or_new(op, packed, {PackedOp::kMlpGrn, isa, packed_dtype(cpu, shape.activations)},
+                                sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), u,
+                                [&](float* memory) { cpu.pack(shape, weights, memory, parallel); });
   MlpGrnForward p{};
   p.shape = shape;
   p.u = array_of(u);
-  p.packed = kept_or_new(op, cpu, shape, weights, {&w1, &b1, &beta, &w2, &b2}, packed, parallel);
+  p.packed = use.data;
   p.gamma = vector_of(op, "gamma", u, hidden, gamma);
   p.residual = residual.has_value() ? residual->const_data_ptr() : nullptr;
   p.row_scale = row_scale.has_value() ? static_cast<const float*>(row_scale->const_data_ptr()) : nullptr;
@@ -114,16 +98,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
   p.y = y.mutable_data_ptr();
   p.y_dtype = *dtype_of(y);
   p.norm = float_data(norm);
-  p.kept = keep ? float_data(kept) : nullptr;
+  if (save_hidden) {
+    const PackedKind kind{PackedOp::kSavedHidden, isa, shape.activations};
+    p.saved_hidden = start_packed_rows(kind, columns, rows * columns, float_data(saved_hidden));
+  }
   cpu.forward(p, parallel);
-  if (keep) p.kept[rows * kept_columns(hidden)] = static_cast<float>(isa());
-  return {std::move(y), std::move(norm), std::move(kept), floats(u, {0})};
+  return {std::move(y), std::move(norm), std::move(saved_hidden), std::move(use.repacked)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_bwd(
     const Tensor& dy, const Tensor& u, const Tensor& w1, const Tensor& b1, const Tensor& gamma, const Tensor& beta,
     const Tensor& w2, const Tensor& norm, double eps, int64_t held_bytes, int64_t rows_per_group, int64_t count,
-    const std::optional<Tensor>& row_group, const std::optional<Tensor>& offsets, const std::optional<Tensor>& kept) {
+    const std::optional<Tensor>& row_group, const std::optional<Tensor>& offsets,
+    const std::optional<Tensor>& saved_hidden) {
   const char* op = "mlp_grn_cpu_bwd";
   const RowGroups groups = groups_of(op, u, rows_per_group, count, row_group, offsets);
   const int64_t c_in = u.size(1), hidden = gamma.numel(), c_out = w2.dim() == 2 ? w2.size(0) : 0;
@@ -135,11 +122,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_b
   p.u = array_of(u);
   p.gamma = vector_of(op, "gamma", u, hidden, gamma);
   p.norm = of_groups(op, "norm", u, groups, hidden, norm);
-  if (kept.has_value()) {
-    const int64_t columns = kept_columns(hidden);
-    p.kept = static_cast<const float*>(matrix_of(op, "kept", norm, u.size(0) + 1, columns, *kept).data);
-    if (p.kept[u.size(0) * columns] != static_cast<float>(isa()))
-      refuse(op, "kept is of a forward on another instruction set", describe("u", u), describe("kept", *kept));
+  const CpuIsa isa = current_cpu_isa();
+  if (saved_hidden.has_value()) {
+    const int64_t columns = saved_columns(hidden), count = u.size(0) * columns;
+    const ConstArray saved = matrix_of(op, "saved_hidden", norm, u.size(0) + 1, columns, *saved_hidden);
+    const auto* memory = static_cast<const float*>(saved.data);
+    const std::string mismatch =
+        packed_mismatch({PackedOp::kSavedHidden, isa, p.shape.activations}, count, memory, saved_hidden->numel());
+    if (!mismatch.empty())
+      refuse(op, "saved_hidden must come from this operator's forward, on this instruction set, for this dtype",
+             describe("saved_hidden", *saved_hidden), mismatch);
+    p.saved_hidden = memory + columns;
   }
   Tensor du = new_contiguous(u), dw1 = floats(u, {hidden, c_in}), db1 = floats(u, {hidden});
   Tensor dgamma = floats(u, {hidden}), dbeta = floats(u, {hidden});
@@ -147,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_b
   p.du = du.mutable_data_ptr();
   p.dw1 = float_data(dw1), p.db1 = float_data(db1), p.dgamma = float_data(dgamma), p.dbeta = float_data(dbeta);
   p.dw2 = float_data(dw2), p.db2 = float_data(db2);
-  kernels().backward(p, torch_parallel());
+  mlp_grn_cpu(isa).backward(p, torch_parallel());
   return {std::move(du),    std::move(dw1), std::move(db1), std::move(dgamma),
           std::move(dbeta), std::move(dw2), std::move(db2)};
 }

@@ -1,14 +1,12 @@
-// The CPU implementation of patch_conv's forward.
+// The CPU implementations of patch_conv's operators.
 #include "cpu/patch_conv/patch_conv.h"
 
 #include <tuple>
 #include <utility>
 
 #include "cpu/common/isa.h"
-#include "cpu/common/scratch.h"
 #include "groups.h"
-#include "kept.h"
-#include "parallel_cpu.h"
+#include "packed_cpu.h"
 
 namespace cnv2 {
 namespace {
@@ -51,42 +49,40 @@ PatchWeight weight_of(const char* op, const Tensor& weight, const std::optional<
   return w;
 }
 
-const Tensor* pointer(const std::optional<Tensor>& t) { return t.has_value() ? &*t : nullptr; }
+PackedKind packed_kind(CpuIsa isa) { return {PackedOp::kPatchConv, isa, DType::kFloat32}; }
 
 Tensor patch_conv_cpu_pack(const Tensor& weight, const std::optional<Tensor>& bias) {
   const PatchWeight w = weight_of("patch_conv_cpu_pack", weight, bias);
-  const PatchConvCpu& cpu = patch_conv_cpu(current_cpu_isa());
-  const int64_t sampled = sample_floats(2);
-  Tensor packed = floats(weight, {sampled + cpu.packed_floats(w)});
-  sample({&weight, pointer(bias)}, float_data(packed));
-  cpu.pack(w, float_data(packed) + sampled, torch_parallel());
-  return packed;
+  const CpuIsa isa = current_cpu_isa();
+  const PatchConvCpu& cpu = patch_conv_cpu(isa);
+  return new_packed(packed_kind(isa), {strided_of(weight), strided_of(bias)}, cpu.packed_floats(w), weight,
+                    [&](float* memory) { cpu.pack(w, memory, torch_parallel()); });
 }
 
-// packed: a copy that was kept, made anew if it is stale; else the weights go to this thread's scratch memory.
-const float* kept_or_new(const char* op, const PatchConvCpu& cpu, const PatchWeight& w, const Tensor& weight,
-                         const std::optional<Tensor>& bias, const std::optional<Tensor>& packed,
-                         const Parallel& parallel) {
-  const int64_t count = cpu.packed_floats(w), sampled = sample_floats(2);
-  if (!packed.has_value()) {
-    float* memory = thread_scratch(ScratchSlot::kWeights, count);
-    cpu.pack(w, memory, parallel);
-    return memory;
+// Which of the `pixels` the rows of p take: ops/_patch_conv/gather.py. need(ok, wants) refuses.
+template <class Need>
+void set_table(PatchConvForward& p, const std::optional<Tensor>& table, int64_t pixels, const Need& need) {
+  if (table.has_value()) {
+    need(table->scalar_type() == ScalarType::Long && table->is_contiguous() && table->size(0) == p.rows &&
+             (table->dim() == 1 || (table->dim() == 2 && table->size(1) == p.k * p.k)),
+         "table must be contiguous int64 [rows], or [rows, k * k] for x [S, Cin]");
+    p.table = static_cast<const int64_t*>(table->const_data_ptr());
+    p.table_columns = table->dim() == 1 ? 1 : p.k * p.k;
   }
-  float* memory = kept_data(op, *packed, sampled + count);
-  if (stale({&weight, pointer(bias)}, memory)) {
-    sample({&weight, pointer(bias)}, memory);
-    cpu.pack(w, memory + sampled, parallel);
-  }
-  return memory + sampled;
+  const int64_t cells = p.height / p.k * (p.width / p.k), plane = p.height * p.width;
+  if (p.rows > 0 && !(table.has_value() && table->dim() == 2))
+    need(cells > 0 && pixels % plane == 0 && (table.has_value() || pixels / plane * cells == p.rows),
+         "rows must be those of the plane [N, H // k, W // k]");
 }
 
 // x [N, H, W, Cin] of any strides; [S, Cin], contiguous, where a table of k * k columns or the plane's sizes say how.
 std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                          const std::optional<Tensor>& before_weight, const std::optional<Tensor>& before_bias,
-                          const std::optional<Tensor>& after_weight, const std::optional<Tensor>& after_bias,
-                          double eps, const std::optional<Tensor>& table, int64_t rows, int64_t height, int64_t width,
-                          int64_t k, const std::optional<Tensor>& packed) {
+                                              const std::optional<Tensor>& before_weight,
+                                              const std::optional<Tensor>& before_bias,
+                                              const std::optional<Tensor>& after_weight,
+                                              const std::optional<Tensor>& after_bias, double eps,
+                                              const std::optional<Tensor>& table, int64_t rows, int64_t height,
+                                              int64_t width, int64_t k, const std::optional<Tensor>& packed) {
   const char* op = "patch_conv_cpu_fwd";
   const auto need = [&](bool ok, const char* wants) {
     if (!ok) refuse(op, wants, describe("x", x), describe("weight", weight), describe("table", table));
@@ -96,7 +92,8 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
   const PatchWeight w = weight_of(op, weight, bias);
   const int64_t c_in = w.c_in, c_out = w.c_out;
   need(w.k == k && x.size(x.dim() - 1) == c_in && rows >= 0, "weight must have x's channels and edge k");
-  const PatchConvCpu& cpu = patch_conv_cpu(current_cpu_isa());
+  const CpuIsa isa = current_cpu_isa();
+  const PatchConvCpu& cpu = patch_conv_cpu(isa);
   PatchConvForward p{};
   p.x = array_of(x);
   p.rows = rows, p.k = k, p.c_in = c_in, p.c_out = c_out;
@@ -111,32 +108,24 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
     p.pixel_stride = c_in, p.row_stride = width * c_in, p.sample_stride = height * width * c_in;
     p.channel_stride = 1;
   }
-  const int64_t cells = height / k * (width / k);
-  if (table.has_value()) {
-    need(table->scalar_type() == ScalarType::Long && table->is_contiguous() && table->size(0) == rows &&
-             (table->dim() == 1 || (table->dim() == 2 && table->size(1) == k * k && x.dim() == 2)),
-         "table must be contiguous int64 [rows], or [rows, k * k] for x [S, Cin]");
-    p.table = static_cast<const int64_t*>(table->const_data_ptr());
-    p.table_columns = table->dim() == 1 ? 1 : k * k;
-  }
-  if (rows > 0 && !(table.has_value() && table->dim() == 2))
-    need(
-        cells > 0 && pixels % (height * width) == 0 && (table.has_value() || pixels / (height * width) * cells == rows),
-        "rows must be those of the plane [N, H // k, W // k]");
+  need(!table.has_value() || table->dim() == 1 || x.dim() == 2, "a table of k * k columns is for x [S, Cin]");
+  set_table(p, table, pixels, need);
   const Parallel parallel = torch_parallel();
-  p.packed = kept_or_new(op, cpu, w, weight, bias, packed, parallel);
+  PackedUse use = packed_or_new(op, packed, packed_kind(isa), {strided_of(weight), strided_of(bias)},
+                                cpu.packed_floats(w), x, [&](float* memory) { cpu.pack(w, memory, parallel); });
+  p.packed = use.data;
   p.before = norm_of(op, x, c_in, before_weight, before_bias);
   p.after = norm_of(op, x, c_out, after_weight, after_bias);
   p.eps = static_cast<float>(eps);
-  Tensor y = torch::stable::new_empty(x, {rows, c_out});
-  p.y = y.mutable_data_ptr();
+  Tensor z = torch::stable::new_empty(x, {rows, c_out});
+  p.y = z.mutable_data_ptr();
   if (rows > 0) cpu.run(p, parallel);
-  return {std::move(y), floats(x, {0})};
+  return {std::move(z), std::move(use.repacked)};
 }
 
-// Where result rows lie in x [S, Cin]: patch_conv/gather.py.
-PatchConvForward rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_in, const std::optional<Tensor>& table,
-                     int64_t rows, int64_t height, int64_t width, int64_t k) {
+// Where result rows lie in x [S, Cin].
+PatchConvForward rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_in,
+                         const std::optional<Tensor>& table, int64_t rows, int64_t height, int64_t width, int64_t k) {
   const auto need = [&](bool ok, const char* wants) {
     if (!ok) refuse(op, wants, describe("x", x), describe("table", table));
   };
@@ -147,18 +136,7 @@ PatchConvForward rows_of(const char* op, const Tensor& x, int64_t pixels, int64_
   p.height = height, p.width = width;
   p.pixel_stride = c_in, p.row_stride = width * c_in, p.sample_stride = height * width * c_in;
   p.channel_stride = 1;
-  if (table.has_value()) {
-    need(table->scalar_type() == ScalarType::Long && table->is_contiguous() && table->size(0) == rows &&
-             (table->dim() == 1 || (table->dim() == 2 && table->size(1) == k * k)),
-         "table must be contiguous int64 [rows] or [rows, k * k]");
-    p.table = static_cast<const int64_t*>(table->const_data_ptr());
-    p.table_columns = table->dim() == 1 ? 1 : k * k;
-  }
-  const int64_t cells = height / k * (width / k);
-  if (rows > 0 && p.table_columns <= 1)
-    need(
-        cells > 0 && pixels % (height * width) == 0 && (table.has_value() || pixels / (height * width) * cells == rows),
-        "rows must be those of the plane [N, H // k, W // k]");
+  set_table(p, table, pixels, need);
   p.x.dtype = *dtype_of(x);
   return p;
 }

@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -72,5 +73,11 @@ inline std::optional<DType> dtype_of(const Tensor& t) {
 
 // x's shape, dtype and device, contiguous (torch's empty_like would keep odd strides of dimensions of size 1).
 inline Tensor new_contiguous(const Tensor& x) { return torch::stable::new_empty(x, x.sizes()); }
+
+inline Tensor floats(const Tensor& x, std::initializer_list<int64_t> sizes) {
+  return torch::stable::new_empty(x, sizes, ScalarType::Float);
+}
+
+inline float* float_data(Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
 }  // namespace cnv2

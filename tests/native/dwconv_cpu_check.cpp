@@ -16,7 +16,7 @@ std::unique_ptr<float[], void (*)(void*)> aligned_floats(T count) {
 
 inline void convolve(const DwconvForward& p, int64_t threads) {
   using Kernel = DwconvForwardKernel<CNV2_VECTOR, CNV2_STRIP>;
-  const DwconvTiling t = Kernel::tiling(p, threads);
+  const DwconvCpuTiling t = Kernel::tiling(p, threads);
   auto packed = aligned_floats(t.packed_floats), scratch = aligned_floats(t.scratch_floats);
   Kernel::pack(p, packed.get(), 0, t.blocks);
   Kernel::run(p, t, packed.get(), scratch.get(), 0, t.tiles / 2);
@@ -29,7 +29,7 @@ std::vector<float> parameter_gradients(const Problem& problem) {
   using Kernel = DwconvBackwardKernel<CNV2_VECTOR, CNV2_STRIP>;
   DwconvBackward p = problem.backward(nullptr);
   const DwconvSumsTiling t = Kernel::tiling(p);
-  const int64_t count = kSums * p.c;
+  const int64_t count = kDwconvSums * p.c;
   const Guarded<float> partial(t.slabs * count);
   p.partial = partial.get();
   for (int64_t i = 0; i < t.slabs * count; ++i) partial[i] = std::numeric_limits<float>::quiet_NaN();

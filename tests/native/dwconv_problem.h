@@ -100,7 +100,7 @@ class Problem {
         rows_(0),
         x_(count_rows() * s.c, 1.0, random_),
         dy_(rows_ * s.c, 1.0, random_),
-        taps_(kTaps * s.c, 0.14, random_),
+        taps_(kDwconvTaps * s.c, 0.14, random_),
         bias_(s.c, 1.0, random_),
         ln_weight_(s.c, 1.0, random_),
         ln_bias_(s.c, 1.0, random_),
@@ -166,20 +166,20 @@ class Problem {
     double worst = 0.0;
     const int64_t channels = shape_.c;
     std::vector<double> z(channels), dx(channels);
-    std::vector<double> gradients(kSums * channels), sizes(kSums * channels, 1.0);
+    std::vector<double> gradients(kDwconvSums * channels), sizes(kDwconvSums * channels, 1.0);
     for (int64_t site = 0; site < shape_.n * shape_.h * shape_.w; ++site) {
       const int64_t row = map_values_[site];
       if (row < 0) continue;
       for (int64_t c = 0; c < channels; ++c) {
         z[c] = forward_.bias == nullptr ? 0.0 : bias_.exact[c];
         dx[c] = 0.0;
-        gradients[kTaps * channels + c] += dy_.exact[row * channels + c];
-        sizes[kTaps * channels + c] += std::abs(dy_.exact[row * channels + c]);
+        gradients[kDwconvTaps * channels + c] += dy_.exact[row * channels + c];
+        sizes[kDwconvTaps * channels + c] += std::abs(dy_.exact[row * channels + c]);
       }
       each_neighbour(site, [&](int64_t tap, int64_t other) {
         for (int64_t c = 0; c < channels; ++c) {
           z[c] += x_.exact[other * channels + c] * taps_.exact[tap * channels + c];
-          dx[c] += dy_.exact[other * channels + c] * taps_.exact[(kTaps - 1 - tap) * channels + c];
+          dx[c] += dy_.exact[other * channels + c] * taps_.exact[(kDwconvTaps - 1 - tap) * channels + c];
           const double product = x_.exact[other * channels + c] * dy_.exact[row * channels + c];
           gradients[tap * channels + c] += product;
           sizes[tap * channels + c] += std::abs(product);
@@ -190,7 +190,8 @@ class Problem {
         worst = larger(worst, beyond_rounding(dx_[row * channels + c], dx[c]) / (4.0 + std::abs(dx[c])));
       }
     }
-    for (int64_t i = 0; i < kSums * channels; ++i) worst = larger(worst, std::abs(sums[i] - gradients[i]) / sizes[i]);
+    for (int64_t i = 0; i < kDwconvSums * channels; ++i)
+      worst = larger(worst, std::abs(sums[i] - gradients[i]) / sizes[i]);
     return worst / std::numeric_limits<float>::epsilon();
   }
 
@@ -204,12 +205,12 @@ class Problem {
   template <class F>
   void each_neighbour(int64_t site, const F& body) const {
     const int64_t x0 = site % shape_.w, y0 = site / shape_.w % shape_.h, n = site / shape_.w / shape_.h;
-    for (int64_t ky = 0; ky < kTaps1d; ++ky) {
-      for (int64_t kx = 0; kx < kTaps1d; ++kx) {
-        const int64_t y = y0 + ky - kPad, x = x0 + kx - kPad;
+    for (int64_t ky = 0; ky < kDwconvSide; ++ky) {
+      for (int64_t kx = 0; kx < kDwconvSide; ++kx) {
+        const int64_t y = y0 + ky - kDwconvPad, x = x0 + kx - kDwconvPad;
         if (y < 0 || y >= shape_.h || x < 0 || x >= shape_.w) continue;
         const int64_t row = map_values_[(n * shape_.h + y) * shape_.w + x];
-        if (row >= 0) body(kx * kTaps1d + ky, row);
+        if (row >= 0) body(kx * kDwconvSide + ky, row);
       }
     }
   }

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "cpu/common/cpu_features.h"
-#include "cpu/mlp_grn/kernel.h"
 #include "cpu/common/scratch.cpp"
+#include "cpu/mlp_grn/kernel.h"
 #include "kernel_problem.h"
 #ifdef CNV2_PAIRS
 #include "cpu/mlp_grn/bf16.h"
@@ -17,7 +17,7 @@ namespace {
 using Floats32 = MlpGrnKernel<CNV2_VECTOR, (CNV2_ROWS < 14 ? CNV2_ROWS : 14)>;
 #ifdef CNV2_PAIRS
 constexpr bool kPairs = true;
-constexpr MlpGrnCpu kFloats32 = {Floats32::packed_floats, Floats32::pack, Floats32::forward, Floats32::backward};
+constexpr MlpGrnCpu kFloats32 = {Floats32::packed_floats, Floats32::pack, Floats32::forward, Floats32::backward, false};
 using Kernel = MlpGrnBf16Kernel<CNV2_VECTOR, CNV2_ROWS, CNV2_PAIRS, kFloats32>;
 #else
 constexpr bool kPairs = false;
@@ -124,13 +124,13 @@ bool failed(const Problem& p, int seed) {
   f.residual = p.residual ? residual.bytes.get() : nullptr;
   f.row_scale = p.scaled ? reinterpret_cast<const float*>(row_scale.bytes.get()) : nullptr;
   f.scale_rows = 1, f.y = y.bytes.get(), f.y_dtype = p.dtype, f.norm = norm.data();
-  Floats kept((rows + 1) * kept_columns(k), NAN);
-  f.kept = seed % 2 == 0 ? kept.data() : nullptr;
+  Floats saved_hidden(rows * saved_columns(k), NAN);
+  f.saved_hidden = seed % 2 == 0 ? saved_hidden.data() : nullptr;
   Kernel::forward(f, parallel);
   Floats dw1(k * c, NAN), db1(k, NAN), dgamma(k, NAN), dbeta(k, NAN), dw2(o * k, NAN), db2(o, NAN);
   MlpGrnBackward b{};
   b.shape = shape, b.weights = weights, b.dy = dy.view(), b.u = u.view(), b.gamma = gamma.view(), b.norm = norm.data();
-  b.kept = f.kept;
+  b.saved_hidden = f.saved_hidden;
   b.du = du.bytes.get(), b.dw1 = dw1.data(), b.db1 = db1.data(), b.dgamma = dgamma.data(), b.dbeta = dbeta.data();
   b.dw2 = dw2.data(), b.db2 = db2.data();
   Kernel::backward(b, parallel);

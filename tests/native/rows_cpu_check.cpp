@@ -2,10 +2,10 @@
 // CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile. Prints "N problems, M failed".
 #include <string>
 
+#include "cpu/common/scratch.cpp"
 #include "cpu/grn/kernel.h"
 #include "cpu/layer_norm/kernel.h"
 #include "cpu/patch_conv/kernel.h"
-#include "cpu/common/scratch.cpp"
 #include "kernel_problem.h"
 
 namespace cnv2 {
@@ -14,7 +14,7 @@ namespace {
 constexpr double kEps = 1e-6;
 
 // The normalised row; its reciprocal standard deviation.
-double normalise(const double* x, int64_t c, double* out) {
+double normalize(const double* x, int64_t c, double* out) {
   double mean = 0, square = 0;
   for (int64_t i = 0; i < c; ++i) mean += x[i] / c;
   for (int64_t i = 0; i < c; ++i) square += (x[i] - mean) * (x[i] - mean) / c;
@@ -37,7 +37,7 @@ bool layer_norm_failed(int64_t rows, int64_t c, DType dtype, DType params, int c
   const Doubles X = x.values(), D = dy.values(), W = weight.values(), B = bias.values();
   Doubles Y(rows * c), DX(rows * c), DP(2 * c), hat(c);
   for (int64_t r = 0; r < rows; ++r) {
-    const double rstd = normalise(&X[r * c], c, hat.data());
+    const double rstd = normalize(&X[r * c], c, hat.data());
     double sum = 0, product = 0;
     for (int64_t i = 0; i < c; ++i) {
       const double d = D[r * c + i];
@@ -142,7 +142,7 @@ bool patch_failed(const Image& s, DType dtype, DType params, int count) {
       for (int64_t c = 0; c < s.c; ++c)
         pixel[c] = X[s.planes ? ((in * s.c + c) * s.h + iy) * s.w + ix : ((in * s.h + iy) * s.w + ix) * s.c + c];
       if (s.before) {
-        normalise(pixel.data(), s.c, hat.data());
+        normalize(pixel.data(), s.c, hat.data());
         for (int64_t c = 0; c < s.c; ++c) pixel[c] = hat[c] * NW[c] + NB[c];
       }
       for (int64_t c = 0; c < s.c; ++c) {
@@ -153,7 +153,7 @@ bool patch_failed(const Image& s, DType dtype, DType params, int count) {
     }
     if (s.after) {
       Doubles normed(s.out);
-      normalise(row.data(), s.out, normed.data());
+      normalize(row.data(), s.out, normed.data());
       for (int64_t o = 0; o < s.out; ++o) row[o] = normed[o] * AW[o] + AB[o];
     }
     for (int64_t o = 0; o < s.out; ++o) Y[r * s.out + o] = row[o];

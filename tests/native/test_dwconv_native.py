@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from convnextv2_fast import dispatch
 from convnextv2_fast.dispatch import Spec
 from convnextv2_fast.layouts import DenseLayout, PatchLayout, SiteLayout
-from convnextv2_fast.ops._dwconv import native as sparse_dwconv
 from convnextv2_fast.ops._dwconv import reference
-from convnextv2_fast.ops._dwconv_layer_norm import native
+from convnextv2_fast.ops._dwconv_layer_norm import cuda
 from convnextv2_fast.ops._shared.sites import Sites
 from convnextv2_fast.testing import Problem, make, relative_error, tolerance
 from tests.native.isas import ISAS, needs_library, on_isa
@@ -53,19 +52,29 @@ def problem(shape, dtype=F32, param_dtype=None, bias=True):
     return (torch.randn(shape).to(dtype), kernel, *(p if p is None else p.to(param_dtype) for p in params))
 
 
+OPS = torch.ops.convnextv2_fast
+FORWARD, FORWARD_TRAIN = OPS.dwconv_layer_norm_fwd.default, OPS.dwconv_layer_norm_fwd_train.default
+
+
 def sited(x: Tensor):
     """Rows of x `[N, H, W, C]`, and what the operators want to know of their plane."""
-    return x.flatten(0, 2), (*x.shape[1:3], None, None)
+    return x.flatten(0, 2), (*x.shape[1:3], None)
+
+
+def plane_of(layout):
+    """Height, width and the map of the sites, as the operators take them."""
+    h, w, _, site_map = Sites.of(torch.empty(0, 0), layout)
+    return h, w, site_map
 
 
 def forward(x, *params):
     rows, sites = sited(x)
-    return native.KERNELS.forward(rows, *params, EPS, *sites).view(x.shape)
+    return FORWARD(rows, *params, EPS, *sites).view(x.shape)
 
 
 def forward_train(x, *params):
     rows, sites = sited(x)
-    return [t.view(x.shape) for t in native.KERNELS.forward_train(rows, *params, EPS, *sites)]
+    return [t.view(x.shape) for t in FORWARD_TRAIN(rows, *params, EPS, *sites)]
 
 
 def plain(x: Tensor, kernel: Tensor, bias: Tensor | None, ln_weight: Tensor, ln_bias: Tensor):
@@ -162,15 +171,15 @@ def gradients(layout, c, dtype):
 
 def check_gradients(layout, c, dtype):
     (dy, x, kernel), exact, plain = gradients(layout, c, dtype)
-    sites = Sites.of(layout)
-    y = sparse_dwconv.KERNELS.forward(x, kernel, None, *sites)
-    dx, dparams = sparse_dwconv.KERNELS.backward(dy, x, kernel, True, True, *sites)
+    plane = plane_of(layout)
+    y = OPS.dwconv_fwd.default(x, kernel, None, *plane)
+    dx, dparams = OPS.dwconv_bwd.default(dy, x, kernel, True, True, *plane)
     assert y.shape == dx.shape == x.shape and y.dtype == dx.dtype == dtype and dparams.dtype == F32
     for got, want, theirs in zip((y, dx, dparams[:49], dparams[49]), exact, plain, strict=True):
         assert relative_error(got, want) <= tolerance(relative_error(theirs, want), dtype)
-    only = sparse_dwconv.KERNELS.backward(dy, x, kernel, True, False, *sites)
+    only = OPS.dwconv_bwd.default(dy, x, kernel, True, False, *plane)
     assert torch.equal(only[0], dx) and only[1].shape == (0, c)
-    only = sparse_dwconv.KERNELS.backward(dy, x, kernel, False, True, *sites)
+    only = OPS.dwconv_bwd.default(dy, x, kernel, False, True, *plane)
     assert torch.equal(only[1], dparams) and only[0].shape == (0, c)
 
 
@@ -239,8 +248,8 @@ def test_bitwise_deterministic(isa, dtype):
 def test_bitwise_deterministic_gradients(isa, kind, dtype):
     layout = DenseLayout(3, 30, 56) if kind == "dense" else sparse(kind, h=40, w=40)
     dy, x, kernel = (torch.randn(t, 72) for t in (layout.rows, layout.rows, 49))
-    args = (dy.to(dtype), x.to(dtype), kernel, True, True, *Sites.of(layout))
-    bits_by_threads(lambda: sparse_dwconv.KERNELS.backward(*args))
+    args = (dy.to(dtype), x.to(dtype), kernel, True, True, *plane_of(layout))
+    bits_by_threads(lambda: OPS.dwconv_bwd.default(*args))
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -248,11 +257,11 @@ def test_bitwise_deterministic_gradients(isa, kind, dtype):
 def test_opcheck(dtype, param_dtype, bias):
     x, *params = problem((2, 3, 5, 8), dtype, param_dtype, bias)
     rows, sites = sited(x)
-    for op in (native.KERNELS.forward, native.KERNELS.forward_train):
+    for op in (FORWARD, FORWARD_TRAIN):
         torch.library.opcheck(op, (rows, *params, EPS, *sites))
-    ops, kernel = torch.ops.convnextv2_fast, params[0]
-    torch.library.opcheck(ops.sparse_dwconv_fwd.default, (rows, kernel, params[1], *sites, False))
-    torch.library.opcheck(ops.sparse_dwconv_bwd.default, (rows, rows, kernel, True, True, *sites, False))
+    kernel = params[0]
+    torch.library.opcheck(OPS.dwconv_fwd.default, (rows, kernel, params[1], *sites))
+    torch.library.opcheck(OPS.dwconv_bwd.default, (rows, rows, kernel, True, True, *sites))
 
 
 def test_outputs_are_plainly_contiguous():
@@ -260,9 +269,9 @@ def test_outputs_are_plainly_contiguous():
     x, *params = problem((1, 1, 1, 8))
     odd = x.as_strided((1, 8), (999, 1))
     assert odd.is_contiguous()
-    y, z = native.KERNELS.forward_train(odd, *params, EPS, 1, 1, None, None)
+    y, z = FORWARD_TRAIN(odd, *params, EPS, 1, 1, None)
     assert y.stride() == z.stride() == (8, 1)
-    meta = native.KERNELS.forward(odd.to("meta"), *(p.to("meta") for p in params), EPS, 1, 1, None, None)
+    meta = FORWARD(odd.to("meta"), *(p.to("meta") for p in params), EPS, 1, 1, None)
     assert meta.stride() == y.stride()
 
 
@@ -277,16 +286,15 @@ BAD = {
 
 
 @pytest.mark.parametrize("wants", BAD)
-@pytest.mark.parametrize("name", ["forward", "forward_train"])
+@pytest.mark.parametrize("name", ["dwconv_layer_norm_fwd", "dwconv_layer_norm_fwd_train"])
 def test_bad_inputs(wants, name):
     x, *params = problem((2, 4, 5, 8))
     rows, sites = sited(x)
     args = BAD[wants](rows, *params)
     with pytest.raises(ValueError) as caught:
-        getattr(native.KERNELS, name)(*args, EPS, *sites)
+        getattr(OPS, name).default(*args, EPS, *sites)
     message = str(caught.value)
-    op = "dwconv_layer_norm_fwd" + ("_train" if name == "forward_train" else "")
-    assert message.startswith(f"{op}: {wants}; got x {tuple(args[0].shape)} {str(args[0].dtype)[6:]}")
+    assert message.startswith(f"{name}: {wants}; got x {tuple(args[0].shape)} {str(args[0].dtype)[6:]}")
     assert "\n" not in message
 
 
@@ -306,4 +314,4 @@ def test_reasons():
         ):
             reasons = cpu.reasons(spec(op=op, **changes))
             assert reasons and any(words in reason for reason in reasons), reasons
-    assert native.CUDA.reasons(spec())  # these tensors are on the CPU
+    assert cuda.CUDA.reasons(spec())  # these tensors are on the CPU

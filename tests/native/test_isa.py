@@ -157,17 +157,14 @@ def test_slow_instructions_are_not_chosen():
 @needs_library
 def test_all_available_sets_agree():
     """The same problem on every instruction set of this machine: equal up to the order of additions."""
-    from convnextv2_fast.ops._dwconv_layer_norm import native
-
     x, kernel, vector = torch.randn(2, 9, 11, 40), torch.randn(49, 40) / 7, torch.randn(40)
     best = library.cpu_isa()
     results = []
     try:
         for isa in library.CPU_ISAS[: library.CPU_ISAS.index(best) + 1]:
             library.set_cpu_isa(isa)
-            results.append(
-                native.KERNELS.forward(x.flatten(0, 2), kernel, vector, vector, vector, 1e-6, 9, 11, None, None)
-            )
+            forward = torch.ops.convnextv2_fast.dwconv_layer_norm_fwd.default
+            results.append(forward(x.flatten(0, 2), kernel, vector, vector, vector, 1e-6, 9, 11, None))
     finally:
         library.set_cpu_isa(best)
     for result in results[1:]:

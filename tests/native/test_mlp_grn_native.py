@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convnextv2_fast as cf
-from convnextv2_fast import ops
+from convnextv2_fast import library, ops
 from convnextv2_fast.models.convnextv2 import Block
 from convnextv2_fast.ops._mlp_grn import cpu
 from convnextv2_fast.ops._shared import packed
@@ -241,7 +241,7 @@ def test_weights_made_in_inference_mode():
 
 
 @needs_library
-def test_compiled_inference_uses_kept_weights():
+def test_compiled_inference_uses_packed_weights():
     packed.clear()
     block = Block(16).eval()
     x = torch.randn(2, 16, 8, 8)
@@ -258,13 +258,13 @@ def test_compiled_inference_uses_kept_weights():
 @needs_library
 @pytest.mark.parametrize("held", [1 << 40, 100 * 100 * 4], ids=["held", "sliced"])
 @pytest.mark.parametrize("kind", ["dense", "ragged", "site"])
-def test_hidden_activations_kept_or_computed_again(isa, kind, held, monkeypatch):
-    """The same gradients, twice from one graph; kept where a float32 stage is wide, not in 16 bits, not if told so."""
+def test_hidden_activations_saved_or_computed_again(isa, kind, held, monkeypatch):
+    """The same gradients, twice from one graph; saved where a float32 stage is wide, not in 16 bits, not if told so."""
     monkeypatch.setitem(cpu.HELD_BYTES, None, held)
     problem = make("mlp_grn", 3, 9, 13, 25, kind).to(F32)
     found = []
     for keep_from in (1, 26):
-        monkeypatch.setattr(cpu, "KEEP_FROM", keep_from)
+        monkeypatch.setattr(cpu, "SAVE_FROM", keep_from)
         y = problem.public(backend="cpu")
         node = y.grad_fn if "MlpGrn" in y.grad_fn.name() else y.grad_fn.next_functions[0][0]
         assert (len(node.saved_tensors) > 11) is (keep_from == 1)
@@ -274,9 +274,9 @@ def test_hidden_activations_kept_or_computed_again(isa, kind, held, monkeypatch)
         for a, b in zip(found[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     x = torch.empty(1, 25)
-    monkeypatch.setattr(cpu, "KEEP_FROM", 25)
-    assert cpu.keeps(x, None) and cpu.keeps(x.to(BF16), "materialize")
-    assert not (cpu.keeps(x.to(BF16), None) or cpu.keeps(x, "chunked") or cpu.keeps(x, "recompute"))
+    monkeypatch.setattr(cpu, "SAVE_FROM", 25)
+    assert cpu.saves_hidden(x, None) and cpu.saves_hidden(x.to(BF16), "materialize")
+    assert not (cpu.saves_hidden(x.to(BF16), None) or cpu.saves_hidden(x, "chunked") or cpu.saves_hidden(x, "recompute"))
 
 
 @needs_library
@@ -285,13 +285,13 @@ def test_opcheck(dtype):
     u, w1, w2 = torch.randn(12, 8).to(dtype), torch.randn(20, 8), torch.randn(8, 20)
     b1, gamma, beta, b2 = torch.randn(20), torch.randn(20), torch.randn(20), torch.randn(8)
     args = (u, w1, b1, gamma, beta, w2, b2, None, None, 1e-6, 1 << 20, 4, 3, None, None)
-    for keep in (False, True):
-        torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default, (*args, None, keep))
+    for save_hidden in (False, True):
+        torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default, (*args, None, save_hidden))
     norm = torch.rand(3, 20)
     back = (u, u, w1, b1, gamma, beta, w2, norm, 1e-6, 1 << 20, 4, 3, None, None)
-    kept = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, None, True)[2]
-    for again in (None, kept):
-        torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default, (*back, again))
+    saved_hidden = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, None, True)[2]
+    for saved in (None, saved_hidden):
+        torch.library.opcheck(torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default, (*back, saved))
 
 
 @needs_library
@@ -303,21 +303,22 @@ def test_bad_packed_weights_are_refused():
     with pytest.raises(ValueError, match="w1 must have u's columns"):
         torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(u[:, :4].contiguous(), *args[1:], None, False)
     norm = torch.rand(1, 20)
-    with pytest.raises(ValueError, match="kept does not fit"):
+    with pytest.raises(ValueError, match="saved_hidden does not fit"):
         torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default(
             u, u, w1, v, v, v, w2, norm, 1e-6, 1 << 20, 4, 1, None, None, torch.randn(4, 20)
         )
-    kept = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, None, True)[2]
-    kept[-1, 0] = -1
-    with pytest.raises(ValueError, match="on another instruction set"):
+    saved_hidden = torch.ops.convnextv2_fast.mlp_grn_cpu_fwd.default(*args, None, True)[2]
+    other = saved_hidden.clone()
+    other.view(torch.int32)[0, 2] += 1 if library.cpu_isa() == "scalar" else -1
+    with pytest.raises(ValueError, match=r"forward, on this instruction set, for this dtype; got .* made of mlp_grn's"):
         torch.ops.convnextv2_fast.mlp_grn_cpu_bwd.default(
-            u, u, w1, v, v, v, w2, norm, 1e-6, 1 << 20, 4, 1, None, None, kept
+            u, u, w1, v, v, v, w2, norm, 1e-6, 1 << 20, 4, 1, None, None, other
         )
 
 
 @pytest.mark.skipif("avx512_bf16" not in ISAS, reason="this CPU or this build has no AVX512_BF16")
 def test_weights_packed_for_another_dtype(block):
-    """Pairs of bfloat16 and floats: one is not taken for the other, and the kept copy follows the activations."""
+    """Pairs of bfloat16 and floats: one is not taken for the other, and the copy follows the activations."""
     sizes, x = [], torch.randn(1, 24, 5, 5)
     with torch.no_grad():
         want = block(x)

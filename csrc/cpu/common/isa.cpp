@@ -1,52 +1,25 @@
 #include "isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <iterator>
+
+#include "cpu/common/isa_table.h"
 
 namespace cnv2 {
 namespace {
 
 constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "avx512_bf16", "amx"};
 constexpr int kCount = sizeof(kNames) / sizeof(kNames[0]);
-constexpr CpuIsa kLast = static_cast<CpuIsa>(kCount - 1);
-
-bool built(CpuIsa isa) {
-  switch (isa) {
-    case CpuIsa::kScalar:
-      return true;
-    case CpuIsa::kAvx2:
-#ifdef CNV2_HAVE_AVX2
-      return true;
-#else
-      return false;
-#endif
-    case CpuIsa::kAvx512:
-#ifdef CNV2_HAVE_AVX512
-      return true;
-#else
-      return false;
-#endif
-    case CpuIsa::kAvx512Bf16:
-#ifdef CNV2_HAVE_AVX512_BF16
-      return true;
-#else
-      return false;
-#endif
-    case CpuIsa::kAmx:
-#ifdef CNV2_HAVE_AMX
-      return true;
-#else
-      return false;
-#endif
-  }
-  return false;
-}
+#define CNV2_BUILT(Set, ...) CpuIsa::k##Set,
+constexpr CpuIsa kBuilt[] = {CNV2_ALL_ISAS(CNV2_BUILT, )};
 
 CpuIsa best() {
-  for (int isa = static_cast<int>(detect_cpu_isa()); isa > 0; --isa) {
-    if (built(static_cast<CpuIsa>(isa))) return static_cast<CpuIsa>(isa);
-  }
-  return CpuIsa::kScalar;
+  const CpuIsa here = detect_cpu_isa();
+  CpuIsa found = CpuIsa::kScalar;
+  for (CpuIsa isa : kBuilt) found = isa <= here ? isa : found;
+  return found;
 }
 
 CpuIsa usual() {
@@ -66,22 +39,22 @@ CpuIsa best_cpu_isa() {
   return isa;
 }
 
-CpuIsa current_cpu_isa(CpuIsa highest) {
-  const CpuIsa isa = current().load(std::memory_order_relaxed);
-  return isa < highest ? isa : highest;
-}
+CpuIsa current_cpu_isa() { return current().load(std::memory_order_relaxed); }
+
+const char* isa_name(CpuIsa isa) { return kNames[static_cast<int>(isa)]; }
 
 bool set_cpu_isa(CpuIsa isa) {
-  if (isa > best_cpu_isa() || !built(isa)) return false;
+  const bool built = std::find(std::begin(kBuilt), std::end(kBuilt), isa) != std::end(kBuilt);
+  if (isa > best_cpu_isa() || !built) return false;
   current().store(isa, std::memory_order_relaxed);
   return true;
 }
 
 }  // namespace cnv2
 
-const char* cnv2_cpu_isa() { return cnv2::kNames[static_cast<int>(cnv2::current_cpu_isa(cnv2::kLast))]; }
+const char* cnv2_cpu_isa() { return cnv2::isa_name(cnv2::current_cpu_isa()); }
 
-const char* cnv2_best_cpu_isa() { return cnv2::kNames[static_cast<int>(cnv2::best_cpu_isa())]; }
+const char* cnv2_best_cpu_isa() { return cnv2::isa_name(cnv2::best_cpu_isa()); }
 
 int cnv2_set_cpu_isa(const char* name) {
   for (int isa = 0; isa < cnv2::kCount; ++isa) {

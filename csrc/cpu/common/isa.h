@@ -8,8 +8,11 @@ namespace cnv2 {
 // The best instruction set that both this machine and this build have.
 CpuIsa best_cpu_isa();
 
-// The one in use; at most `highest`, the last that a kernel of the caller's is written for.
-CpuIsa current_cpu_isa(CpuIsa highest = CpuIsa::kAvx512);
+// The one in use. An op that has no kernels of its own for it uses those of the next lower one: isa_table.h.
+CpuIsa current_cpu_isa();
+
+// "scalar", "avx2", "avx512", "avx512_bf16" or "amx".
+const char* isa_name(CpuIsa isa);
 
 // Uses `isa` from the next call on; false, changing nothing, if the machine or the build does not have it.
 bool set_cpu_isa(CpuIsa isa);

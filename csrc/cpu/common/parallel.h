@@ -4,6 +4,15 @@
 #include <cstdint>
 
 namespace cnv2 {
+namespace {
+
+// The `grain` of a loop whose every step takes `work` multiply-adds: so many steps that a thread is worth waking.
+inline int64_t grain(int64_t work) {
+  constexpr int64_t kThreadWork = 128 * 1024;
+  return kThreadWork / (work > 0 ? work : 1) + 1;
+}
+
+}  // namespace
 
 struct Parallel {
   using Body = void (*)(void* context, int64_t begin, int64_t end);

@@ -5,6 +5,7 @@
 // cache. Every few tiles they join the slab's, so that no sum is long. Which tiles make a slab follows from the shape.
 #pragma once
 
+#include "cpu/common/dtype_switch.h"
 #include "sites.h"
 #include "strip.h"
 
@@ -40,26 +41,28 @@ struct DwconvBackwardKernel {
     t.slabs = t.slabs < largest ? t.slabs : largest;
     t.slabs = t.slabs < t.tiles ? t.slabs : t.tiles;
     t.slabs = t.slabs > 1 ? t.slabs : 1;
-    t.scratch_floats = 2 * t.group_blocks * kSums * kWidth + TileSites::floats(t);
+    t.scratch_floats = 2 * t.group_blocks * kDwconvSums * kWidth + TileSites::floats(t);
     return t;
   }
 
   // One strip and one channel block: adds to sums [50][kWidth], taps as [ky][kx], then the bias.
   template <bool kTail, int kLength, class Window, class Row>
-  static CNV2_INLINE void strip(const Window& window, const Row& outputs, int count, int lanes, float* sums) {
+  static CNV2_INLINE void strip(const Window& window, const Row& outputs, int count, int lanes,
+                                float* __restrict__ sums) {
     V dy[kLength], bias = V::zero();
     unroll<0, kLength>([&](auto j) CNV2_LAMBDA {
       const bool there = j.value < count && outputs.has(j.value);
       dy[j.value] = there ? load_block<V, kTail>(outputs.at(j.value), lanes) : V::zero();
       bias = V::add(bias, dy[j.value]);
     });
-    V::add(V::load(sums + kTaps * kWidth), bias).store(sums + kTaps * kWidth);
+    V::add(V::load(sums + kDwconvTaps * kWidth), bias).store(sums + kDwconvTaps * kWidth);
     Strip<V, kLength>::template correlate<kTail>(window, dy, lanes, sums);
   }
 
   template <class T, bool kTail>
   static __attribute__((noinline)) void dense_tile(const DwconvBackward& p, const TileBounds& tile, int64_t c0,
-                                                   int lanes, float* sums) {
+                                                   int lanes,
+                                                   float* __restrict__ sums) {  // [50][kWidth]
     const int64_t w = p.plane.w, image = tile.n * p.plane.h;
     const T* x_block = static_cast<const T*>(p.x) + c0;
     const T* dy_block = static_cast<const T*>(p.dy) + c0;
@@ -67,15 +70,16 @@ struct DwconvBackwardKernel {
       const int begin = first_kernel_row(y), end = last_kernel_row(y, p.plane.h);
       for (int64_t x = tile.x_begin; x < tile.x_end; x += kStrip) {
         const typename InsideWindow<T>::Row outputs{dy_block + ((image + y) * w + x) * p.c, p.c};
-        const InsideWindow<T> inside{x_block + ((image + y - kPad) * w + x - kPad) * p.c, w * p.c, p.c, begin, end};
+        const InsideWindow<T> inside{x_block + ((image + y - kDwconvPad) * w + x - kDwconvPad) * p.c, w * p.c, p.c,
+                                     begin, end};
         Strip<V, kStrip>::prefetch_below(inside);
         unroll<0, kStrip>([&](auto j) CNV2_LAMBDA { __builtin_prefetch(outputs.at(j.value) + w * p.c); });
         const int count = static_cast<int>(tile.x_end - x < kStrip ? tile.x_end - x : kStrip);
-        if (x >= kPad && x + kStrip + kPad <= w && count == kStrip) {
+        if (x >= kDwconvPad && x + kStrip + kDwconvPad <= w && count == kStrip) {
           strip<kTail, kStrip>(inside, outputs, kStrip, lanes, sums);
         } else {
-          const int first = static_cast<int>(x < kPad ? kPad - x : 0);
-          const int last = static_cast<int>(x + count + kPad < w ? count + 2 * kPad : w - x + kPad);
+          const int first = static_cast<int>(x < kDwconvPad ? kDwconvPad - x : 0);
+          const int last = static_cast<int>(x + count + kDwconvPad < w ? count + 2 * kDwconvPad : w - x + kDwconvPad);
           strip<kTail, kStrip>(EdgeWindow<T>{inside, first, last, begin, end}, outputs, count, lanes, sums);
         }
       }
@@ -84,7 +88,8 @@ struct DwconvBackwardKernel {
 
   template <class T, bool kTail>
   static __attribute__((noinline)) void sparse_tile(const DwconvBackward& p, const TileSites& sites, int64_t c0,
-                                                    int lanes, float* sums) {
+                                                    int lanes,
+                                                    float* __restrict__ sums) {  // [50][kWidth]
     for (int64_t k = 0; k < sites.count(); ++k) {
       const SiteStrip& s = sites.strip(k);
       with_length(s.length, [&](auto length) CNV2_LAMBDA {
@@ -97,16 +102,17 @@ struct DwconvBackwardKernel {
 
   // One task.
   template <class T>
-  static void sum_slab(const DwconvBackward& p, const DwconvSumsTiling& t, float* scratch, int64_t slab,
-                       int64_t group) {
-    const int64_t count = t.group_blocks * kSums * kWidth;
+  static void sum_slab(const DwconvBackward& p, const DwconvSumsTiling& t,
+                       float* __restrict__ scratch,  // [t.scratch_floats]
+                       int64_t slab, int64_t group) {
+    const int64_t count = t.group_blocks * kDwconvSums * kWidth;
     float *totals = scratch, *sums = totals + count, *memory = sums + count;
     const int64_t c_begin = group * t.group_blocks * kWidth;
     const int64_t c_end = c_begin + t.group_blocks * kWidth < p.c ? c_begin + t.group_blocks * kWidth : p.c;
     for (int64_t i = 0; i < 2 * count; i += kWidth) V::zero().store(scratch + i);
     const auto each_block = [&](const auto& body) CNV2_LAMBDA {
       float* block = sums;
-      for (int64_t c0 = c_begin; c0 < c_end; c0 += kWidth, block += kSums * kWidth) {
+      for (int64_t c0 = c_begin; c0 < c_end; c0 += kWidth, block += kDwconvSums * kWidth) {
         if (c0 + kWidth <= c_end) {
           body(Index<0>{}, c0, kWidth, block);
         } else {
@@ -134,31 +140,23 @@ struct DwconvBackwardKernel {
         V::zero().store(sums + k);
       }
     }
-    float* out = p.partial + slab * kSums * p.c;
+    float* out = p.partial + slab * kDwconvSums * p.c;
     for (int64_t c0 = c_begin; c0 < c_end; c0 += kWidth) {
       const int lanes = static_cast<int>(c_end - c0 < kWidth ? c_end - c0 : kWidth);
-      const float* total = totals + (c0 - c_begin) * kSums;
-      for (int k = 0; k < kSums; ++k) {
-        const int row = k == kTaps ? kTaps : k % kTaps1d * kTaps1d + k / kTaps1d;
+      const float* total = totals + (c0 - c_begin) * kDwconvSums;
+      for (int k = 0; k < kDwconvSums; ++k) {
+        const int row = k == kDwconvTaps ? kDwconvTaps : k % kDwconvSide * kDwconvSide + k / kDwconvSide;
         V::load(total + k * kWidth).store(out + row * p.c + c0, lanes);
       }
     }
   }
 
-  static void run(const DwconvBackward& p, const DwconvSumsTiling& t, float* scratch, int64_t begin, int64_t end) {
+  static void run(const DwconvBackward& p, const DwconvSumsTiling& t,
+                  float* __restrict__ scratch,  // [t.scratch_floats]
+                  int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slab = task / t.groups, group = task % t.groups;
-      switch (p.dtype) {
-        case DType::kFloat32:
-          sum_slab<float>(p, t, scratch, slab, group);
-          break;
-        case DType::kBFloat16:
-          sum_slab<BFloat16>(p, t, scratch, slab, group);
-          break;
-        case DType::kFloat16:
-          sum_slab<Half>(p, t, scratch, slab, group);
-          break;
-      }
+      with_dtype(p.dtype, p.x, [&](auto* x) { sum_slab<StoredAs<decltype(x)>>(p, t, scratch, slab, group); });
     }
   }
 };

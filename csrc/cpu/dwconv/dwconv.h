@@ -3,15 +3,10 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "common/dwconv.h"
+#include "cpu/common/isa_table.h"
 
 namespace cnv2 {
-
-constexpr int kTaps1d = 7;
-constexpr int kTaps = kTaps1d * kTaps1d;
-constexpr int kPad = 3;
-constexpr int kSums = kTaps + 1;  // gradients per channel: of the taps and the bias
 
 // How a plane is cut up: tiles of `rows` x `columns` sites of one sample.
 struct DwconvTiles {
@@ -21,7 +16,7 @@ struct DwconvTiles {
 };
 
 // How one forward call is cut up. A tile's float32 convolution result stays in the cache until LayerNorm has read it.
-struct DwconvTiling : DwconvTiles {
+struct DwconvCpuTiling : DwconvTiles {
   int64_t blocks;          // vectors of channels
   int64_t packed_floats;   // size of the packed parameters
   int64_t scratch_floats;  // scratch memory for one tile
@@ -37,38 +32,17 @@ struct DwconvSumsTiling : DwconvTiles {
 
 struct DwconvCpu {
   // How to cut this call up for `threads` threads. The results do not depend on it.
-  DwconvTiling (*tiling)(const DwconvForward&, int64_t threads);
+  DwconvCpuTiling (*tiling)(const DwconvForward&, int64_t threads);
   // Packs the parameters of channel blocks [begin, end) as float32, in the order the kernel reads them.
-  void (*pack)(const DwconvForward&, float* packed, int64_t begin, int64_t end);
+  void (*pack)(const DwconvForward&, float* __restrict__ packed, int64_t begin, int64_t end);
   // Computes tiles [begin, end).
-  void (*run)(const DwconvForward&, const DwconvTiling&, const float* packed, float* scratch, int64_t begin,
+  void (*run)(const DwconvForward&, const DwconvCpuTiling&, const float* packed, float* scratch, int64_t begin,
               int64_t end);
   DwconvSumsTiling (*sums_tiling)(const DwconvBackward&);
   // Tasks [begin, end) of slabs * groups; each writes its part of `partial` [slabs, 50, C]. `dx` is not looked at.
   void (*sums)(const DwconvBackward&, const DwconvSumsTiling&, float* scratch, int64_t begin, int64_t end);
 };
 
-extern const DwconvCpu kDwconvScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const DwconvCpu kDwconvAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const DwconvCpu kDwconvAvx512;
-#endif
-
-inline const DwconvCpu& dwconv_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kDwconvAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kDwconvAvx2;
-#endif
-    default:
-      return kDwconvScalar;
-  }
-}
+CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, DwconvCpu, kDwconv, dwconv_cpu)
 
 }  // namespace cnv2

@@ -6,6 +6,7 @@
 // LayerNorm the tile's results, with all channels, stay in float32 in the cache until they are normalised.
 #pragma once
 
+#include "cpu/common/dtype_switch.h"
 #include "normalize.h"
 #include "sites.h"
 #include "strip.h"
@@ -16,7 +17,7 @@ namespace {
 template <class V, int kStrip>
 struct DwconvForwardKernel {
   static constexpr int kWidth = V::width;
-  static constexpr int kBlockFloats = (kTaps + 1) * kWidth;  // packed: 7x7 taps [ky][kx], then the bias
+  static constexpr int kBlockFloats = (kDwconvTaps + 1) * kWidth;  // packed: 7x7 taps [ky][kx], then the bias
   // Floats between the sites of the scratch tile beyond their channels: an odd number of cache lines per site at the
   // usual widths keeps them out of each other's cache sets.
   static constexpr int kScratchPad = 16;
@@ -32,10 +33,10 @@ struct DwconvForwardKernel {
   static int64_t channel_blocks(int64_t c) { return ceil_div(c, kWidth); }
   static int64_t site_floats(int64_t c) { return channel_blocks(c) * kWidth + kScratchPad; }
 
-  static DwconvTiling tiling(const DwconvForward& p, int64_t threads) {
+  static DwconvCpuTiling tiling(const DwconvForward& p, int64_t threads) {
     const DwconvPlane& plane = p.plane;
     const int64_t columns = plane.map == nullptr ? kTileColumns : kSparseTileColumns;
-    DwconvTiling t;
+    DwconvCpuTiling t;
     t.columns = plane.w < columns ? plane.w : columns;
     t.tiles_x = ceil_div(plane.w, t.columns);
     t.rows = p.ln_weight == nullptr ? kTileRows : kTileFloats / (t.columns * site_floats(p.c));
@@ -54,7 +55,7 @@ struct DwconvForwardKernel {
   // ---- parameters -------------------------------------------------------------------------------------------------
 
   template <class P>
-  static void pack_as(const DwconvForward& p, float* packed, int64_t begin, int64_t end) {
+  static void pack_as(const DwconvForward& p, float* __restrict__ packed, int64_t begin, int64_t end) {
     float* ln = packed + channel_blocks(p.c) * kBlockFloats;
     for (int64_t b = begin; b < end; ++b) {
       const int64_t c0 = b * kWidth;
@@ -63,16 +64,16 @@ struct DwconvForwardKernel {
       const auto copy = [&](const auto* from, float* to) {
         (lanes == kWidth ? V::load(from + c0) : V::load(from + c0, lanes)).store(to);
       };
-      for (int ky = 0; ky < kTaps1d; ++ky) {
-        for (int kx = 0; kx < kTaps1d; ++kx) {
-          const int tap = kx * kTaps1d + ky;
-          copy(p.taps + (p.flipped ? kTaps - 1 - tap : tap) * p.c, out + (ky * kTaps1d + kx) * kWidth);
+      for (int ky = 0; ky < kDwconvSide; ++ky) {
+        for (int kx = 0; kx < kDwconvSide; ++kx) {
+          const int tap = kx * kDwconvSide + ky;
+          copy(p.taps + (p.flipped ? kDwconvTaps - 1 - tap : tap) * p.c, out + (ky * kDwconvSide + kx) * kWidth);
         }
       }
       if (p.bias != nullptr) {
-        copy(static_cast<const P*>(p.bias), out + kTaps * kWidth);
+        copy(static_cast<const P*>(p.bias), out + kDwconvTaps * kWidth);
       } else {
-        V::zero().store(out + kTaps * kWidth);
+        V::zero().store(out + kDwconvTaps * kWidth);
       }
       if (p.ln_weight == nullptr) continue;
       copy(static_cast<const P*>(p.ln_weight), ln + 2 * c0);
@@ -80,15 +81,9 @@ struct DwconvForwardKernel {
     }
   }
 
-  static void pack(const DwconvForward& p, float* packed, int64_t begin, int64_t end) {
-    switch (p.param_dtype) {
-      case DType::kFloat32:
-        return pack_as<float>(p, packed, begin, end);
-      case DType::kBFloat16:
-        return pack_as<BFloat16>(p, packed, begin, end);
-      case DType::kFloat16:
-        return pack_as<Half>(p, packed, begin, end);
-    }
+  // Blocks [begin, end) of packed [blocks][kBlockFloats], then, with LayerNorm, of [blocks][2][kWidth].
+  static void pack(const DwconvForward& p, float* __restrict__ packed, int64_t begin, int64_t end) {
+    with_dtype(p.param_dtype, p.bias, [&](auto* bias) { pack_as<StoredAs<decltype(bias)>>(p, packed, begin, end); });
   }
 
   // ---- dense planes -----------------------------------------------------------------------------------------------
@@ -96,12 +91,14 @@ struct DwconvForwardKernel {
   // One strip and one channel block, of which `count` columns are wanted. Sums are stored as float32 with all lanes
   // where LayerNorm will read them, else as outputs.
   template <bool kTail, bool kAll, class O, bool kSum, class Window>
-  static CNV2_INLINE void strip(const Window& window, const float* packed, O* out, int64_t out_stride, int count,
-                                int lanes) {
+  static CNV2_INLINE void strip(const Window& window,
+                                const float* __restrict__ packed,  // [kBlockFloats]
+                                O* __restrict__ out,               // [count][out_stride]
+                                int64_t out_stride, int count, int lanes) {
     V acc[kStrip];
     Strip<V, kStrip>::template convolve<kTail>(window, packed, lanes, acc);
     // Last: a large bias does not cost the sums their low bits.
-    const V bias = V::load(packed + kTaps * kWidth);
+    const V bias = V::load(packed + kDwconvTaps * kWidth);
     unroll<0, kStrip>([&](auto j) CNV2_LAMBDA {
       if (!kAll && j.value >= count) return;
       store_block<kTail && !kSum>(V::add(acc[j.value], bias), out + j.value * out_stride, lanes);
@@ -111,20 +108,23 @@ struct DwconvForwardKernel {
   // All strips of one row of a tile, one channel block. `out` points to the first site. Not inlined: measured a little
   // faster, and less code.
   template <class T, bool kTail, class O, bool kSum>
-  static __attribute__((noinline)) void row_of_strips(const DwconvForward& p, const T* image, const float* packed,
-                                                      O* out, int64_t out_stride, int64_t y, const TileBounds& tile,
-                                                      int lanes) {
+  static __attribute__((noinline)) void row_of_strips(
+      const DwconvForward& p,
+      const T* __restrict__ image,       // [H, W, C], from the block's first channel on
+      const float* __restrict__ packed,  // [kBlockFloats]
+      O* __restrict__ out,               // [columns of the tile][out_stride]
+      int64_t out_stride, int64_t y, const TileBounds& tile, int lanes) {
     const int64_t w = p.plane.w;
     const int begin = first_kernel_row(y), end = last_kernel_row(y, p.plane.h);
     for (int64_t x = tile.x_begin; x < tile.x_end; x += kStrip) {
-      const InsideWindow<T> inside{image + ((y - kPad) * w + x - kPad) * p.c, w * p.c, p.c, begin, end};
+      const InsideWindow<T> inside{image + ((y - kDwconvPad) * w + x - kDwconvPad) * p.c, w * p.c, p.c, begin, end};
       Strip<V, kStrip>::prefetch_below(inside);
       const int count = static_cast<int>(tile.x_end - x < kStrip ? tile.x_end - x : kStrip);
-      if (x >= kPad && x + kStrip + kPad <= w && count == kStrip) {
+      if (x >= kDwconvPad && x + kStrip + kDwconvPad <= w && count == kStrip) {
         strip<kTail, true, O, kSum>(inside, packed, out, out_stride, count, lanes);
       } else {
-        const int first = static_cast<int>(x < kPad ? kPad - x : 0);
-        const int last = static_cast<int>(x + count + kPad < w ? count + 2 * kPad : w - x + kPad);
+        const int first = static_cast<int>(x < kDwconvPad ? kDwconvPad - x : 0);
+        const int last = static_cast<int>(x + count + kDwconvPad < w ? count + 2 * kDwconvPad : w - x + kDwconvPad);
         const EdgeWindow<T> edge{inside, first, last, begin, end};
         strip<kTail, false, O, kSum>(edge, packed, out, out_stride, count, lanes);
       }
@@ -137,8 +137,11 @@ struct DwconvForwardKernel {
   static constexpr int64_t kLine = 64 / sizeof(T) > kWidth ? 64 / sizeof(T) / kWidth : 1;
 
   template <class T, class O, bool kSum>
-  static void dense_tile(const DwconvForward& p, const DwconvTiling& t, const float* packed, const TileBounds& tile,
-                         O* out, int64_t out_row, int64_t out_stride) {
+  static void dense_tile(const DwconvForward& p, const DwconvCpuTiling& t,
+                         const float* __restrict__ packed,  // [t.blocks][kBlockFloats]
+                         const TileBounds& tile,
+                         O* __restrict__ out,  // rows `out_row`, columns `out_stride` elements apart
+                         int64_t out_row, int64_t out_stride) {
     const T* image = static_cast<const T*>(p.x) + tile.n * p.plane.h * p.plane.w * p.c;
     const int64_t full = p.c / kWidth;
     for (int64_t line = 0; line < t.blocks; line += kLine<T>) {
@@ -161,14 +164,17 @@ struct DwconvForwardKernel {
 
   // All channels of one strip of sites. `sums`: float32 of the strip's first site, or null: to p.y.
   template <class T, int kLength>
-  static __attribute__((noinline)) void site_strip(const DwconvForward& p, const float* packed, const TileSites& sites,
-                                                   const SiteStrip& s, float* sums, int64_t sums_stride) {
+  static __attribute__((noinline)) void site_strip(const DwconvForward& p,
+                                                   const float* __restrict__ packed,  // [t.blocks][kBlockFloats]
+                                                   const TileSites& sites, const SiteStrip& s,
+                                                   float* __restrict__ sums,  // [kLength][sums_stride]
+                                                   int64_t sums_stride) {
     const auto block = [&](auto tail, int64_t c0, int lanes) CNV2_LAMBDA {
       constexpr bool kTail = tail.value != 0;
       const float* taps = packed + c0 / kWidth * kBlockFloats;
       V acc[kLength];
       Strip<V, kLength>::template convolve<kTail>(sites.window(s, static_cast<const T*>(p.x) + c0), taps, lanes, acc);
-      const V bias = V::load(taps + kTaps * kWidth);
+      const V bias = V::load(taps + kDwconvTaps * kWidth);
       unroll<0, kLength>([&](auto j) CNV2_LAMBDA {
         const int64_t offset = sites.offset(s.y, s.x + j.value);
         if (j.value >= s.count || offset < 0) return;
@@ -189,8 +195,12 @@ struct DwconvForwardKernel {
 
   // Normalises the sites of a tile: `offset(y, x)`, from the tile's corner, of the site's row, negative where inactive.
   template <class T, class Offset>
-  static CNV2_INLINE void normalize_tile(const DwconvForward& p, const TileBounds& tile, const float* sums,
-                                         int64_t sums_row, int64_t sums_stride, const float* ln, const Offset& offset) {
+  static CNV2_INLINE void normalize_tile(
+      const DwconvForward& p, const TileBounds& tile,
+      const float* __restrict__ sums,  // rows `sums_row`, columns `sums_stride` apart
+      int64_t sums_row, int64_t sums_stride,
+      const float* __restrict__ ln,  // [t.blocks][2][kWidth]
+      const Offset& offset) {
     const float* z[kSitesAtOnce];
     int64_t offsets[kSitesAtOnce];
     int waiting = 0;
@@ -209,8 +219,10 @@ struct DwconvForwardKernel {
   }
 
   template <class T>
-  static void run_as(const DwconvForward& p, const DwconvTiling& t, const float* packed, float* scratch, int64_t begin,
-                     int64_t end) {
+  static void run_as(const DwconvForward& p, const DwconvCpuTiling& t,
+                     const float* __restrict__ packed,  // [t.packed_floats]
+                     float* __restrict__ scratch,       // [t.scratch_floats]
+                     int64_t begin, int64_t end) {
     const bool norm = p.ln_weight != nullptr;
     const int64_t site = site_floats(p.c), sums_row = t.columns * site;
     const float* ln = packed + t.blocks * kBlockFloats;
@@ -240,16 +252,11 @@ struct DwconvForwardKernel {
     }
   }
 
-  static void run(const DwconvForward& p, const DwconvTiling& t, const float* packed, float* scratch, int64_t begin,
-                  int64_t end) {
-    switch (p.dtype) {
-      case DType::kFloat32:
-        return run_as<float>(p, t, packed, scratch, begin, end);
-      case DType::kBFloat16:
-        return run_as<BFloat16>(p, t, packed, scratch, begin, end);
-      case DType::kFloat16:
-        return run_as<Half>(p, t, packed, scratch, begin, end);
-    }
+  static void run(const DwconvForward& p, const DwconvCpuTiling& t,
+                  const float* __restrict__ packed,  // [t.packed_floats]
+                  float* __restrict__ scratch,       // [t.scratch_floats]
+                  int64_t begin, int64_t end) {
+    with_dtype(p.dtype, p.x, [&](auto* x) { run_as<StoredAs<decltype(x)>>(p, t, packed, scratch, begin, end); });
   }
 };
 

@@ -36,7 +36,7 @@ struct Normalize {
   // channels the weights, then the biases. Every site is added up in the same order whatever kCount is: results must
   // not depend on the tiling.
   static void run(const DwconvForward& p, const float* const (&z)[kCount], const int64_t (&offset)[kCount],
-                  const float* ln) {
+                  const float* __restrict__ ln) {  // [blocks][2][kWidth]
     const int64_t full = p.c / kWidth * kWidth;
     const int lanes = static_cast<int>(p.c - full);
     const float inverse_c = 1.0f / static_cast<float>(p.c);

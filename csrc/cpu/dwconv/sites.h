@@ -10,9 +10,9 @@ namespace {
 CNV2_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The kernel rows that fall inside an image of `h` rows around its row y.
-CNV2_INLINE int first_kernel_row(int64_t y) { return static_cast<int>(y < kPad ? kPad - y : 0); }
+CNV2_INLINE int first_kernel_row(int64_t y) { return static_cast<int>(y < kDwconvPad ? kDwconvPad - y : 0); }
 CNV2_INLINE int last_kernel_row(int64_t y, int64_t h) {
-  return static_cast<int>(h + kPad - y < kTaps1d ? h + kPad - y : kTaps1d);
+  return static_cast<int>(h + kDwconvPad - y < kDwconvSide ? h + kDwconvPad - y : kDwconvSide);
 }
 
 struct TileBounds {
@@ -40,7 +40,7 @@ class TileSites {
   static constexpr int kLongest = 8;
 
   static CNV2_INLINE int64_t floats(const DwconvTiles& t) {
-    const int64_t table = (t.rows + 2 * kPad) * stride_of(t.columns) * static_cast<int64_t>(sizeof(int64_t));
+    const int64_t table = (t.rows + 2 * kDwconvPad) * stride_of(t.columns) * static_cast<int64_t>(sizeof(int64_t));
     return ceil_div(table + t.rows * t.columns * static_cast<int64_t>(sizeof(SiteStrip)), 64) * 16;  // whole lines
   }
 
@@ -48,11 +48,11 @@ class TileSites {
   CNV2_INLINE TileSites(const DwconvPlane& plane, const DwconvTiles& t, const TileBounds& tile, int64_t c,
                         float* memory)
       : tile_(tile), h_(plane.h), stride_(stride_of(t.columns)), table_(reinterpret_cast<int64_t*>(memory)) {
-    strips_ = reinterpret_cast<SiteStrip*>(table_ + (t.rows + 2 * kPad) * stride_);
+    strips_ = reinterpret_cast<SiteStrip*>(table_ + (t.rows + 2 * kDwconvPad) * stride_);
     const int* image = plane.map + tile.n * plane.h * plane.w;
-    const int64_t rows = tile.y_end - tile.y_begin + 2 * kPad;
+    const int64_t rows = tile.y_end - tile.y_begin + 2 * kDwconvPad;
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t y = tile.y_begin + r - kPad, x0 = tile.x_begin - kPad;
+      const int64_t y = tile.y_begin + r - kDwconvPad, x0 = tile.x_begin - kDwconvPad;
       int64_t* row = table_ + r * stride_;
       for (int64_t i = 0; i < stride_; ++i) {
         const bool inside = y >= 0 && y < plane.h && x0 + i >= 0 && x0 + i < plane.w;
@@ -68,7 +68,7 @@ class TileSites {
           continue;
         }
         const int64_t left = columns - x;
-        const int length = best_length(table_ + (y + kPad) * stride_ + x + kPad, left);
+        const int length = best_length(table_ + (y + kDwconvPad) * stride_ + x + kDwconvPad, left);
         strips_[count_++] = {static_cast<int>(y), static_cast<int>(x), length,
                              static_cast<int>(left < length ? left : length)};
         x += length;
@@ -79,7 +79,7 @@ class TileSites {
   CNV2_INLINE int64_t count() const { return count_; }
   CNV2_INLINE const SiteStrip& strip(int64_t i) const { return strips_[i]; }
   // The offset of the row of a site, in elements; -1 for an inactive site.
-  CNV2_INLINE int64_t offset(int64_t y, int64_t x) const { return table_[(y + kPad) * stride_ + x + kPad]; }
+  CNV2_INLINE int64_t offset(int64_t y, int64_t x) const { return table_[(y + kDwconvPad) * stride_ + x + kDwconvPad]; }
   template <class T>
   CNV2_INLINE SiteWindow<T> window(const SiteStrip& s, const T* x) const {
     const int64_t y = tile_.y_begin + s.y;
@@ -88,11 +88,11 @@ class TileSites {
   // The strip's own sites in a tensor with the layout of x.
   template <class T>
   CNV2_INLINE typename SiteWindow<T>::Row row(const SiteStrip& s, const T* x) const {
-    return {x, table_ + (s.y + kPad) * stride_ + s.x + kPad};
+    return {x, table_ + (s.y + kDwconvPad) * stride_ + s.x + kDwconvPad};
   }
 
  private:
-  static CNV2_INLINE int64_t stride_of(int64_t columns) { return columns + 2 * kPad + kLongest - 1; }
+  static CNV2_INLINE int64_t stride_of(int64_t columns) { return columns + 2 * kDwconvPad + kLongest - 1; }
 
   // The length for a strip that starts at an active site: the one with the least work per active site covered.
   static CNV2_INLINE int best_length(const int64_t* offsets, int64_t left) {
@@ -110,8 +110,8 @@ class TileSites {
 
   TileBounds tile_;
   int64_t h_, stride_, count_ = 0;
-  int64_t* table_;  // offset of each site's row of the tile and what its windows reach beyond
-  SiteStrip* strips_;
+  int64_t* table_;     // [rows + 6][stride_]: offset of each site's row of the tile and what its windows reach beyond
+  SiteStrip* strips_;  // [count_]
 };
 
 // Calls body(Index<length>).

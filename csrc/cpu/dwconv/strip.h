@@ -15,12 +15,12 @@ namespace cnv2 {
 namespace {
 
 // A window has kernel rows [begin, end), the others are absent; row(ky).has(i): is input column i there; row(ky).at(i):
-// its first channel of the block. Column 0 is kPad left of the strip.
+// its first channel of the block. Column 0 is kDwconvPad left of the strip.
 
 // Wholly inside a dense image's columns.
 template <class T>
 struct InsideWindow {
-  const T* corner;  // row and column 0, which may lie outside: never read there
+  const T* __restrict__ corner;  // row and column 0, which may lie outside: never read there
   int64_t row_stride, column_stride;
   int begin, end;
 
@@ -50,8 +50,8 @@ struct EdgeWindow {
 // Any sites: a table of their rows' offsets in x, -1 where inactive.
 template <class T>
 struct SiteWindow {
-  const T* x;  // the block's first channel
-  const int64_t* offsets;
+  const T* __restrict__ x;              // [T, C], from the block's first channel on
+  const int64_t* __restrict__ offsets;  // [kDwconvSide][stride]
   int64_t stride;
   int begin, end;
 
@@ -85,28 +85,28 @@ CNV2_INLINE void store_block(V value, T* p, int lanes) {
 
 template <class V, int kStrip>
 struct Strip {
-  static constexpr int kWindow = kStrip + kTaps1d - 1;  // input columns around a strip
+  static constexpr int kWindow = kStrip + kDwconvSide - 1;  // input columns around a strip
 
   // Prefetches the input row that the strip below will need first.
   template <class T>
   static CNV2_INLINE void prefetch_below(const InsideWindow<T>& window) {
-    const auto row = window.row(kTaps1d);
-    unroll<0, kStrip>([&](auto j) CNV2_LAMBDA { __builtin_prefetch(row.at(j.value + kPad)); });
+    const auto row = window.row(kDwconvSide);
+    unroll<0, kStrip>([&](auto j) CNV2_LAMBDA { __builtin_prefetch(row.at(j.value + kDwconvPad)); });
   }
 
   // out[j] = the convolution at column j. `taps`: [ky][kx][V::width].
   template <bool kTail, class Window>
-  static CNV2_INLINE void convolve(const Window& window, const float* taps, int lanes, V (&out)[kStrip]) {
+  static CNV2_INLINE void convolve(const Window& window, const float* __restrict__ taps, int lanes, V (&out)[kStrip]) {
     unroll<0, kStrip>([&](auto j) CNV2_LAMBDA { out[j.value] = V::zero(); });
     for (int ky = window.begin; ky < window.end; ++ky) {
       const auto row = window.row(ky);
-      V tap[kTaps1d];
-      unroll<0, kTaps1d>([&](auto k)
-                             CNV2_LAMBDA { tap[k.value] = V::load(taps + (ky * kTaps1d + k.value) * V::width); });
+      V tap[kDwconvSide];
+      unroll<0, kDwconvSide>(
+          [&](auto k) CNV2_LAMBDA { tap[k.value] = V::load(taps + (ky * kDwconvSide + k.value) * V::width); });
       unroll<0, kWindow>([&](auto i) CNV2_LAMBDA {
         if (!row.has(i.value)) return;
         const V in = load_block<V, kTail>(row.at(i.value), lanes);
-        constexpr int first = i.value < kTaps1d ? 0 : i.value - kTaps1d + 1;
+        constexpr int first = i.value < kDwconvSide ? 0 : i.value - kDwconvSide + 1;
         constexpr int last = i.value < kStrip ? i.value : kStrip - 1;
         unroll<first, last + 1>([&](auto j)
                                     CNV2_LAMBDA { out[j.value] = V::fma(in, tap[i.value - j.value], out[j.value]); });
@@ -116,21 +116,21 @@ struct Strip {
 
   // sums[ky][kx][V::width] += the strip's part of the taps' gradients. `dy[j]`: the gradient of the output at column j.
   template <bool kTail, class Window>
-  static CNV2_INLINE void correlate(const Window& window, const V (&dy)[kStrip], int lanes, float* sums) {
+  static CNV2_INLINE void correlate(const Window& window, const V (&dy)[kStrip], int lanes, float* __restrict__ sums) {
     for (int ky = window.begin; ky < window.end; ++ky) {
       const auto row = window.row(ky);
-      float* row_sums = sums + ky * kTaps1d * V::width;
-      V sum[kTaps1d];
-      unroll<0, kTaps1d>([&](auto k) CNV2_LAMBDA { sum[k.value] = V::load(row_sums + k.value * V::width); });
+      float* row_sums = sums + ky * kDwconvSide * V::width;
+      V sum[kDwconvSide];
+      unroll<0, kDwconvSide>([&](auto k) CNV2_LAMBDA { sum[k.value] = V::load(row_sums + k.value * V::width); });
       unroll<0, kWindow>([&](auto i) CNV2_LAMBDA {
         if (!row.has(i.value)) return;
         const V in = load_block<V, kTail>(row.at(i.value), lanes);
         constexpr int first = i.value < kStrip ? 0 : i.value - kStrip + 1;
-        constexpr int last = i.value < kTaps1d ? i.value : kTaps1d - 1;
+        constexpr int last = i.value < kDwconvSide ? i.value : kDwconvSide - 1;
         unroll<first, last + 1>([&](auto k)
                                     CNV2_LAMBDA { sum[k.value] = V::fma(in, dy[i.value - k.value], sum[k.value]); });
       });
-      unroll<0, kTaps1d>([&](auto k) CNV2_LAMBDA { sum[k.value].store(row_sums + k.value * V::width); });
+      unroll<0, kDwconvSide>([&](auto k) CNV2_LAMBDA { sum[k.value].store(row_sums + k.value * V::width); });
     }
   }
 };

@@ -94,7 +94,7 @@ struct Tiles<Vec16, kRows, BFloat16Tiles> : TileLayout<Vec16, BFloat16Tiles> {
 
     // c's tiles, rows `stride` bytes apart, the lower ones `lower` floats on.
     template <bool kLower>
-    static void load(const float* from, int64_t stride, int64_t lower) {
+    static void load(const float* __restrict__ from, int64_t stride, int64_t lower) {
       _tile_loadd(0, from, stride);
       _tile_loadd(1, from + kVector, stride);
       if constexpr (kLower) {

@@ -1,10 +1,8 @@
 // Matrix products of the CPU kernels: packing in the storage types, and the loops around the register tiles.
 #pragma once
 
-#include <type_traits>
-
 #include "amx.h"
-#include "cpu/common/array.h"
+#include "cpu/common/dtype_switch.h"
 #include "cpu/common/parallel.h"
 #include "pack.h"
 
@@ -18,42 +16,33 @@ struct Gemm {
   static constexpr int kVector = T::kVector, kBlock = T::kBlock, kWords = T::kWords;
   static constexpr int64_t kDepth = 192;       // words of a reduction at once: a panel's slice is 24 KB at 32 columns
   static constexpr int64_t kRowsAtOnce = 448;  // their slice is 336 KB
-  static constexpr int64_t kThreadWork = 128 * 1024;  // multiply-adds that are worth waking a thread for
 
-  // body(data as a pointer to its storage type); `Void` is void or const void.
-  template <class Void, class F>
-  static void as(DType dtype, Void* data, const F& body) {
-    switch (dtype) {
-      case DType::kFloat32:
-        return body(static_cast<Storage<Void, float>*>(data));
-      case DType::kBFloat16:
-        return body(static_cast<Storage<Void, BFloat16>*>(data));
-      case DType::kFloat16:
-        return body(static_cast<Storage<Void, Half>*>(data));
-    }
-  }
-  template <class Void, class S>
-  using Storage = std::conditional_t<std::is_const_v<Void>, const S, S>;
-  static void pack_vector(const ConstArray& v, int64_t n, float* out) {
-    as(v.dtype, v.data, [&](auto* data) { Pack<V>::vector(data, n, out); });
+  // A vector [n] as floats, completed with zeros to whole blocks.
+  static void pack_vector(const ConstArray& v, int64_t n, float* __restrict__ out) {
+    with_dtype(v.dtype, v.data, [&](auto* data) { Pack<V>::vector(data, n, out); });
   }
   // Rows [first, first + rows) of x to the blocked rows from `out` on; `height` rows from one column block to the next.
-  static void pack_rows(const ConstArray& x, int64_t first, int64_t rows, int64_t columns, float* out, int64_t height) {
-    as(x.dtype, x.data,
-       [&](auto* data) { Pack<V, Op>::rows(data + first * columns, rows, columns, out, height * kWords); });
+  static void pack_rows(const ConstArray& x, int64_t first, int64_t rows, int64_t columns, float* __restrict__ out,
+                        int64_t height) {
+    with_dtype(x.dtype, x.data,
+               [&](auto* data) { Pack<V, Op>::rows(data + first * columns, rows, columns, out, height * kWords); });
   }
   // All panels of w [n, k] as torch.nn.Linear has it.
-  static void pack_transposed(const ConstArray& w, int64_t n, int64_t k, float* out, const Parallel& parallel) {
+  static void pack_transposed(const ConstArray& w, int64_t n, int64_t k,
+                              float* __restrict__ out,  // [blocks(n)][words(k)][kBlock]
+                              const Parallel& parallel) {
     parallel(0, T::blocks(n), grain(k * kBlock * 4), [&](int64_t j0, int64_t j1) {
-      as(w.dtype, w.data, [&](auto* data) {
+      with_dtype(w.dtype, w.data, [&](auto* data) {
         for (int64_t j = j0; j < j1; ++j) Pack<V, Op>::panel_transposed(data, n, k, j, out + j * T::words(k) * kBlock);
       });
     });
   }
   // All panels, of floats, of w [k, n].
-  static void pack_panels(const ConstArray& w, int64_t k, int64_t n, float* out, const Parallel& parallel) {
+  static void pack_panels(const ConstArray& w, int64_t k, int64_t n,
+                          float* __restrict__ out,  // [blocks(n)][k][kBlock]
+                          const Parallel& parallel) {
     parallel(0, T::blocks(n), grain(k * kBlock), [&](int64_t j0, int64_t j1) {
-      as(w.dtype, w.data, [&](auto* data) {
+      with_dtype(w.dtype, w.data, [&](auto* data) {
         for (int64_t j = j0; j < j1; ++j) Pack<V>::panel(data, k, n, j, out + j * k * kBlock);
       });
     });
@@ -63,13 +52,13 @@ struct Gemm {
   // the rows' slice of a in the second level. prepare(k, depth) comes before a slice, finish(j) after a block's last;
   // slice(j, k, depth) is where to read that of b.
   struct Matrices {
-    const float* a;
+    const float* a;  // [k / kWords][rows][kWords], column blocks `a_stride` words apart
     int64_t a_stride;
-    const float* b;
-    int64_t k;  // words of the reduction
-    float* c;
+    const float* b;  // panels [blocks][k][kBlock]
+    int64_t k;       // words of the reduction
+    float* c;        // [blocks][rows][kBlock], blocks `c_stride` floats apart; 0: each in the place of the one before
     int64_t c_stride;
-    const float* start;  // [blocks][kBlock], null: zeros
+    const float* __restrict__ start;  // [blocks][kBlock], null: zeros
     int64_t rows, blocks;
   };
   template <class Prepare, class Slice, class Finish>
@@ -101,8 +90,6 @@ struct Gemm {
     }
   }
   alignas(64) static constexpr float kZeros[kBlock] = {};
-
-  static int64_t grain(int64_t work) { return kThreadWork / (work > 0 ? work : 1) + 1; }
 };
 
 }  // namespace

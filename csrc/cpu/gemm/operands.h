@@ -23,7 +23,8 @@ struct PlainFloats {
   static CNV2_INLINE void store(V low, V high, float* row) { low.store(row), high.store(row + kVector); }
 
   // A row of a panel: each of its numbers times its factor; and that added to the columns' sums.
-  static CNV2_INLINE void scale(const float* row, const float* factors, float* to) {
+  static CNV2_INLINE void scale(const float* __restrict__ row, const float* __restrict__ factors,
+                                float* __restrict__ to) {
     const V s = V::set(*factors);
     V::mul(V::load(row), s).store(to);
     V::mul(V::load(row + kVector), s).store(to + kVector);
@@ -55,7 +56,8 @@ struct BFloat16Pairs {
   }
   static CNV2_INLINE void store(Vec16 low, Vec16 high, float* row) { join(low, high).store(row); }
 
-  static CNV2_INLINE void scale(const float* row, const float* factors, float* to) {
+  static CNV2_INLINE void scale(const float* __restrict__ row, const float* __restrict__ factors,
+                                float* __restrict__ to) {
     const Vec16 s0 = Vec16::set(factors[0]), s1 = Vec16::set(factors[1]);
     unroll<0, 2>([&](auto half) CNV2_LAMBDA {
       const Vec16 words = Vec16::load(row + half.value * kVector);

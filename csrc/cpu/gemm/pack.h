@@ -32,7 +32,7 @@ struct Pack {
 
   // Rows [0, rows) of src [rows][columns] to blocked form; `stride` words from one column block to the next.
   template <class T>
-  static void rows(const T* src, int64_t rows, int64_t columns, float* out, int64_t stride) {
+  static void rows(const T* __restrict__ src, int64_t rows, int64_t columns, float* __restrict__ out, int64_t stride) {
     for (int64_t r = 0; r < rows; ++r, src += columns, out += kWords) {
       float* to = out;
       for (int64_t c = 0; c < columns; c += kBlock, to += stride) {
@@ -43,7 +43,8 @@ struct Pack {
 
   // Panel j, of floats, of a weight [k][n] whose first index is the reduction's.
   template <class T>
-  static void panel(const T* w, int64_t k, int64_t n, int64_t j, float* out) {
+  static void panel(const T* __restrict__ w, int64_t k, int64_t n, int64_t j,
+                    float* __restrict__ out) {  // [k][kBlock]
     const int64_t c = j * kBlock;
     for (int64_t i = 0; i < k; ++i, w += n, out += kBlock) {
       load(w + c, n - c).store(out);
@@ -53,7 +54,8 @@ struct Pack {
 
   // Panel j of a weight [n][k], as torch.nn.Linear has it: transposed on the way.
   template <class T>
-  static void panel_transposed(const T* w, int64_t n, int64_t k, int64_t j, float* out) {
+  static void panel_transposed(const T* __restrict__ w, int64_t n, int64_t k, int64_t j,
+                               float* __restrict__ out) {  // [words(k)][kBlock]
     constexpr int kStep = kVector * Op::kNumbers;
     const int64_t words = Layout::words(k);
     for (int64_t i = 0; i < k; i += kStep, out += kVector * kBlock) {
@@ -74,7 +76,7 @@ struct Pack {
 
   // A vector [n], completed to whole blocks.
   template <class T>
-  static void vector(const T* v, int64_t n, float* out) {
+  static void vector(const T* __restrict__ v, int64_t n, float* __restrict__ out) {
     for (int64_t i = 0; i < Layout::blocks(n) * kBlock; i += kVector) load(v + i, n - i).store(out + i);
   }
 };

@@ -33,12 +33,12 @@ struct TileLayout {
 
   // c[i][j] = sum_k a[i][k] b[k][j], in float32, added to `start[j]` or, where that is null, to c[i][j].
   struct Product {
-    const float* a;      // blocked, at the tile's first row and the reduction's first column, which begins a block
-    int64_t a_stride;    // words from one column block to the next
-    const float* b;      // panel, at the reduction's first row
-    int64_t k;           // words of the reduction
-    float* c;            // blocked, at the tile's first row
-    const float* start;  // [kBlock]
+    const float* a;    // blocked, at the tile's first row and the reduction's first column, which begins a block
+    int64_t a_stride;  // words from one column block to the next
+    const float* b;    // panel [k][kBlock], at the reduction's first row
+    int64_t k;         // words of the reduction
+    float* c;          // blocked, at the tile's first row
+    const float* __restrict__ start;  // [kBlock], null: c itself
     // What is prefetched meanwhile: the next tile of c, and some lines of b's next panel.
     const float *next, *ahead;
     int64_t ahead_lines;
@@ -63,10 +63,10 @@ struct Tiles : TileLayout<V, Op> {
 
   // c[i][j] (+)= sum_t a[t][i] b[t][j]: the gradient of a weight, i < rows <= kMaxRows, j < columns.
   struct Outer {
-    const float* a;  // [t][kBlock], at its first column wanted
-    const float* b;  // [t][kBlock]
+    const float* __restrict__ a;  // [t][kBlock], at its first column wanted
+    const float* __restrict__ b;  // [t][kBlock]
     int64_t t;
-    float* c;  // rows of `c_stride` floats
+    float* __restrict__ c;  // [rows][c_stride]
     int64_t c_stride;
     int columns;
     bool add;
@@ -129,9 +129,9 @@ struct Tiles : TileLayout<V, Op> {
     });
   }
 
-  // sum[i] += a[i * kStride] b, b of two vectors.
+  // sum[i] += a[i * kStride] b, b [kBlock].
   template <int kCount, int kStride>
-  static CNV2_INLINE void multiply_add(const float* a, const float* b, V (&sum)[kCount][2]) {
+  static CNV2_INLINE void multiply_add(const float* __restrict__ a, const float* __restrict__ b, V (&sum)[kCount][2]) {
     const V b0 = V::load(b), b1 = V::load(b + kVector);
     unroll<0, kCount>([&](auto i) CNV2_LAMBDA {
       const V x = V::set(a[i.value * kStride]);

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "common/row_groups.h"
 #include "cpu/common/array.h"
+#include "cpu/common/isa_table.h"
 #include "cpu/common/parallel.h"
 
 namespace cnv2 {
@@ -14,19 +14,22 @@ struct GrnForward {
   RowGroups groups;
   int64_t c;
   float eps;
-  ConstArray x, gamma, beta;
-  void* y;      // x's dtype
-  float* norm;  // [groups, C]
+  ConstArray x;              // [T, C]
+  ConstArray gamma, beta;    // [C]
+  void* __restrict__ y;      // [T, C] in x's dtype
+  float* __restrict__ norm;  // [groups, C]
 };
 
 struct GrnBackward {
   RowGroups groups;
   int64_t c;
   float eps;
-  ConstArray dy, x, gamma;  // dy in x's dtype
-  const float* norm;        // [groups, C]
-  void* dx;
-  float *dgamma, *dbeta;  // [C]
+  ConstArray dy, x;                // [T, C], in one dtype
+  ConstArray gamma;                // [C]
+  const float* __restrict__ norm;  // [groups, C]
+  void* __restrict__ dx;           // [T, C] in x's dtype
+  float* __restrict__ dgamma;      // [C]
+  float* __restrict__ dbeta;       // [C]
 };
 
 struct GrnCpu {
@@ -34,27 +37,6 @@ struct GrnCpu {
   void (*backward)(const GrnBackward&, const Parallel&);
 };
 
-extern const GrnCpu kGrnScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const GrnCpu kGrnAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const GrnCpu kGrnAvx512;
-#endif
-
-inline const GrnCpu& grn_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kGrnAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kGrnAvx2;
-#endif
-    default:
-      return kGrnScalar;
-  }
-}
+CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, GrnCpu, kGrn, grn_cpu)
 
 }  // namespace cnv2

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 
-#include "cpu/common/row_sums.h"
+#include "cpu/common/rows.h"
+#include "cpu/common/scratch.h"
 #include "layer_norm.h"
 
 namespace cnv2 {
@@ -12,17 +14,16 @@ namespace {
 template <class V>
 struct LayerNormKernel {
   using R = RowVectors<V>;
-  using G = Gemm<V, 1>;
 
   static void forward(const LayerNormForward& p, const Parallel& parallel) {
     const int64_t padded = R::padded(p.c);
-    float* params = thread_scratch(ScratchSlot::kVectors, 2 * (padded + 2 * V::width));
-    float* bias = params + padded + 2 * V::width;
-    G::pack_vector(p.weight, p.c, params);
-    G::pack_vector(p.bias, p.c, bias);
-    parallel(0, p.rows, G::grain(8 * p.c), [&](int64_t begin, int64_t end) {
-      G::as(p.x.dtype, p.x.data, [&](auto* x) {
-        auto* y = static_cast<std::remove_const_t<std::remove_pointer_t<decltype(x)>>*>(p.y);
+    float* params = thread_scratch(ScratchSlot::kVectors, 2 * padded);
+    float* bias = params + padded;
+    R::widen(p.weight, p.c, params);
+    R::widen(p.bias, p.c, bias);
+    parallel(0, p.rows, grain(8 * p.c), [&](int64_t begin, int64_t end) {
+      with_dtype(p.x.dtype, p.x.data, [&](auto* x) {
+        auto* y = static_cast<StoredAs<decltype(x)>*>(p.y);
         for (int64_t r = begin; r < end; ++r) {
           const Moments m = moments(x + r * p.c, p.c, p.eps);
           R::each(p.c, [&](int64_t c, int lanes) CNV2_LAMBDA {
@@ -38,13 +39,13 @@ struct LayerNormKernel {
   static void backward(const LayerNormBackward& p, const Parallel& parallel) {
     const RowSlabs slabs(p.rows);
     const int64_t padded = R::padded(p.c), part = 2 * padded;
-    float* weight = thread_scratch(ScratchSlot::kVectors, padded + 2 * V::width);
+    float* weight = thread_scratch(ScratchSlot::kVectors, padded);
     float* partial = thread_scratch(ScratchSlot::kGroups, slabs.count() * part);
-    G::pack_vector(p.weight, p.c, weight);
-    parallel(0, slabs.count(), G::grain(16 * slabs.slab * p.c), [&](int64_t begin, int64_t end) {
+    R::widen(p.weight, p.c, weight);
+    parallel(0, slabs.count(), grain(16 * slabs.slab * p.c), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         std::memset(partial + i * part, 0, part * sizeof(float));
-        G::as(p.x.dtype, p.x.data, [&](auto* x) {
+        with_dtype(p.x.dtype, p.x.data, [&](auto* x) {
           for (int64_t r = slabs.begin(i); r < slabs.end(i); ++r) row_backward(p, x, r, weight, partial + i * part);
         });
       }
@@ -63,7 +64,8 @@ struct LayerNormKernel {
     V mean, rstd;
   };
   template <class T>
-  static CNV2_INLINE Moments moments(const T* x, int64_t channels, float eps) {
+  static CNV2_INLINE Moments moments(const T* __restrict__ x,  // [C]
+                                     int64_t channels, float eps) {
     V sum = V::zero(), square = V::zero();
     R::each(channels, [&](int64_t c, int lanes) CNV2_LAMBDA { sum = V::add(sum, R::load(x + c, lanes)); });
     const V mean = V::set(sum.sum() / static_cast<float>(channels));
@@ -76,8 +78,11 @@ struct LayerNormKernel {
   }
 
   template <class T>
-  static CNV2_INLINE void row_backward(const LayerNormBackward& p, const T* all, int64_t r, const float* weight,
-                                       float* partial) {
+  static CNV2_INLINE void row_backward(const LayerNormBackward& p,
+                                       const T* __restrict__ all,  // x, [T, C]
+                                       int64_t r,
+                                       const float* __restrict__ weight,  // [padded C]
+                                       float* __restrict__ partial) {     // [2, padded C]
     const T *x = all + r * p.c, *dy = static_cast<const T*>(p.dy.data) + r * p.c;
     auto* dx = static_cast<std::remove_const_t<T>*>(p.dx) + r * p.c;
     float* partial_bias = partial + R::padded(p.c);

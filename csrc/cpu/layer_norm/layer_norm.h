@@ -3,23 +3,25 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "cpu/common/array.h"
+#include "cpu/common/isa_table.h"
 #include "cpu/common/parallel.h"
 
 namespace cnv2 {
 
 struct LayerNormForward {
-  ConstArray x, weight, bias;
-  void* y;  // x's dtype
+  ConstArray x;             // [T, C]
+  ConstArray weight, bias;  // [C]
+  void* __restrict__ y;     // [T, C] in x's dtype
   int64_t rows, c;
   float eps;
 };
 
 struct LayerNormBackward {
-  ConstArray dy, x, weight;  // dy in x's dtype
-  void* dx;
-  float* dparams;  // [2, C]: the gradients of weight and bias
+  ConstArray dy, x;             // [T, C], in one dtype
+  ConstArray weight;            // [C]
+  void* __restrict__ dx;        // [T, C] in x's dtype
+  float* __restrict__ dparams;  // [2, C]: the gradients of weight and bias
   int64_t rows, c;
   float eps;
 };
@@ -29,27 +31,6 @@ struct LayerNormCpu {
   void (*backward)(const LayerNormBackward&, const Parallel&);
 };
 
-extern const LayerNormCpu kLayerNormScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const LayerNormCpu kLayerNormAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const LayerNormCpu kLayerNormAvx512;
-#endif
-
-inline const LayerNormCpu& layer_norm_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kLayerNormAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kLayerNormAvx2;
-#endif
-    default:
-      return kLayerNormScalar;
-  }
-}
+CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, LayerNormCpu, kLayerNorm, layer_norm_cpu)
 
 }  // namespace cnv2

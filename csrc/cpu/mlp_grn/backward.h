@@ -1,11 +1,8 @@
 // The backward of mlp_grn, a template over the vector type V and the rows of a register tile.
 //
-// With dz the gradient of the second product, dv = dz w2, g = GELU(h), s = 1 + gamma n / m, m = mean n + eps, n = ||g||
-// per group and channel:
-//   dbeta = sum dv;  p = sum dv g per group;  dgamma = sum_groups p n / m
-//   dn_k = gamma_k p_k / m - sum_c(gamma_c p_c n_c) / (m^2 K);  dg = dv s + g dn / n  (0 where n is)
-//   dh = dg GELU'(h);  du = dh w1;  dw1 = dh' u;  dw2 = dz' (g s + beta)
-// Chunk by chunk (plan.h), so that h and dv stay in the cache: h (computed again, unless the forward kept it), dv and
+// With dz the gradient of the second product, dv = dz w2, g = GELU(h), and GRN's s and dn / n of grn/factors.h:
+//   dg = dv s + g dn / n;  dh = dg GELU'(h);  du = dh w1;  dw1 = dh' u;  dw2 = dz' (g s + beta)
+// Chunk by chunk (plan.h), so that h and dv stay in the cache: h (computed again, unless the forward saved it), dv and
 // the sums; then dh and v = g s + beta in their place, and du; then both weights' gradients, whose tiles the threads
 // divide.
 #pragma once
@@ -68,7 +65,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     float* memory = thread_scratch(ScratchSlot::kWeights, w1 + w2 + w1_back + 3 * kb_ * kBlock);
     w1_ = memory, w2_ = w1_ + w1, w1_back_ = w2_ + w2, b1_ = w1_back_ + w1_back;
     gamma_ = b1_ + kb_ * kBlock, beta_ = gamma_ + kb_ * kBlock;
-    if (p_.kept == nullptr) Common::pack_transposed(p_.weights.w1, s_.hidden, s_.c_in, w1_, parallel_);
+    if (p_.saved_hidden == nullptr) Common::pack_transposed(p_.weights.w1, s_.hidden, s_.c_in, w1_, parallel_);
     Common::pack_panels(p_.weights.w2, s_.c_out, s_.hidden, w2_, parallel_);
     Common::pack_panels(p_.weights.w1, s_.hidden, s_.c_in, w1_back_, parallel_);
     Common::pack_vector(p_.weights.b1, s_.hidden, b1_);
@@ -112,7 +109,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
 
   // u and dz in blocked form, and dz's column sums.
   void convert() {
-    parallel_(0, count_, Common::grain(rows_ / count_ * (s_.c_in + s_.c_out) * 4), [&](int64_t b0, int64_t b1) {
+    parallel_(0, count_, grain(rows_ / count_ * (s_.c_in + s_.c_out) * 4), [&](int64_t b0, int64_t b1) {
       for (int64_t b = b0; b < b1; ++b) {
         const int64_t first = blocks_[b].begin, rows = blocks_[b].end - first;
         Common::pack_rows(p_.u, chunk_.begin + first, rows, s_.c_in, u_ + first * kBlock, rows_);
@@ -124,7 +121,9 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     });
   }
 
-  static void column_sums(const float* x, int64_t rows, float* out) {
+  static void column_sums(const float* __restrict__ x,  // [rows][kBlock]
+                          int64_t rows,
+                          float* __restrict__ out) {  // [kBlock]
     V sum0 = V::zero(), sum1 = V::zero();
     for (int64_t r = 0; r < rows; ++r, x += kBlock) {
       sum0 = V::add(sum0, V::load(x));
@@ -147,7 +146,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     const int64_t stride = rows_ * kBlock, at = j0 * stride + first * kBlock;
     const auto nothing = [](auto...) {};
     const float *w1 = w1_ + j0 * s_.c_in * kBlock, *w2 = w2_ + j0 * s_.c_out * kBlock;
-    if (p_.kept == nullptr) {
+    if (p_.saved_hidden == nullptr) {
       Common::multiply(
           {u_ + first * kBlock, stride, w1, s_.c_in, h_ + at, stride, b1_ + j0 * kBlock, rows, j1 - j0}, nothing,
           [&](int64_t j, int64_t k, int64_t) { return w1 + (j * s_.c_in + k) * kBlock; }, nothing);
@@ -164,9 +163,9 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   void group_sums(int64_t b, int64_t j) {
     const int64_t first = blocks_[b].begin, rows = blocks_[b].end - first;
     float* h = h_ + (j * rows_ + first) * kBlock;
-    if (p_.kept != nullptr) {
-      const float* kept = p_.kept + Common::kept_at(plan_, chunk_, blocks_[b], kb_, j);
-      std::memcpy(h, kept, rows * kBlock * sizeof(float));
+    if (p_.saved_hidden != nullptr) {
+      const float* saved = p_.saved_hidden + Common::saved_at(plan_, chunk_, blocks_[b], kb_, j);
+      std::memcpy(h, saved, rows * kBlock * sizeof(float));
     }
     const float* dv = dv_ + (j * rows_ + first) * kBlock;
     V p0 = V::zero(), p1 = V::zero(), sum0 = V::zero(), sum1 = V::zero();
@@ -191,24 +190,10 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
 
   // From the sums of groups [begin, end): dgamma, dbeta, and in the sums' place dn / n and s.
   void factors(int64_t begin, int64_t end) {
-    const int64_t hidden = s_.hidden;
     for (int64_t g = begin; g < end; ++g) {
-      const float* norm = p_.norm + g * hidden;
-      float *p = sums_ + (g - begin) * 2 * width(), *dv = p + width();
-      double total = 0, shared = 0;
-      for (int64_t k = 0; k < hidden; ++k) {
-        total += norm[k];
-        shared += static_cast<double>(gamma_[k] * p[k]) * norm[k];
-      }
-      const float m = static_cast<float>(total / static_cast<double>(hidden)) + s_.eps, inverse = 1.f / m;
-      const float back = static_cast<float>(shared / (static_cast<double>(m) * m * static_cast<double>(hidden)));
-      for (int64_t k = 0; k < hidden; ++k) {
-        const float nx = norm[k] * inverse, pk = p[k];
-        p_.dgamma[k] += pk * nx;
-        p_.dbeta[k] += dv[k];
-        p[k] = norm[k] > 0.f ? (gamma_[k] * pk * inverse - back) / norm[k] : 0.f;
-        dv[k] = gamma_[k] * nx + 1.f;
-      }
+      float* sums = sums_ + (g - begin) * 2 * width();
+      GrnFactors<V>::backward(p_.norm + g * s_.hidden, gamma_, s_.hidden, s_.eps, sums, sums + width(), p_.dgamma,
+                              p_.dbeta);
     }
   }
 
@@ -216,7 +201,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
 
   void input_gradient() {
     if (!by_rows_) {
-      parallel_(0, kb_, Common::grain(rows_ * kBlock * 16), [&](int64_t j0, int64_t j1) {
+      parallel_(0, kb_, grain(rows_ * kBlock * 16), [&](int64_t j0, int64_t j1) {
         for (int64_t b = 0; b < count_; ++b) hidden_gradient(b, j0, j1);
       });
     }
@@ -260,12 +245,14 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
             for (int64_t b = begin; b < end; ++b) hidden_gradient(b, k / kBlock, T::blocks(k + depth));
           },
           [&](int64_t c, int64_t k, int64_t) { return w1 + (c * s_.hidden + k) * kBlock; }, [](int64_t) {});
-      Common::as(p_.u.dtype, p_.du, [&](auto* out) { write(out, du, chunk_.begin + first, rows, c0, c1); });
+      with_dtype(p_.u.dtype, p_.du, [&](auto* out) { write(out, du, chunk_.begin + first, rows, c0, c1); });
     });
   }
 
   template <class O>
-  void write(O* out, const float* du, int64_t first, int64_t rows, int64_t c0, int64_t c1) {
+  void write(O* __restrict__ out,           // [T, c_in]
+             const float* __restrict__ du,  // [c1 - c0][rows][kBlock]
+             int64_t first, int64_t rows, int64_t c0, int64_t c1) {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = c0 * kBlock; c < c1 * kBlock && c < s_.c_in; c += kVector) {
         const V value = V::load(du + (((c / kBlock) - c0) * rows + r) * kBlock + c % kBlock);
@@ -288,7 +275,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
 
   void weight_gradients(bool add) {
     // Two loops in one, so that narrow stages divide evenly: the hidden panels of dw1, then of dw2.
-    parallel_(0, 2 * kb_, Common::grain(rows_ * s_.c_in * kBlock), [&](int64_t begin, int64_t end) {
+    parallel_(0, 2 * kb_, grain(rows_ * s_.c_in * kBlock), [&](int64_t begin, int64_t end) {
       each_group(begin, end < kb_ ? end : kb_, s_.c_in, [&](int64_t j, int64_t t, int64_t rows) {
         for (int64_t c = 0; c < cb_; ++c) {
           outer(dv_ + (j * rows_ + t) * kBlock, u_ + (c * rows_ + t) * kBlock, rows, s_.hidden - j * kBlock,
@@ -323,7 +310,10 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   }
 
   // c [columns of a][columns of b] (+)= a' b for one block of each.
-  static void outer(const float* a, const float* b, int64_t rows, int64_t a_columns, int64_t b_columns, float* c,
+  static void outer(const float* __restrict__ a,  // [rows][kBlock]
+                    const float* __restrict__ b,  // [rows][kBlock]
+                    int64_t rows, int64_t a_columns, int64_t b_columns,
+                    float* __restrict__ c,  // [a_columns][c_stride]
                     int64_t c_stride, bool add) {
     const int64_t columns = a_columns < kBlock ? a_columns : kBlock;
     for (int64_t i = 0; i < columns; i += kPart) {
@@ -342,9 +332,13 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   int64_t rows_ = 0, count_ = 0;  // rows and blocks of the chunk
   RowBlock* blocks_ = nullptr;
   bool by_rows_ = false, added_ = false;
-  float *w1_, *w2_, *w1_back_, *b1_, *gamma_, *beta_;  // w1 transposed, the others as they are, in panels
-  float *h_, *dv_, *u_, *dz_;                          // blocked
-  float *block_sums_, *block_db2_, *sums_;
+  float *w1_, *w2_, *w1_back_;  // panels: w1 [c_in][hidden], w2 [c_out][hidden], w1 [hidden][c_in]
+  float *b1_, *gamma_, *beta_;  // [kb_][kBlock]
+  float *h_, *dv_;              // [kb_][rows_][kBlock]
+  float *u_, *dz_;              // [cb_][rows_][kBlock], [ob_][rows_][kBlock]
+  float* block_sums_;           // [count_][2][kb_][kBlock]
+  float* block_db2_;            // [count_][ob_][kBlock]
+  float* sums_;                 // [groups of the chunk][2][kb_][kBlock]
 };
 
 }  // namespace

@@ -1,12 +1,12 @@
 // What the forward and the backward of mlp_grn share: packed weights, products of whole row blocks, division of labour.
 #pragma once
 
-#include <cmath>
 #include <cstring>
 
 #include "cpu/common/gelu.h"
-#include "cpu/gemm/gemm.h"
 #include "cpu/common/scratch.h"
+#include "cpu/gemm/gemm.h"
+#include "cpu/grn/factors.h"
 #include "mlp_grn.h"
 #include "plan.h"
 
@@ -21,16 +21,19 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
 
   // ---- packed weights ---------------------------------------------------------------------------------------------
 
+  // Vectors are completed to whole blocks.
   struct Packed {
-    const float *w1, *b1, *w2, *b2, *beta;
-    const float* b2_beta;  // b2 + w2 beta: for an operand without GRN's beta
+    const float* __restrict__ w1;       // panels [blocks(hidden)][words(c_in)][kBlock]
+    const float* __restrict__ b1;       // [hidden]
+    const float* __restrict__ w2;       // panels [blocks(c_out)][words(hidden)][kBlock]
+    const float* __restrict__ b2;       // [c_out]
+    const float* __restrict__ beta;     // [hidden]
+    const float* __restrict__ b2_beta;  // [c_out]: b2 + w2 beta, for an operand without GRN's beta
   };
   static int64_t w1_floats(const MlpGrnShape& s) { return T::blocks(s.hidden) * T::words(s.c_in) * kBlock; }
   static int64_t w2_floats(const MlpGrnShape& s) { return T::blocks(s.c_out) * T::words(s.hidden) * kBlock; }
   static int64_t packed_floats(const MlpGrnShape& s) {
-    // So that no two kinds are of one size.
-    constexpr int64_t kMark = (Op::kNumbers * Op::kWordsTogether - 1) * kVector;
-    return w1_floats(s) + w2_floats(s) + 2 * (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock + kMark;
+    return w1_floats(s) + w2_floats(s) + 2 * (T::blocks(s.hidden) + T::blocks(s.c_out)) * kBlock;
   }
   static Packed unpack(const MlpGrnShape& s, const float* packed) {
     const float* w2 = packed + w1_floats(s);
@@ -49,22 +52,26 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     G::pack_vector(w.b2, s.c_out, const_cast<float*>(to.b2));
     float* sums = const_cast<float*>(to.b2_beta);
     G::pack_vector(w.b2, s.c_out, sums);
-    parallel(0, T::blocks(s.c_out), G::grain(s.hidden * kBlock), [&](int64_t begin, int64_t end) {
+    parallel(0, T::blocks(s.c_out), grain(s.hidden * kBlock), [&](int64_t begin, int64_t end) {
       for (int64_t o = begin; o < end; ++o)
         add_product(to.beta, to.w2 + o * T::words(s.hidden) * kBlock, s.hidden, sums + o * kBlock);
     });
   }
 
-  // Where the hidden activations before GELU are kept, of a row block and hidden panel j: group by group, blocked
+  // Where the hidden activations before GELU are saved, of a row block and hidden panel j: group by group, blocked
   // within it, whatever the chunks of forward and backward are.
-  static int64_t kept_at(const RowPlan& plan, const RowChunk& chunk, const RowBlock& block, int64_t panels, int64_t j) {
+  static int64_t saved_at(const RowPlan& plan, const RowChunk& chunk, const RowBlock& block, int64_t panels,
+                          int64_t j) {
     const int64_t group = chunk.group_begin + block.group, first = plan.first_row(group);
     const int64_t rows = plan.first_row(group + 1) - first;
     return (first * panels + j * rows + chunk.begin + block.begin - first) * kBlock;
   }
 
-  // out [kBlock] += sum_k v[k] panel[k]. Sums of few terms, then their sum: an error here is every row's alike.
-  static void add_product(const float* v, const float* panel, int64_t count, float* out) {
+  // out += sum_k v[k] panel[k]. Sums of few terms, then their sum: an error here is every row's alike.
+  static void add_product(const float* __restrict__ v,      // [count]
+                          const float* __restrict__ panel,  // [words(count)][kBlock]
+                          int64_t count,
+                          float* __restrict__ out) {  // [kBlock]
     constexpr int64_t kTerms = 32;
     V all0 = V::load(out), all1 = V::load(out + kVector);
     for (int64_t first = 0; first < count; first += kTerms) {
@@ -79,16 +86,10 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     all1.store(out + kVector);
   }
 
-  static void add(float* to, const float* from, int64_t count) {
+  static void add(float* __restrict__ to,          // [count]
+                  const float* __restrict__ from,  // [count]
+                  int64_t count) {
     for (int64_t i = 0; i < count; i += kVector) V::add(V::load(to + i), V::load(from + i)).store(to + i);
-  }
-
-  // Their square roots in place of `width` sums, and the mean of the first `count`.
-  static float roots(float* sums, int64_t width, int64_t count) {
-    double total = 0;
-    for (int64_t k = 0; k < width; ++k) sums[k] = std::sqrt(sums[k]);
-    for (int64_t k = 0; k < count; ++k) total += sums[k];
-    return static_cast<float>(total / static_cast<double>(count));
   }
 
   // ---- division of labour -----------------------------------------------------------------------------------------
@@ -122,10 +123,10 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
   static void split(const Parallel& parallel, bool by_rows, int64_t count, int64_t columns, int64_t work,
                     const F& body) {
     if (by_rows) {
-      parallel(0, count, G::grain(work * columns / count),
+      parallel(0, count, grain(work * columns / count),
                [&](int64_t b0, int64_t b1) { body(b0, b1, int64_t{0}, columns); });
     } else {
-      parallel(0, columns, G::grain(work), [&](int64_t j0, int64_t j1) { body(int64_t{0}, count, j0, j1); });
+      parallel(0, columns, grain(work), [&](int64_t j0, int64_t j1) { body(int64_t{0}, count, j0, j1); });
     }
   }
 };

@@ -29,9 +29,9 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
 
   void run() {
     const RowGroups& groups = s_.groups;
-    if (p_.kept != nullptr) {
-      const int64_t used = groups.rows * kb_ * kBlock, all = (groups.rows + 1) * kept_columns(s_.hidden);
-      std::memset(p_.kept + used, 0, (all - used) * sizeof(float));
+    if (p_.saved_hidden != nullptr) {
+      const int64_t used = groups.rows * kb_ * kBlock, all = groups.rows * saved_columns(s_.hidden);
+      std::memset(p_.saved_hidden + used, 0, (all - used) * sizeof(float));
     }
     for (int64_t g = 0; g < groups.count;) {
       const int64_t end = plan_.chunk_end(g);
@@ -108,12 +108,13 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
 
   static constexpr int64_t kPanels = 4;
 
-  // A row block's part of hidden panel j, and its sums of squares.
+  // A row block's part of hidden panel j, and its sums of squares. h [rows of the block][kBlock] may be in the place of
+  // the result.
   void gelu(const float* h, int64_t b, int64_t j) {
     const RowBlock& block = blocks_[b];
     float *to = hidden_ + (j * rows_ + block.begin) * kWords, *squares = block_sums_ + (b * kb_ + j) * kBlock;
-    if (p_.kept != nullptr) {
-      std::memcpy(p_.kept + Common::kept_at(plan_, chunk_, block, kb_, j), h,
+    if (p_.saved_hidden != nullptr) {
+      std::memcpy(p_.saved_hidden + Common::saved_at(plan_, chunk_, block, kb_, j), h,
                   (block.end - block.begin) * kBlock * sizeof(float));
     }
     V sum0 = V::zero(), sum1 = V::zero();
@@ -132,19 +133,14 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
     for (int64_t b = 0; b < count_; ++b) Common::add(sums_ + blocks_[b].group * width, block_sums_ + b * width, width);
   }
 
-  // scale = 1 + gamma n / (mean n + eps), n the roots of the sums.
+  // GRN's scales from the sums of squares, in whose place come the norms.
   void scales(int64_t begin, int64_t end) {
     const int64_t width = kb_ * kBlock;
     float* gamma = thread_scratch(ScratchSlot::kVectors, width);
     Common::pack_vector(p_.gamma, s_.hidden, gamma);
     for (int64_t g = begin; g < end; ++g) {
       float *sums = sums_ + (g - begin) * width, *scale = scale_ + (g - begin) * width;
-      const float mean = Common::roots(sums, width, s_.hidden);
-      const V factor = V::set(1.f / (mean + s_.eps));
-      for (int64_t k = 0; k < width; k += kVector) {
-        const V nx = V::mul(V::load(sums + k), factor);
-        V::fma(V::load(gamma + k), nx, V::set(1.f)).store(scale + k);
-      }
+      GrnFactors<V>::forward(sums, gamma, width, s_.hidden, s_.eps, scale);
       if (p_.norm != nullptr) std::memcpy(p_.norm + g * s_.hidden, sums, s_.hidden * sizeof(float));
     }
   }
@@ -152,9 +148,9 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   void second_product() {
     // A group of many rows: w2's panels are scaled, by each thread for itself. Such groups are always alone in their
     // chunk, so that a sample's result does not depend on the others of its batch.
-    fold_ = chunk_.groups() == 1 && rows_ > RowPlan::kChunkRows / 2 && rows_ >= 2 * s_.c_out;
+    fold_ = chunk_.groups() == 1 && rows_ > kMlpGrnChunkRows / 2 && rows_ >= 2 * s_.c_out;
     if (!by_rows_ && !fold_) {
-      parallel_(0, kb_, Common::grain(rows_ * kBlock * 4), [&](int64_t j0, int64_t j1) {
+      parallel_(0, kb_, grain(rows_ * kBlock * 4), [&](int64_t j0, int64_t j1) {
         for (int64_t b = 0; b < count_; ++b) scale_hidden(blocks_[b], j0, j1);
       });
     }
@@ -196,17 +192,23 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
             return fold_ ? fold(slice, scale_ + k * Op::kNumbers, depth, folded) : slice;
           },
           [](int64_t) {});
-      Common::as(p_.y_dtype, p_.y, [&](auto* out) { write(out, y, chunk_.begin + first, rows, o0, o1); });
+      with_dtype(p_.y_dtype, p_.y, [&](auto* out) { write(out, y, chunk_.begin + first, rows, o0, o1); });
     });
   }
 
-  static const float* fold(const float* w2, const float* scale, int64_t depth, float* out) {
+  // The slice of a panel times the scales of its rows.
+  static const float* fold(const float* __restrict__ w2,     // [depth][kBlock]
+                           const float* __restrict__ scale,  // [depth * kNumbers]
+                           int64_t depth,
+                           float* __restrict__ out) {  // [depth][kBlock]
     for (int64_t i = 0; i < depth; ++i) Op::scale(w2 + i * kBlock, scale + i * Op::kNumbers, out + i * kBlock);
     return out;
   }
 
   template <class O>
-  void write(O* out, const float* y, int64_t first, int64_t rows, int64_t o0, int64_t o1) {
+  void write(O* __restrict__ out,          // [T, c_out]
+             const float* __restrict__ y,  // [o1 - o0][rows][kBlock]
+             int64_t first, int64_t rows, int64_t o0, int64_t o1) {
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = first + r;
       const V factor = V::set(p_.row_scale == nullptr ? 1.f : p_.row_scale[row / p_.scale_rows]);
@@ -232,7 +234,10 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   int64_t rows_ = 0, count_ = 0;  // rows and blocks of the chunk
   RowBlock* blocks_ = nullptr;
   bool by_rows_ = false, fold_ = false;
-  float *hidden_ = nullptr, *block_sums_ = nullptr, *sums_ = nullptr, *scale_ = nullptr;
+  float* hidden_ = nullptr;      // [kb_][rows_][kWords]
+  float* block_sums_ = nullptr;  // [count_][kb_][kBlock]
+  float* sums_ = nullptr;        // [groups of the chunk][kb_][kBlock]
+  float* scale_ = nullptr;       // [groups of the chunk][kb_][kBlock]
 };
 
 }  // namespace

@@ -3,10 +3,10 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "common/dtype.h"
 #include "common/row_groups.h"
 #include "cpu/common/array.h"
+#include "cpu/common/isa_table.h"
 #include "cpu/common/parallel.h"
 
 namespace cnv2 {
@@ -29,32 +29,41 @@ struct MlpGrnWeights {
 
 struct MlpGrnForward {
   MlpGrnShape shape;
-  ConstArray u;            // [T, c_in]
-  const float* packed;     // of pack()
-  ConstArray gamma;        // [hidden]
-  const void* residual;    // [T, c_out] in y's dtype, or null
-  const float* row_scale;  // [T / scale_rows], or null
+  ConstArray u;                         // [T, c_in]
+  const float* __restrict__ packed;     // [packed_floats], of pack()
+  ConstArray gamma;                     // [hidden]
+  const void* __restrict__ residual;    // [T, c_out] in y's dtype, or null
+  const float* __restrict__ row_scale;  // [T / scale_rows], or null
   int64_t scale_rows;
-  void* y;  // [T, c_out]
+  void* __restrict__ y;  // [T, c_out]
   DType y_dtype;
-  float* norm;  // [groups, hidden]: ||g|| over a group's rows, or null
-  // [T + 1, kept_columns]: u w1' + b1, for a backward on the same instruction set, then zeros; or null.
-  float* kept;
+  float* __restrict__ norm;  // [groups, hidden]: ||g|| over a group's rows, or null
+  // [T, saved_columns]: u w1' + b1 in the order of the instruction set, for a backward on the same one, then zeros; or
+  // null.
+  float* __restrict__ saved_hidden;
 };
 
 struct MlpGrnBackward {
   MlpGrnShape shape;
   MlpGrnWeights weights;
-  ConstArray dy, u;  // [T, c_out], [T, c_in]
-  ConstArray gamma;
-  const float* norm;  // [groups, hidden]
-  const float* kept;  // of the forward; null: computed again
-  void* du;           // [T, c_in] in u's dtype
-  float *dw1, *db1, *dgamma, *dbeta, *dw2, *db2;
+  ConstArray dy, u;                        // [T, c_out], [T, c_in]
+  ConstArray gamma;                        // [hidden]
+  const float* __restrict__ norm;          // [groups, hidden]
+  const float* __restrict__ saved_hidden;  // [T, saved_columns] of the forward; null: computed again
+  void* __restrict__ du;                   // [T, c_in] in u's dtype
+  float* __restrict__ dw1;                 // [hidden, c_in]
+  float* __restrict__ db1;                 // [hidden]
+  float* __restrict__ dgamma;              // [hidden]
+  float* __restrict__ dbeta;               // [hidden]
+  float* __restrict__ dw2;                 // [c_out, hidden]
+  float* __restrict__ db2;                 // [c_out]
 };
 
-// Columns of what a forward may keep, for each row: whole blocks of any instruction set.
-inline int64_t kept_columns(int64_t hidden) { return (hidden + 31) / 32 * 32; }
+// Groups of fewer rows are taken together up to so many: their hidden activations fit the cache.
+constexpr int64_t kMlpGrnChunkRows = 784;
+
+// Columns of the hidden activations that a forward saves, for each row: whole blocks of any instruction set.
+inline int64_t saved_columns(int64_t hidden) { return (hidden + 31) / 32 * 32; }
 
 struct MlpGrnCpu {
   int64_t (*packed_floats)(const MlpGrnShape&);
@@ -62,43 +71,14 @@ struct MlpGrnCpu {
   void (*pack)(const MlpGrnShape&, const MlpGrnWeights&, float* packed, const Parallel&);
   void (*forward)(const MlpGrnForward&, const Parallel&);
   void (*backward)(const MlpGrnBackward&, const Parallel&);
+  bool pairs;  // multiplies bfloat16 activations and weights in pairs, without widening them to float32
 };
 
-extern const MlpGrnCpu kMlpGrnScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const MlpGrnCpu kMlpGrnAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const MlpGrnCpu kMlpGrnAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX512_BF16
-extern const MlpGrnCpu kMlpGrnAvx512Bf16;
-#endif
-#ifdef CNV2_HAVE_AMX
-extern const MlpGrnCpu kMlpGrnAmx;
-#endif
-
-inline const MlpGrnCpu& mlp_grn_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AMX
-    case CpuIsa::kAmx:
-      return kMlpGrnAmx;
-#endif
-#ifdef CNV2_HAVE_AVX512_BF16
-    case CpuIsa::kAvx512Bf16:
-      return kMlpGrnAvx512Bf16;
-#endif
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kMlpGrnAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kMlpGrnAvx2;
-#endif
-    default:
-      return kMlpGrnScalar;
-  }
+// The dtype of packed weights for activations of a dtype.
+inline DType packed_dtype(const MlpGrnCpu& cpu, DType activations) {
+  return cpu.pairs && activations == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
 }
+
+CNV2_ISA_TABLE(CNV2_ALL_ISAS, MlpGrnCpu, kMlpGrn, mlp_grn_cpu)
 
 }  // namespace cnv2

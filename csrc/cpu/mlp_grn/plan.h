@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "cpu/common/rows.h"
 #include "mlp_grn.h"
 
 namespace cnv2 {
@@ -27,19 +28,16 @@ struct RowChunk {
 class RowPlan {
  public:
   static constexpr int kTilesPerBlock = 7;  // 98 rows of 14: 14 x 14, 28 x 28 and 56 x 56 planes divide evenly
-  static constexpr int64_t kChunkRows = 784;
 
   // `row_bytes`: of a row's hidden activations, all copies.
   RowPlan(const RowGroups& groups, int64_t row_bytes, int64_t held_bytes, int tile_rows)
       : groups_(groups), tile_rows_(tile_rows) {
     const int64_t held = held_bytes / row_bytes;
     held_rows_ = held > block_rows() ? held : block_rows();
-    chunk_rows_ = kChunkRows < held_rows_ ? kChunkRows : held_rows_;
+    chunk_rows_ = kMlpGrnChunkRows < held_rows_ ? kMlpGrnChunkRows : held_rows_;
   }
 
-  int64_t first_row(int64_t group) const {
-    return groups_.offsets != nullptr ? groups_.offsets[group] : group * groups_.rows_per_group;
-  }
+  int64_t first_row(int64_t group) const { return cnv2::first_row(groups_, group); }
   int64_t block_rows() const { return static_cast<int64_t>(kTilesPerBlock) * tile_rows_; }
 
   // Groups [begin, end) from `begin` on that make the next chunk: as many as fit chunk_rows, at least one.

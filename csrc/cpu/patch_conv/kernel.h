@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/gemm/gemm.h"
 #include "cpu/common/scratch.h"
+#include "cpu/gemm/gemm.h"
 #include "patch_conv.h"
 
 namespace cnv2 {
@@ -24,8 +24,8 @@ struct PatchConvKernel : Gemm<V, kRows> {
   // Panels of the matrix [k * k * c_in, c_out], its rows in the order (ky, kx, channel); then the bias.
   static void pack(const PatchWeight& w, float* packed, const Parallel& parallel) {
     const int64_t blocks = T::blocks(w.c_out), depth = w.depth();
-    parallel(0, blocks, G::grain(depth * kBlock * 16), [&](int64_t begin, int64_t end) {
-      G::as(w.data.dtype, w.data.data, [&](auto* data) {
+    parallel(0, blocks, grain(depth * kBlock * 16), [&](int64_t begin, int64_t end) {
+      with_dtype(w.data.dtype, w.data.data, [&](auto* data) {
         for (int64_t j = begin; j < end; ++j) panel(w, data, j * kBlock, packed + j * depth * kBlock);
       });
     });
@@ -47,13 +47,13 @@ struct PatchConvKernel : Gemm<V, kRows> {
       // Runs of few rows, so that all threads have some.
       const int64_t even = (p.rows + parallel.threads - 1) / parallel.threads;
       const int64_t rows = even < kRun ? (even + kRows - 1) / kRows * kRows : kRun;
-      parallel(0, (p.rows + rows - 1) / rows, G::grain(rows * depth * p.c_out), [&](int64_t begin, int64_t end) {
+      parallel(0, (p.rows + rows - 1) / rows, grain(rows * depth * p.c_out), [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r) {
           product(p, before, after, r * rows, p.rows - r * rows < rows ? p.rows - r * rows : rows, 0, ob);
         }
       });
     } else {
-      parallel(0, ob, G::grain(p.rows * depth * kBlock), [&](int64_t begin, int64_t end) {
+      parallel(0, ob, grain(p.rows * depth * kBlock), [&](int64_t begin, int64_t end) {
         for (int64_t r = 0; r < p.rows; r += kRun) {
           product(p, before, after, r, p.rows - r < kRun ? p.rows - r : kRun, begin, end);
         }
@@ -65,10 +65,10 @@ struct PatchConvKernel : Gemm<V, kRows> {
     const int64_t depth = p.k * p.k * p.c_in, cb = T::blocks(p.c_in);
     float* norms = thread_scratch(ScratchSlot::kVectors, 2 * cb * kBlock);
     const Norms before = norm_of(p.before, p.c_in, norms, cb);
-    parallel(0, p.rows, G::grain(8 * depth), [&](int64_t begin, int64_t end) {
+    parallel(0, p.rows, grain(8 * depth), [&](int64_t begin, int64_t end) {
       float* row = thread_scratch(ScratchSlot::kOperand, (T::blocks(depth) + 2) * kBlock);
-      G::as(p.x.dtype, p.x.data, [&](auto* x) {
-        auto* out = static_cast<std::remove_const_t<std::remove_pointer_t<decltype(x)>>*>(p.y);
+      with_dtype(p.x.dtype, p.x.data, [&](auto* x) {
+        auto* out = static_cast<StoredAs<decltype(x)>*>(p.y);
         for (int64_t r = begin; r < end; ++r) {
           gather(p, x, before, r, row);
           copy(row, depth, out + r * depth);
@@ -79,10 +79,10 @@ struct PatchConvKernel : Gemm<V, kRows> {
 
   static void scatter(const PatchScatter& s, const Parallel& parallel) {
     const PatchConvForward& p = s.of;
-    G::as(p.x.dtype, s.blocks, [&](auto* blocks) {
-      auto* dx = static_cast<std::remove_const_t<std::remove_pointer_t<decltype(blocks)>>*>(s.dx);
+    with_dtype(p.x.dtype, s.blocks, [&](auto* blocks) {
+      auto* dx = static_cast<StoredAs<decltype(blocks)>*>(s.dx);
       if (!s.covers) std::memset(dx, 0, s.pixels * p.c_in * sizeof(*dx));
-      parallel(0, p.rows, G::grain(4 * p.k * p.k * p.c_in), [&](int64_t begin, int64_t end) {
+      parallel(0, p.rows, grain(4 * p.k * p.k * p.c_in), [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r) {
           for (int64_t i = 0; i < p.k * p.k; ++i) {
             const int64_t pixel = pixel_of(p, r, i);
@@ -105,7 +105,9 @@ struct PatchConvKernel : Gemm<V, kRows> {
   }
 
   template <class O>
-  static void copy(const float* from, int64_t count, O* to) {
+  static void copy(const float* __restrict__ from,  // [count], completed to a vector
+                   int64_t count,
+                   O* __restrict__ to) {  // [count]
     for (int64_t c = 0; c < count; c += kVector) {
       const V v = V::load(from + c);
       count - c >= kVector ? v.store(to + c) : v.store(to + c, static_cast<int>(count - c));
@@ -113,7 +115,8 @@ struct PatchConvKernel : Gemm<V, kRows> {
   }
 
   template <class S>
-  static void panel(const PatchWeight& w, const S* data, int64_t first, float* out) {
+  static void panel(const PatchWeight& w, const S* __restrict__ data, int64_t first,
+                    float* __restrict__ out) {  // [k * k * c_in][kBlock]
     const int64_t here = w.c_out - first < kBlock ? w.c_out - first : kBlock;
     for (int64_t ky = 0; ky < w.k; ++ky) {
       for (int64_t kx = 0; kx < w.k; ++kx) {
@@ -127,7 +130,7 @@ struct PatchConvKernel : Gemm<V, kRows> {
   }
 
   struct Norms {
-    const float *weight, *bias;  // completed to whole blocks; null: none
+    const float *weight, *bias;  // [channels], completed to whole blocks; null: none
   };
   static Norms norm_of(const PatchNorm& norm, int64_t channels, float* memory, int64_t blocks) {
     if (norm.weight.data == nullptr) return {nullptr, nullptr};
@@ -143,7 +146,7 @@ struct PatchConvKernel : Gemm<V, kRows> {
     const int64_t line = (blocks + 2) * kBlock;  // a row gathered, and room to write a whole block past its end
     float* memory = thread_scratch(ScratchSlot::kOperand, kRows * line + (blocks + o1 - o0) * rows * kBlock);
     float *gathered = memory, *a = memory + kRows * line, *y = a + blocks * rows * kBlock;
-    G::as(p.x.dtype, p.x.data, [&](auto* x) {
+    with_dtype(p.x.dtype, p.x.data, [&](auto* x) {
       // Some rows before the first is read again: what was just stored cannot be loaded at once in other pieces.
       for (int64_t r = 0; r < rows; r += kRows) {
         const int64_t here = rows - r < kRows ? rows - r : kRows;
@@ -159,7 +162,7 @@ struct PatchConvKernel : Gemm<V, kRows> {
          rows, o1 - o0},
         [](int64_t, int64_t) {}, [&](int64_t o, int64_t k, int64_t) { return w + (o * depth + k) * kBlock; },
         [](int64_t) {});
-    G::as(p.x.dtype, p.y, [&](auto* out) {
+    with_dtype(p.x.dtype, p.y, [&](auto* out) {
       for (int64_t r = 0; r < rows; ++r) {
         auto* to = out + (first + r) * p.c_out + o0 * kBlock;
         const int64_t count = (p.c_out < o1 * kBlock ? p.c_out : o1 * kBlock) - o0 * kBlock;
@@ -178,7 +181,7 @@ struct PatchConvKernel : Gemm<V, kRows> {
         float* to = out + i * p.c_in;
         if (pixel >= 0) {
           take(p, x + pixel * p.pixel_stride, to);
-          if (norm.weight != nullptr) normalise_pixels<1>(to, p.c_in, norm, p.eps);
+          if (norm.weight != nullptr) normalize_pixels<1>(to, p.c_in, norm, p.eps);
         } else {
           std::memset(to, 0, p.c_in * sizeof(float));
         }
@@ -200,8 +203,8 @@ struct PatchConvKernel : Gemm<V, kRows> {
     }
     if (norm.weight == nullptr) return;
     int64_t i = 0;
-    for (; i + 4 <= pixels; i += 4) normalise_pixels<4>(out + i * p.c_in, p.c_in, norm, p.eps);
-    for (; i < pixels; ++i) normalise_pixels<1>(out + i * p.c_in, p.c_in, norm, p.eps);
+    for (; i + 4 <= pixels; i += 4) normalize_pixels<4>(out + i * p.c_in, p.c_in, norm, p.eps);
+    for (; i < pixels; ++i) normalize_pixels<1>(out + i * p.c_in, p.c_in, norm, p.eps);
   }
 
   // The stem's, from channel planes or channels last: all sizes known.
@@ -232,7 +235,7 @@ struct PatchConvKernel : Gemm<V, kRows> {
       moments<1>([&](int, int64_t c) CNV2_LAMBDA { return y + c / kBlock * stride + c % kBlock; }, count, eps, &m);
     for (int64_t c = 0; c < count; c += kVector) {
       V value = V::load(y + c / kBlock * stride + c % kBlock);
-      if (norm.weight != nullptr) value = normalise(value, m, norm, c);
+      if (norm.weight != nullptr) value = normalize(value, m, norm, c);
       count - c >= kVector ? value.store(out + c) : value.store(out + c, static_cast<int>(count - c));
     }
   }
@@ -272,19 +275,19 @@ struct PatchConvKernel : Gemm<V, kRows> {
   }
   // kCount pixels, one after the other, in place.
   template <int kCount>
-  static void normalise_pixels(float* x, int64_t channels, const Norms& norm, float eps) {
+  static void normalize_pixels(float* x, int64_t channels, const Norms& norm, float eps) {
     Moments m[kCount];
     moments<kCount>([&](int i, int64_t c) CNV2_LAMBDA { return x + i * channels + c; }, channels, eps, m);
     unroll<0, kCount>([&](auto i) CNV2_LAMBDA {
       float* pixel = x + i.value * channels;
       for (int64_t c = 0; c < channels; c += kVector) {
         const int64_t left = channels - c;
-        const V value = normalise(Pack<V>::load(pixel + c, left), m[i.value], norm, c);
+        const V value = normalize(Pack<V>::load(pixel + c, left), m[i.value], norm, c);
         left >= kVector ? value.store(pixel + c) : value.store(pixel + c, static_cast<int>(left));
       }
     });
   }
-  static CNV2_INLINE V normalise(V x, const Moments& m, const Norms& norm, int64_t c) {
+  static CNV2_INLINE V normalize(V x, const Moments& m, const Norms& norm, int64_t c) {
     const V scaled = V::mul(V::sub(x, V::set(m.mean)), V::set(m.rstd));
     return V::fma(scaled, V::load(norm.weight + c), V::load(norm.bias + c));
   }

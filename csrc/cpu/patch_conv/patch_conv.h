@@ -4,18 +4,18 @@
 
 #include <cstdint>
 
-#include "cpu/common/cpu_features.h"
 #include "cpu/common/array.h"
+#include "cpu/common/isa_table.h"
 #include "cpu/common/parallel.h"
 
 namespace cnv2 {
 
-struct PatchNorm {  // LayerNorm's parameters; data null: none
-  ConstArray weight, bias;
+struct PatchNorm {          // LayerNorm's parameters; data null: none
+  ConstArray weight, bias;  // [channels]
 };
 
 struct PatchWeight {
-  ConstArray data;
+  ConstArray data;  // [k, k, c_in, c_out] in the order of the strides
   int64_t k, c_in, c_out;
   int64_t ky_stride, kx_stride, c_in_stride, c_out_stride;  // in elements
   ConstArray bias;                                          // [c_out]; data null: none
@@ -28,20 +28,20 @@ struct PatchConvForward {
   int64_t height, width;                                            // of its planes
   // Which pixels a result row takes: null, those of the plane [N, height / k, width / k] in order; with one column,
   // positions in that plane; with k * k columns, the pixels' numbers themselves (then pixel_stride apart), -1: zeros.
-  const int64_t* table;
+  const int64_t* __restrict__ table;  // [rows, table_columns]
   int64_t table_columns;
   int64_t rows, k, c_in, c_out;
-  const float* packed;  // of pack()
+  const float* __restrict__ packed;  // [packed_floats], of pack()
   PatchNorm before, after;
   float eps;
-  void* y;  // [rows, c_out] in x's dtype
+  void* __restrict__ y;  // [rows, c_out] in x's dtype
 };
 
 // Blocks [rows, k * k * c_in] back to their pixels: x's fields say where, of `dx` [pixels, c_in], contiguous.
 struct PatchScatter {
   PatchConvForward of;
-  const void* blocks;
-  void* dx;
+  const void* __restrict__ blocks;  // [rows, k * k * c_in]
+  void* __restrict__ dx;            // [pixels, c_in]
   int64_t pixels;
   bool covers;  // every pixel belongs to a row; the others become zero
 };
@@ -55,27 +55,6 @@ struct PatchConvCpu {
   void (*scatter)(const PatchScatter&, const Parallel&);
 };
 
-extern const PatchConvCpu kPatchConvScalar;
-#ifdef CNV2_HAVE_AVX2
-extern const PatchConvCpu kPatchConvAvx2;
-#endif
-#ifdef CNV2_HAVE_AVX512
-extern const PatchConvCpu kPatchConvAvx512;
-#endif
-
-inline const PatchConvCpu& patch_conv_cpu(CpuIsa isa) {
-  switch (isa) {
-#ifdef CNV2_HAVE_AVX512
-    case CpuIsa::kAvx512:
-      return kPatchConvAvx512;
-#endif
-#ifdef CNV2_HAVE_AVX2
-    case CpuIsa::kAvx2:
-      return kPatchConvAvx2;
-#endif
-    default:
-      return kPatchConvScalar;
-  }
-}
+CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, PatchConvCpu, kPatchConv, patch_conv_cpu)
 
 }  // namespace cnv2

@@ -4,6 +4,6 @@ namespace cnv2 {
 
 using Kernel = PatchConvKernel<Vec8, 6>;
 extern const PatchConvCpu kPatchConvAvx2 = {Kernel::packed_floats, Kernel::pack, Kernel::run, Kernel::gather,
-                                                  Kernel::scatter};
+                                            Kernel::scatter};
 
 }  // namespace cnv2

@@ -4,6 +4,6 @@ namespace cnv2 {
 
 using Kernel = PatchConvKernel<Vec16, 14>;
 extern const PatchConvCpu kPatchConvAvx512 = {Kernel::packed_floats, Kernel::pack, Kernel::run, Kernel::gather,
-                                                    Kernel::scatter};
+                                              Kernel::scatter};
 
 }  // namespace cnv2

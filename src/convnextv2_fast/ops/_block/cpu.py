@@ -76,8 +76,7 @@ def run(call: BlockCall) -> Tensor:
     if copy is None:  # a tensor that no copy can be held for; `reasons` has looked at the parameters themselves
         return composed.run(call)
     y, repacked = _forward(call.x.contiguous(), copy, *parameters, call.ln_eps, call.grn_eps)
-    if repacked.numel():
-        packed.replace(w1, repacked)
+    packed.replace(copy, repacked)
     return y
 
 

@@ -73,8 +73,7 @@ def infer(u: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     w = MlpWeights(*args[:6])
     copy = packed.copy_of(_pack, w.w1, w.w1, w.b1, w.beta, w.w2, w.b2, options=(packed.in_pairs(u.dtype),))
     y, norm, _, repacked = _forward(u, *args, copy, False)
-    if copy is not None and repacked.numel():
-        packed.replace(w.w1, repacked)
+    packed.replace(copy, repacked)
     return y, norm
 
 

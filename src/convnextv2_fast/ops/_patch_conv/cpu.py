@@ -49,8 +49,7 @@ def infer(x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
     """Runs the forward pass with packed weights, which are held until the weights change."""
     copy = packed.copy_of(_pack, weight, weight, bias)
     z, repacked = _forward(x, weight, bias, *args, copy)
-    if copy is not None and repacked.numel():
-        packed.replace(weight, repacked)
+    packed.replace(copy, repacked)
     return z
 
 

@@ -8,6 +8,7 @@ compares a sample of the values, see csrc/cpu/common/packed.h, and returns a fre
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ class _Copy(NamedTuple):
 
 
 _copies: dict[int, _Copy] = {}  # entries are replaced whole, so that other threads see an old copy or a new one
+_lock = threading.RLock()  # a thread that holds it may collect garbage, and with it the owner of a copy
 
 
 def in_pairs(dtype: torch.dtype) -> bool:
@@ -56,16 +58,21 @@ def copy_of(
     if held is not None and held.owner() is lasting and held.state == state:
         return held.packed
     packed = pack(*tensors, *options)
-    _copies[key] = _Copy(weakref.ref(lasting, lambda _: _copies.pop(key, None)), state, packed)
+    with _lock:
+        _copies[key] = _Copy(weakref.ref(lasting, lambda _: _copies.pop(key, None)), state, packed)
     return packed
 
 
-def replace(owner: Tensor, packed: Tensor) -> None:
-    """Puts a fresh copy in the place of the stale one of `owner`."""
-    key = id(_lasting(owner))
-    held = _copies.get(key)
-    if held is not None:
-        _copies[key] = held._replace(packed=packed)
+def replace(stale: Tensor | None, repacked: Tensor) -> None:
+    """Holds `repacked` in the place of the copy `stale`.
+
+    `repacked` is what a kernel returned beside its result: empty where the copy still was that of its tensors."""
+    if repacked.numel() == 0:
+        return
+    with _lock:
+        for key, held in tuple(_copies.items()):
+            if held.packed is stale:
+                _copies[key] = held._replace(packed=repacked)
 
 
 def _lasting(t: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
-// What the CPU kernels over rows [T, C] share: vectors of channels with their tail, sums over rows in a fixed order.
+// What the CPU kernels over rows [T, C] share: vectors of channels with their tail, groups of rows, sums over rows in a
+// fixed order. No framework header.
 #pragma once
 
-#include <cstring>
+#include <cstdint>
 
-#include "cpu/gemm/gemm.h"
-#include "cpu/common/scratch.h"
+#include "common/row_groups.h"
+#include "cpu/common/dtype_switch.h"
+#include "cpu/common/vec.h"
 
 namespace cnv2 {
 namespace {
@@ -29,7 +31,19 @@ struct RowVectors {
     lanes == kWidth ? v.store(p) : v.store(p, lanes);
   }
   static int64_t padded(int64_t channels) { return (channels + kWidth - 1) / kWidth * kWidth; }
+
+  // A vector of parameters [channels] as floats [padded(channels)], completed with zeros.
+  static void widen(const ConstArray& v, int64_t channels, float* __restrict__ out) {
+    with_dtype(v.dtype, v.data, [&](auto* data) {
+      each(channels, [&](int64_t c, int lanes) CNV2_LAMBDA { load(data + c, lanes).store(out + c); });
+    });
+  }
 };
+
+// The number of the first row of a group; of group `count`, the number of all rows.
+inline int64_t first_row(const RowGroups& groups, int64_t group) {
+  return groups.offsets != nullptr ? groups.offsets[group] : group * groups.rows_per_group;
+}
 
 // Sums over rows are taken per slab and the slabs added in order: the result does not depend on the threads.
 struct RowSlabs {

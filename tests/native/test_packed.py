@@ -1,0 +1,113 @@
+"""Packed buffers of the CPU operators: what their header tells, and that no operator writes into one it is given."""
+
+import pytest
+import torch
+
+from convnextv2_fast import library
+from convnextv2_fast.ops._shared import packed as copies
+from tests.native.isas import needs_library, on_isa
+
+pytestmark = [pytest.mark.cpu_kernel, needs_library]
+CALLS = torch.ops.convnextv2_fast
+OP, ISA, DTYPE = 1, 2, 3  # the words of a header; the first is its mark
+C, K = 8, 20
+
+
+def mlp_grn():
+    w1, b1, gamma, beta = torch.randn(K, C), torch.randn(K), torch.randn(K), torch.randn(K)
+    w2, b2, u = torch.randn(C, K), torch.randn(C), torch.randn(12, C)
+
+    def forward(packed):
+        rest = (None, None, 1e-6, 1 << 20, 4, 3, None, None)
+        y, *_, repacked = CALLS.mlp_grn_cpu_fwd.default(u, w1, b1, gamma, beta, w2, b2, *rest, packed, False)
+        return y, repacked
+
+    return lambda: CALLS.mlp_grn_cpu_pack.default(w1, b1, beta, w2, b2), forward, w1
+
+
+def patch_conv():
+    x, weight, bias = torch.randn(1, 4, 4, C), torch.randn(K, C, 2, 2), torch.randn(K)
+
+    def forward(packed):
+        return CALLS.patch_conv_cpu_fwd.default(x, weight, bias, None, None, None, None, 1e-6, None, 4, 4, 4, 2, packed)
+
+    return lambda: CALLS.patch_conv_cpu_pack.default(weight, bias), forward, weight
+
+
+def block():
+    kernel, w1, w2 = torch.randn(C, 1, 7, 7), torch.randn(K, C), torch.randn(C, K)
+    bias, ln_weight, ln_bias, b2, scale = torch.randn(5, C)
+    b1, gamma, beta = torch.randn(3, K)
+    weights = (kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, scale)
+    x = torch.randn(2, 5, 6, C)
+    return (
+        lambda: CALLS.block_cpu_pack.default(*weights),
+        lambda packed: CALLS.block_cpu_fwd.default(x, packed, *weights, 1e-6, 1e-6),
+        w2,
+    )
+
+
+PACKED = {"mlp_grn": mlp_grn, "patch_conv": patch_conv, "block": block}
+each_op = pytest.mark.parametrize("name", PACKED)
+
+
+@each_op
+def test_a_stale_copy_is_left_as_it_is_and_a_new_one_returned(isa, name):
+    pack, forward, weight = PACKED[name]()
+    packed = pack()
+    y, repacked = forward(packed)
+    assert repacked.shape == (0,)
+    before = packed.clone()
+    weight.mul_(1.5)
+    changed, repacked = forward(packed)
+    assert torch.equal(packed.view(torch.int32), before.view(torch.int32))
+    assert torch.equal(repacked.view(torch.int32), pack().view(torch.int32))
+    assert not torch.equal(changed, y)
+    again, nothing = forward(repacked)
+    assert torch.equal(again, changed) and nothing.shape == (0,)
+
+
+@each_op
+@pytest.mark.parametrize(("word", "wanted"), [(0, ""), (OP, "weights for"), (ISA, " on "), (DTYPE, "weights for")])
+def test_the_header_tells_what_a_buffer_is(isa, name, word, wanted):
+    """A buffer of another op, instruction set or dtype is refused, and so is one without a header."""
+    pack, forward, _ = PACKED[name]()
+    packed = pack()
+    words = packed.view(torch.int32)
+    words[word] = (words[word] + 1) % 3 if word else 0
+    with pytest.raises(ValueError, match="packed must come from this operator's pack") as caught:
+        forward(packed)
+    assert ("which no operator has made" in str(caught.value)) is (word == 0)
+    assert wanted in str(caught.value)
+
+
+@pytest.mark.skipif(library.cpu_isa() == "scalar", reason="only one instruction set here")
+@each_op
+def test_weights_of_another_instruction_set_are_refused(name):
+    pack, forward, _ = PACKED[name]()
+    with on_isa("scalar"):
+        packed = pack()
+    with pytest.raises(ValueError, match=rf"{name}'s weights for float32 on scalar, .* on {library.cpu_isa()}, "):
+        forward(packed)
+
+
+def test_weights_of_another_op_are_refused():
+    for name in PACKED:
+        for other in PACKED:
+            if other != name:
+                with pytest.raises(ValueError, match=rf"made of {other}'s weights .* where {name}'s weights"):
+                    PACKED[name]()[1](PACKED[other]()[0]())
+
+
+def test_a_new_copy_takes_the_place_of_the_stale_one():
+    copies.clear()
+    weight = torch.randn(3)
+    stale = copies.copy_of(lambda t: t * 2, weight, weight)
+    copies.replace(stale, torch.empty(0))
+    assert next(iter(copies._copies.values()))[2] is stale
+    fresh = torch.ones(3)
+    copies.replace(torch.ones(3), fresh)  # of no copy that is kept
+    assert next(iter(copies._copies.values()))[2] is stale
+    copies.replace(stale, fresh)
+    assert next(iter(copies._copies.values()))[2] is fresh
+    copies.clear()
