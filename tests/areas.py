@@ -20,6 +20,7 @@ COMPUTING = (
     f"{PACKAGE}/ops",
     f"{PACKAGE}/models",
     f"{PACKAGE}/dispatch.py",
+    f"{PACKAGE}/errors.py",
     f"{PACKAGE}/layouts.py",
     f"{PACKAGE}/library.py",
     f"{PACKAGE}/preferences.py",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convnextv2_fast import ops
-from convnextv2_fast.dispatch import UnsupportedInputError
+from convnextv2_fast.errors import UnsupportedInputError
 from convnextv2_fast.layouts import DenseLayout, PatchLayout, SiteLayout, SparseTensor
 from convnextv2_fast.testing import layout_for
 

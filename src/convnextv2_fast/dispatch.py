@@ -19,15 +19,12 @@ import torch
 from torch import Tensor
 
 from . import preferences
+from .errors import UnsupportedInputError
 
 logger = logging.getLogger("convnextv2_fast")
 
 NAMES = ("auto", "cuda", "triton", "cpu", "torch")
 ENVIRONMENT = "CONVNEXTV2_FAST_BACKEND"
-
-
-class UnsupportedInputError(ValueError):
-    """The input is malformed, or the chosen backend cannot run it. The message says what would work."""
 
 
 class Spec(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 import torch.utils._pytree
 from torch import Tensor
 
-from .dispatch import UnsupportedInputError
+from .errors import UnsupportedInputError
 
 
 class Layout:

@@ -4,9 +4,10 @@
 holds, `load` fits it to a model. `python -m convnextv2_fast.checkpoints` converts files.
 """
 
+from ..errors import CheckpointError
 from .convert import convert_state_dict, detect_format, remap_checkpoint_keys
 from .files import read_state_dict
-from .formats import FORMATS, CheckpointError
+from .formats import FORMATS
 from .load import LoadReport, MisfitError, load_checkpoint
 
 __all__ = [

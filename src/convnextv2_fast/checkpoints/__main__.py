@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .convert import canonicalise, rewrite
 from .files import read_state_dict
-from .formats import FORMATS, CheckpointError
+from .formats import FORMATS
 
 _CONTAINER = {"upstream": "model", "fcmae": "model", "mmpretrain": "state_dict"}  # the others read a bare state dict
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from typing import Any
 
+from ..errors import TrainingError
 from ..train.recipes import RECIPES
 from ._arguments import CommandError, path_text, positive
 from ._training import add_loading, add_run, amount, below_one, check, flag, models, share
@@ -127,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cutmix_minmax is not None and args.cutmix_minmax[0] > args.cutmix_minmax[1]:
         least, most = args.cutmix_minmax
         raise CommandError(f"--cutmix_minmax {least:g} {most:g}: the least comes first")
-    from ..train import TrainingError, finetune
+    from ..train import finetune
 
     try:
         finetune.run(args)

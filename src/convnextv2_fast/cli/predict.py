@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..errors import TrainingError
 from ._arguments import CommandError, device, path, positive, require_device
 
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: the checkpoint cannot be used, or none of the images.
     """
-    from ..train import TrainingError, predict
+    from ..train import predict
 
     where = require_device(args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     unreadable: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..errors import TrainingError
 from ._arguments import CommandError, path_text, positive
 from ._training import add_loading, add_run, check, flag, models, share
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         CommandError: arguments, data or checkpoints that cannot be used.
     """
     check(args, REFUSED)
-    from ..train import TrainingError, pretrain
+    from ..train import pretrain
 
     try:
         pretrain.run(args)

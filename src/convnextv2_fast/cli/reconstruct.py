@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import TrainingError
 from ._arguments import CommandError, count, path, positive
 from ._training import boolean, share
 
@@ -40,7 +41,7 @@ def add_parser(commands: Any) -> None:
 
 def _reconstruct(args: argparse.Namespace) -> int:
     """Draws; 0, or 1 where an image could not be read."""
-    from ..train import TrainingError, pictures
+    from ..train import pictures
 
     out = args.out or Path("reconstruction.png")
     problems: list[str] = []
@@ -67,7 +68,7 @@ def _reconstruct(args: argparse.Namespace) -> int:
 
 
 def _curve(args: argparse.Namespace) -> int:
-    from ..train import TrainingError, curves
+    from ..train import curves
 
     out = args.out or Path("curve.png")
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import ops
-from ..dispatch import UnsupportedInputError
+from ..errors import UnsupportedInputError
 from ..ops import _block as block
 from .utils import GRN, DropPath, LayerNorm, drop_path_rates, is_plain, trunc_normal_, zero_
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..dispatch import UnsupportedInputError
+from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout, SparseTensor
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear
 from .utils import (

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
-from ..dispatch import UnsupportedInputError
+from ..errors import UnsupportedInputError
 from ..layouts import SparseTensor
 
 

@@ -11,7 +11,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import ops
-from ..dispatch import UnsupportedInputError
+from ..errors import UnsupportedInputError
 from ..layouts import SparseTensor
 
 

@@ -14,6 +14,6 @@ sample's position in the run, never of the process that loads it: so a run goes 
 processes see what one would.
 """
 
+from ..errors import TrainingError
 
-class TrainingError(Exception):
-    """A run cannot start or go on; the message says what would help."""
+__all__ = ["TrainingError"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from . import TrainingError
+from ..errors import TrainingError
 from .data import Augment, Transform
 from .libraries import blamed, need, torchvision_transforms
 from .pretrain import mean_and_std as pretraining_mean_and_std

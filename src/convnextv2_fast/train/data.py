@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..checkpoints.files import first_line
-from . import TrainingError
+from ..errors import TrainingError
 from .parallel import Processes
 from .saving import Position
 from .tables import Table

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints import LoadReport
+from ..errors import TrainingError
 from ..models import convnextv2
 from ..models.utils import trunc_normal_, zero_
-from . import TrainingError, data, labelled, optim, start
+from . import data, labelled, optim, start
 from .augment import evaluation_transform, training_transform
 from .data import Augment, Batch, Steps
 from .libraries import blamed, need

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.files import first_line
-from . import TrainingError
+from ..errors import TrainingError
 from .libraries import need
 from .tables import MODES, Folder, HubTable, Table, hidden, images_below
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import TrainingError
+from ..errors import TrainingError
 from .display import Display
 from .saving import Position
 

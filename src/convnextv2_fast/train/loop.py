@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import TrainingError, advice, saving
+from ..errors import TrainingError
+from . import advice, saving
 from .data import Batch, Steps
 from .display import duration
 from .layers import LayerTimes, Timing

@@ -8,7 +8,8 @@ import time
 import torch
 from torch import Tensor
 
-from . import TrainingError, advice
+from ..errors import TrainingError
+from . import advice
 from .log import Record
 from .run import Run
 

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..models import convnextv2, convnextv2_sparse
-from . import TrainingError
 
 BLOCKS = (convnextv2.Block, convnextv2_sparse.Block)
 

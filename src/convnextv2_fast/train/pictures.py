@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.files import first_line
+from ..errors import TrainingError
 from ..models.fcmae import FCMAE
-from . import TrainingError, saving, start
+from . import saving, start
 from .libraries import need
 from .pretrain import Masks, mean_and_std
 from .tables import decode, expand, middle, unreadable

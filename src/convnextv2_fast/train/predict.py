@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError
 from ..checkpoints.contents import describe
 from ..checkpoints.files import first_line
+from ..errors import CheckpointError, TrainingError
 from ..models.convnextv2 import ConvNeXtV2
-from . import TrainingError, start
+from . import start
 from .augment import evaluation_transform
 from .data import Transform
 from .libraries import need

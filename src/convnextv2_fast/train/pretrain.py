@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..models import fcmae
-from . import TrainingError, data, optim, streams, tables
+from . import data, optim, streams, tables
 from .data import Augment, Batch, Steps
 from .libraries import torchvision_transforms
 from .loop import train

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import CheckpointError
 from ..checkpoints.contents import contents
 from ..checkpoints.convert import canonicalise
 from ..checkpoints.files import first_line
-from . import TrainingError, labelled, saving
+from ..errors import CheckpointError, TrainingError
+from . import labelled, saving
 from .parallel import Processes
 from .run import Run
 from .saving import Position

@@ -20,9 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError
 from ..checkpoints.files import first_line, read_file
-from . import TrainingError
+from ..errors import CheckpointError, TrainingError
 from .parallel import bare, is_sharded
 
 _EPOCH, _PARTIAL = re.compile(r"checkpoint-(\d+)\.pth"), re.compile(r"partial-(\d+)-(\d+)\.pth")

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoints import CheckpointError, LoadReport, MisfitError, load_checkpoint
+from ..checkpoints import LoadReport, MisfitError, load_checkpoint
 from ..checkpoints.contents import describe
 from ..checkpoints.files import StateDict, find_state_dict, read_file
-from . import TrainingError, saving
+from ..errors import CheckpointError, TrainingError
+from . import saving
 from .recipes import RECIPES
 
 MODEL = "convnextv2_base"  # upstream's default

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..checkpoints.files import first_line
-from . import TrainingError
+from ..errors import TrainingError
 from .data import (
     GIVE_UP,
     Augment,
