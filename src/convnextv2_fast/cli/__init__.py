@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__, dispatch
-from ..errors import UnsupportedInputError
+from ..errors import TrainingError, UnsupportedInputError
 from . import bench, check, env, explain, finetune, predict, pretrain, reconstruct
 from ._arguments import CommandError
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = args.run(args)
         sys.stdout.flush()
         return code
-    except (CommandError, UnsupportedInputError) as error:
+    except (CommandError, TrainingError, UnsupportedInputError) as error:
         print(f"{PROG} {args.command}: error: {error}", file=sys.stderr)
         return BAD_USE
     except KeyboardInterrupt:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 from typing import Any
 
-from ..errors import TrainingError
 from ..train.recipes import RECIPES
 from ._arguments import CommandError, path_text, positive
 from ._training import add_loading, add_run, amount, below_one, check, flag, models, share
@@ -122,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains or evaluates; 0 when that is done.
 
     Raises:
-        CommandError: arguments, data or checkpoints that cannot be used.
+        CommandError, TrainingError: arguments, data or checkpoints that cannot be used.
     """
     check(args, REFUSED)
     if args.cutmix_minmax is not None and args.cutmix_minmax[0] > args.cutmix_minmax[1]:
@@ -130,8 +129,5 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--cutmix_minmax {least:g} {most:g}: the least comes first")
     from ..train import finetune
 
-    try:
-        finetune.run(args)
-    except TrainingError as error:
-        raise CommandError(str(error)) from error
+    finetune.run(args)
     return 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..errors import TrainingError
-from ._arguments import CommandError, path_text, positive
+from ._arguments import path_text, positive
 from ._training import add_loading, add_run, check, flag, models, share
 
 NAMES = [f"convnextv2_{size}" for size in ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")]
@@ -68,13 +67,10 @@ def run(args: argparse.Namespace) -> int:
     """Trains; 0 when the last epoch is done and saved.
 
     Raises:
-        CommandError: arguments, data or checkpoints that cannot be used.
+        CommandError, TrainingError: arguments, data or checkpoints that cannot be used.
     """
     check(args, REFUSED)
     from ..train import pretrain
 
-    try:
-        pretrain.run(args)
-    except TrainingError as error:
-        raise CommandError(str(error)) from error
+    pretrain.run(args)
     return 0

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import TrainingError
-from ._arguments import CommandError, count, path, positive
+from ._arguments import count, path, positive
 from ._training import boolean, share
 
 
@@ -45,21 +44,18 @@ def _reconstruct(args: argparse.Namespace) -> int:
 
     out = args.out or Path("reconstruction.png")
     problems: list[str] = []
-    try:
-        rows = pictures.reconstruct(
-            args.checkpoint,
-            args.image,
-            out,
-            size=args.size,
-            mask_ratio=args.mask_ratio,
-            seed=args.seed,
-            norm_pix_loss=args.norm_pix_loss,
-            limit=args.limit,
-            warn=problems.append,
-            note=lambda text: print(f"warning: {text}", file=sys.stderr),
-        )
-    except TrainingError as error:
-        raise CommandError(str(error)) from error
+    rows = pictures.reconstruct(
+        args.checkpoint,
+        args.image,
+        out,
+        size=args.size,
+        mask_ratio=args.mask_ratio,
+        seed=args.seed,
+        norm_pix_loss=args.norm_pix_loss,
+        limit=args.limit,
+        warn=problems.append,
+        note=lambda text: print(f"warning: {text}", file=sys.stderr),
+    )
     for text in problems:
         print(f"warning: {text}", file=sys.stderr)
     loss = sum(row.loss for row in rows) / len(rows)
@@ -71,9 +67,6 @@ def _curve(args: argparse.Namespace) -> int:
     from ..train import curves
 
     out = args.out or Path("curve.png")
-    try:
-        curves.draw(args.log, out, args.log_scale)
-    except TrainingError as error:
-        raise CommandError(str(error)) from error
+    curves.draw(args.log, out, args.log_scale)
     print(f"wrote {out}")
     return 0
