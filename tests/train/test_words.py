@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from convnextv2_fast.cli import _training
+from convnextv2_fast.cli import training
 from convnextv2_fast.train import TrainingError, advice, libraries
 from convnextv2_fast.train.display import Display
 from convnextv2_fast.train.layers import Timing
@@ -135,9 +135,9 @@ def test_without_output_dir(cli, photos):
 
 def test_workers_are_as_many_as_cores(monkeypatch):
     for cores, processes, want in ((2, 1, 2), (64, 1, 10), (64, 8, 8), (1, 4, 1)):
-        monkeypatch.setattr(_training.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        monkeypatch.setattr(training.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        assert _training.workers() == want
+        assert training.workers() == want
 
 
 def test_missing_packages_are_named(monkeypatch):

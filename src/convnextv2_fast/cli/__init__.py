@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from .. import __version__, dispatch
 from ..errors import TrainingError, UnsupportedInputError
 from . import bench, check, env, explain, finetune, predict, pretrain, reconstruct
-from ._arguments import CommandError
+from .arguments import CommandError
 
 PROG = "python -m convnextv2_fast"
 BAD_USE, INTERRUPTED, CUT_OFF = 2, 130, 141

@@ -7,9 +7,9 @@ import contextlib
 from typing import Any
 
 from ..train.recipes import RECIPES
-from ._arguments import CommandError, path_text, positive
-from ._training import add_loading, add_run, amount, below_one, check, flag, models, share
+from .arguments import CommandError, path_text, positive
 from .pretrain import NAMES
+from .training import add_loading, add_run, amount, below_one, check, flag, models, share
 
 REFUSED = {
     "resplit": "needs augmentation splits, which this recipe has none of (upstream ignores it)",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ._arguments import CommandError, device, path, positive, require_device
+from .arguments import CommandError, device, path, positive, require_device
 
 
 def add_parser(commands: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._arguments import path_text, positive
-from ._training import add_loading, add_run, check, flag, models, share
+from .arguments import path_text, positive
+from .training import add_loading, add_run, check, flag, models, share
 
 NAMES = [f"convnextv2_{size}" for size in ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")]
 REFUSED = {"crop_pct": "has no meaning in pre-training: crops are drawn, nothing is evaluated (upstream ignores it)"}

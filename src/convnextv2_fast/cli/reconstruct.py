@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ._arguments import count, path, positive
-from ._training import boolean, share
+from .arguments import count, path, positive
+from .training import boolean, share
 
 
 def add_parser(commands: Any) -> None:

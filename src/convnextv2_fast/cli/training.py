@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ._arguments import CommandError, count, device, path_text, positive
+from .arguments import CommandError, count, device, path_text, positive
 
 MOST_WORKERS = 10  # upstream's number of loader processes
 
