@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .arguments import count, path, positive
-from .training import boolean, share
+from ..train.options import BOOLEAN, SHARE
+from .arguments import checked, count, path, positive
 
 
 def add_parser(commands: Any) -> None:
@@ -26,9 +26,10 @@ def add_parser(commands: Any) -> None:
     add("--out", type=path, metavar="FILE", help="default: reconstruction.png")
     add("--size", type=positive, metavar="N", help="pixels of a side (default: as in pre-training)")
     add("--limit", type=positive, default=16, metavar="N", help="most images on the sheet (default: 16)")
-    add("--mask_ratio", type=share, default=0.6, metavar="X", help="default: 0.6")
+    add("--mask_ratio", type=checked(SHARE), default=0.6, metavar="X", help="default: 0.6")
     add("--seed", type=count, default=0, metavar="N", help="of the mask (default: 0)")
-    add("--norm_pix_loss", type=boolean, metavar="true|false", help="default: what the checkpoint says, else true")
+    told = "default: what the checkpoint says, else true"
+    add("--norm_pix_loss", type=checked(BOOLEAN), metavar="true|false", help=told)
     parser.set_defaults(run=_reconstruct)
     parser = commands.add_parser("curve", help="loss curves of runs as one picture")
     add = parser.add_argument

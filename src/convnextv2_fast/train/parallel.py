@@ -64,7 +64,7 @@ class Processes:
 
 
 @contextlib.contextmanager
-def processes(device: torch.device | None) -> Iterator[Processes]:
+def processes(device: torch.device | str | None) -> Iterator[Processes]:
     """Joins the group that torchrun started (gloo on CPUs, NCCL on GPUs), or stands alone.
 
     Args:
@@ -74,7 +74,7 @@ def processes(device: torch.device | None) -> Iterator[Processes]:
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
-    kind = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if kind.type not in ("cpu", "cuda"):
         raise TrainingError(f"--device {device}: training runs on cpu and cuda devices")
     if kind.type == "cuda":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -63,9 +62,9 @@ def classifier(checkpoint: Path, use_ema: bool, size: int | None, names: Path | 
     if channels not in start.CHANNELS:
         raise TrainingError(f"{checkpoint}: takes images of {channels} channels; image files have 1, 3 or 4")
     model = ConvNeXtV2(in_chans=channels, num_classes=held.classes, depths=held.depths, dims=held.dims)
-    start.load(model, source, SimpleNamespace(details=True), head="keep")
-    options = start.preprocessing(content) | {"in_chans": channels} | ({"input_size": size} if size else {})
-    transform = evaluation_transform(SimpleNamespace(**options))
+    start.load(model, source, head="keep")
+    images = start.preprocessing(content)
+    transform = evaluation_transform(replace(images, input_size=size or images.input_size), channels)
     return Classifier(model.eval(), transform, 4 if channels == 4 else 3, _names(content, names, held.classes))
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from . import saving
+from .config import TrainConfig
 from .data import Batch, Steps
 from .log import Log
 from .parallel import Processes
 
-AMP = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+MakeBatches = Callable[[Steps, dict[int, int]], Iterator[Batch]]
 
 
 @dataclass
@@ -23,11 +24,12 @@ class Task:
     """What a command trains."""
 
     name: str
+    network: str  # the model's name
     model: nn.Module  # on the CPU
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     # of the model as it is called, a batch, the step of the run, and the place of the batch's first image in the step
     loss: Callable[[nn.Module, Batch, int, int], Tensor]
-    batches: Callable[[Steps, dict[int, int]], Iterator[Batch]]
+    batches: MakeBatches  # of steps, and of what earlier ones have taken from each part of a stream
     epoch_samples: int
     # metrics of a model; what it has to say of the images goes to the second argument
     evaluate: Callable[[nn.Module, Callable[[str], None]], dict[str, float]] | None = None
@@ -38,7 +40,7 @@ class Task:
 class Run:
     """A run's moving parts."""
 
-    args: Any
+    config: TrainConfig  # its learning rate found
     task: Task
     among: Processes
     steps: Steps
@@ -57,7 +59,3 @@ class Run:
     unsaved: str | None = None  # why the last checkpoint could not be written
     scaled_from: float | None = None  # the --blr that --lr was computed from, where it was
     resumed: Path | None = None  # the checkpoint that the run was taken up from
-
-    @property
-    def amp(self) -> torch.dtype | None:
-        return AMP[self.args.amp_dtype] if self.args.use_amp else None

@@ -1,0 +1,135 @@
+"""What a run is told. Every option of `pretrain` and `finetune` is a field: its type, default, range and meaning.
+
+The command line is made from these fields, under the same names, which are upstream's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+import torch
+
+from ..errors import TrainingError
+from .options import (
+    AVERAGE,
+    BOOLEAN,
+    DEVICE,
+    FILES,
+    IMAGES,
+    PROCESSES,
+    SHARE,
+    STEPS,
+    number,
+    one_of,
+    option,
+    path,
+    text,
+    whole,
+)
+
+Place = str | os.PathLike[str]
+MODELS = tuple(f"convnextv2_{size}" for size in ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge"))
+MOST_WORKERS = 10  # upstream's number of loader processes
+AMP = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def workers() -> int:
+    """Loader processes of each training process: upstream's 10, or fewer where the cores are not enough."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun: training processes on this machine
+    return max(1, min(MOST_WORKERS, cores // here))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What both tasks are told. A field without a value here has a default of each task's, or none.
+
+    A str is read as on the command line, so that `model="tiny"` and `device="cuda"` are understood.
+
+    Raises:
+        TrainingError: a value that its field does not take, or two fields that contradict each other.
+    """
+
+    data_path: Place
+    data_set: str
+    split: str = option(IMAGES, "train", text("NAME"), "of a Hugging Face dataset")
+    image_key: str = option(IMAGES, "image", text("NAME"), "column of a Hugging Face dataset")
+    label_key: str = option(IMAGES, "label", text("NAME"))
+    num_workers: int = option(IMAGES, workers, whole(0), "loader processes (default: one a core, at most 10); 0: none")
+    pin_mem: bool = option(IMAGES, True, BOOLEAN, "page-locked memory, for GPUs")
+
+    batch_size: int = option(STEPS, 64, whole(1), "images a process and backward")
+    update_freq: int = option(STEPS, 1, whole(1), "batches that make an optimizer step")
+    epochs: int
+    lr: float | None = option(STEPS, None, number(0), "learning rate; default: --blr x images of a step / 256")
+    blr: float
+    min_lr: float
+    warmup_epochs: float
+    weight_decay: float = option(STEPS, 0.05, number(0))
+    clip_grad: float | None = option(STEPS, None, number(0), "largest norm of the gradient (default: not clipped)")
+    seed: int = option(STEPS, 0, whole(0), "of weights, order, crops and masks")
+
+    use_amp: bool = option(PROCESSES, False, BOOLEAN, "mixed precision")
+    amp_dtype: str = option(
+        PROCESSES, "bfloat16", one_of("bfloat16", "float16"), "of --use_amp; float16 scales the loss"
+    )
+    device: torch.device | str | None = option(
+        PROCESSES, None, DEVICE, "cpu, cuda or cuda:1 (default: a GPU where there is one)"
+    )
+    parallel: str = option(
+        PROCESSES, "ddp", one_of("ddp", "fsdp"), "under torchrun: whole copies, or weights sharded over the processes"
+    )
+    grad_checkpointing: bool = option(PROCESSES, False, BOOLEAN, "compute activations twice instead of keeping them")
+
+    model_ema: bool = option(AVERAGE, False, BOOLEAN, "keep one")
+    model_ema_decay: float = option(AVERAGE, 0.9999, SHARE)
+    model_ema_force_cpu: bool = option(AVERAGE, False, BOOLEAN, "keep it on the CPU")
+
+    output_dir: Place = option(
+        FILES, "", path("DIR"), "for checkpoints, log.txt and steps.jsonl. Without it nothing is saved"
+    )
+    log_dir: Place | None = option(FILES, None, path("DIR"), "for TensorBoard")
+    resume: Place = option(FILES, "", path("FILE"), "checkpoint to go on from")
+    auto_resume: bool = option(FILES, True, BOOLEAN, "go on from the newest checkpoint in --output_dir")
+    save_ckpt: bool = option(FILES, True, BOOLEAN, "save checkpoints")
+    save_ckpt_freq: int = option(FILES, 1, whole(1), "epochs between them")
+    save_ckpt_steps: int = option(FILES, 0, whole(0), "also every N steps within an epoch")
+    save_ckpt_num: int = option(FILES, 3, whole(1), "newest that are kept")
+    start_epoch: int = option(FILES, 0, whole(0), "where the schedule starts, without a checkpoint")
+    log_freq: int = option(FILES, 20, whole(1), "steps between readings of the loss")
+    time_layers: int = option(FILES, 0, whole(0), "time every block in N steps")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            given = getattr(self, f.name)
+            if given is None and f.default is None:
+                continue
+            try:  # a frozen dataclass sets its own fields in this way, too
+                object.__setattr__(self, f.name, f.metadata["option"].value(given))
+            except ValueError as error:
+                raise TrainingError(f"{f.name} {error}") from None
+        if self.save_ckpt_steps and not self.output_dir:
+            raise TrainingError("--save_ckpt_steps: checkpoints need a place: --output_dir")
+
+    @property
+    def amp(self) -> torch.dtype | None:
+        """The dtype of mixed precision, where it is used."""
+        return AMP[self.amp_dtype] if self.use_amp else None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether batches are put into page-locked memory, from which only GPUs are fed."""
+        return self.pin_mem and torch.cuda.is_available()
+
+    def images(self, processes: int) -> int:
+        """Images of an optimizer step."""
+        return self.batch_size * self.update_freq * processes
+
+    def learning_rate(self, images: int) -> float:
+        """The highest of the schedule, for steps of so many images."""
+        return self.blr * images / 256 if self.lr is None else self.lr
+
+    def warmup(self, per_epoch: int) -> float:
+        """Epochs in which the learning rate rises, of so many steps each."""
+        return self.warmup_epochs
