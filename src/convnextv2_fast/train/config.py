@@ -12,20 +12,20 @@ import torch
 
 from ..errors import TrainingError
 from .options import (
-    AVERAGE,
+    AMOUNT,
     BOOLEAN,
+    COUNT,
     DEVICE,
-    FILES,
-    IMAGES,
-    PROCESSES,
+    POSITIVE,
     SHARE,
-    STEPS,
-    number,
+    in_average,
+    in_files,
+    in_images,
+    in_processes,
+    in_steps,
     one_of,
-    option,
     path,
     text,
-    whole,
 )
 
 Place = str | os.PathLike[str]
@@ -53,52 +53,50 @@ class TrainConfig:
 
     data_path: Place
     data_set: str
-    split: str = option(IMAGES, "train", text("NAME"), "of a Hugging Face dataset")
-    image_key: str = option(IMAGES, "image", text("NAME"), "column of a Hugging Face dataset")
-    label_key: str = option(IMAGES, "label", text("NAME"))
-    num_workers: int = option(IMAGES, workers, whole(0), "loader processes (default: one a core, at most 10); 0: none")
-    pin_mem: bool = option(IMAGES, True, BOOLEAN, "page-locked memory, for GPUs")
+    split: str = in_images("train", text("NAME"), "of a Hugging Face dataset")
+    image_key: str = in_images("image", text("NAME"), "column of a Hugging Face dataset")
+    label_key: str = in_images("label", text("NAME"))
+    num_workers: int = in_images(workers, COUNT, "loader processes (default: one a core, at most 10); 0: none")
+    pin_mem: bool = in_images(True, BOOLEAN, "page-locked memory, for GPUs")
 
-    batch_size: int = option(STEPS, 64, whole(1), "images a process and backward")
-    update_freq: int = option(STEPS, 1, whole(1), "batches that make an optimizer step")
+    batch_size: int = in_steps(64, POSITIVE, "images a process and backward")
+    update_freq: int = in_steps(1, POSITIVE, "batches that make an optimizer step")
     epochs: int
-    lr: float | None = option(STEPS, None, number(0), "learning rate; default: --blr x images of a step / 256")
+    lr: float | None = in_steps(None, AMOUNT, "learning rate; default: --blr x images of a step / 256")
     blr: float
     min_lr: float
     warmup_epochs: float
-    weight_decay: float = option(STEPS, 0.05, number(0))
-    clip_grad: float | None = option(STEPS, None, number(0), "largest norm of the gradient (default: not clipped)")
-    seed: int = option(STEPS, 0, whole(0), "of weights, order, crops and masks")
+    weight_decay: float = in_steps(0.05, AMOUNT)
+    clip_grad: float | None = in_steps(None, AMOUNT, "largest norm of the gradient (default: not clipped)")
+    seed: int = in_steps(0, COUNT, "of weights, order, crops and masks")
 
-    use_amp: bool = option(PROCESSES, False, BOOLEAN, "mixed precision")
-    amp_dtype: str = option(
-        PROCESSES, "bfloat16", one_of("bfloat16", "float16"), "of --use_amp; float16 scales the loss"
+    use_amp: bool = in_processes(False, BOOLEAN, "mixed precision")
+    amp_dtype: str = in_processes("bfloat16", one_of("bfloat16", "float16"), "of --use_amp; float16 scales the loss")
+    device: torch.device | str | None = in_processes(
+        None, DEVICE, "cpu, cuda or cuda:1 (default: a GPU where there is one)"
     )
-    device: torch.device | str | None = option(
-        PROCESSES, None, DEVICE, "cpu, cuda or cuda:1 (default: a GPU where there is one)"
+    parallel: str = in_processes(
+        "ddp", one_of("ddp", "fsdp"), "under torchrun: whole copies, or weights sharded over the processes"
     )
-    parallel: str = option(
-        PROCESSES, "ddp", one_of("ddp", "fsdp"), "under torchrun: whole copies, or weights sharded over the processes"
-    )
-    grad_checkpointing: bool = option(PROCESSES, False, BOOLEAN, "compute activations twice instead of keeping them")
+    grad_checkpointing: bool = in_processes(False, BOOLEAN, "compute activations twice instead of keeping them")
 
-    model_ema: bool = option(AVERAGE, False, BOOLEAN, "keep one")
-    model_ema_decay: float = option(AVERAGE, 0.9999, SHARE)
-    model_ema_force_cpu: bool = option(AVERAGE, False, BOOLEAN, "keep it on the CPU")
+    model_ema: bool = in_average(False, BOOLEAN, "keep one")
+    model_ema_decay: float = in_average(0.9999, SHARE)
+    model_ema_force_cpu: bool = in_average(False, BOOLEAN, "keep it on the CPU")
 
-    output_dir: Place = option(
-        FILES, "", path("DIR"), "for checkpoints, log.txt and steps.jsonl. Without it nothing is saved"
+    output_dir: Place = in_files(
+        "", path("DIR"), "for checkpoints, log.txt and steps.jsonl. Without it nothing is saved"
     )
-    log_dir: Place | None = option(FILES, None, path("DIR"), "for TensorBoard")
-    resume: Place = option(FILES, "", path("FILE"), "checkpoint to go on from")
-    auto_resume: bool = option(FILES, True, BOOLEAN, "go on from the newest checkpoint in --output_dir")
-    save_ckpt: bool = option(FILES, True, BOOLEAN, "save checkpoints")
-    save_ckpt_freq: int = option(FILES, 1, whole(1), "epochs between them")
-    save_ckpt_steps: int = option(FILES, 0, whole(0), "also every N steps within an epoch")
-    save_ckpt_num: int = option(FILES, 3, whole(1), "newest that are kept")
-    start_epoch: int = option(FILES, 0, whole(0), "where the schedule starts, without a checkpoint")
-    log_freq: int = option(FILES, 20, whole(1), "steps between readings of the loss")
-    time_layers: int = option(FILES, 0, whole(0), "time every block in N steps")
+    log_dir: Place | None = in_files(None, path("DIR"), "for TensorBoard")
+    resume: Place = in_files("", path("FILE"), "checkpoint to go on from")
+    auto_resume: bool = in_files(True, BOOLEAN, "go on from the newest checkpoint in --output_dir")
+    save_ckpt: bool = in_files(True, BOOLEAN, "save checkpoints")
+    save_ckpt_freq: int = in_files(1, POSITIVE, "epochs between them")
+    save_ckpt_steps: int = in_files(0, COUNT, "also every N steps within an epoch")
+    save_ckpt_num: int = in_files(3, POSITIVE, "newest that are kept")
+    start_epoch: int = in_files(0, COUNT, "where the schedule starts, without a checkpoint")
+    log_freq: int = in_files(20, POSITIVE, "steps between readings of the loss")
+    time_layers: int = in_files(0, COUNT, "time every block in N steps")
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -9,18 +9,20 @@ from typing import Any
 from ..errors import TrainingError
 from .config import MODELS, Place, TrainConfig
 from .options import (
-    AUGMENTATION,
+    AMOUNT,
+    BELOW_ONE,
     BOOLEAN,
-    EVALUATION,
-    IMAGES,
-    MODEL,
-    OPTIMIZER,
+    POSITIVE,
     SHARE,
-    STEPS,
+    in_augmentation,
+    in_evaluation,
+    in_images,
+    in_model,
+    in_optimizer,
+    in_steps,
     model_name,
     number,
     one_of,
-    option,
     path,
     text,
     whole,
@@ -41,86 +43,76 @@ class Preprocessing:
 class FinetuneConfig(TrainConfig):
     """What `finetune` is told. `model`, `in_chans`, `nb_classes` and the preprocessing can be found: None."""
 
-    data_path: Place = option(
-        IMAGES, MISSING, path("PATH"), "train/CLASS/IMAGE and val/CLASS/IMAGE in it; for image_folder CLASS/IMAGE"
+    data_path: Place = in_images(
+        MISSING, path("PATH"), "train/CLASS/IMAGE and val/CLASS/IMAGE in it; for image_folder CLASS/IMAGE"
     )
-    eval_data_path: Place | None = option(
-        IMAGES, None, path("PATH"), "validation images, CLASS/IMAGE; for image_folder"
+    eval_data_path: Place | None = in_images(None, path("PATH"), "validation images, CLASS/IMAGE; for image_folder")
+    data_set: str = in_images("IMNET", one_of("IMNET", "image_folder", "CIFAR", "hf"), "what --data_path is")
+    nb_classes: int | None = in_images(None, POSITIVE, "number of classes (default: counted from the data)")
+    eval_split: str = in_images("validation", text("NAME"))
+    input_size: int | None = in_images(
+        None, POSITIVE, "pixels of a side, from 32 (default: 224; with --eval the checkpoint's)"
     )
-    data_set: str = option(IMAGES, "IMNET", one_of("IMNET", "image_folder", "CIFAR", "hf"), "what --data_path is")
-    nb_classes: int | None = option(IMAGES, None, whole(1), "number of classes (default: counted from the data)")
-    eval_split: str = option(IMAGES, "validation", text("NAME"))
-    input_size: int | None = option(
-        IMAGES, None, whole(1), "pixels of a side, from 32 (default: 224; with --eval the checkpoint's)"
+    crop_pct: float | None = in_images(None, SHARE, "evaluation: share of the side that is kept (default: 224/256)")
+    in_chans: int | None = in_images(
+        None, one_of(1, 3, 4), "1: grey, 3: RGB, 4: RGBA (default: the checkpoint's, else 3)"
     )
-    crop_pct: float | None = option(
-        IMAGES, None, SHARE, "evaluation: share of the side that is kept (default: 224/256)"
-    )
-    in_chans: int | None = option(
-        IMAGES, None, one_of(1, 3, 4), "1: grey, 3: RGB, 4: RGBA (default: the checkpoint's, else 3)"
-    )
-    imagenet_default_mean_and_std: bool | None = option(
-        IMAGES,
-        None,
-        BOOLEAN,
-        "normalise by ImageNet's mean and std, else by 0.5 (default: true; with --eval the checkpoint's)",
+    imagenet_default_mean_and_std: bool | None = in_images(
+        None, BOOLEAN, "normalise by ImageNet's mean and std, else by 0.5 (default: true; with --eval the checkpoint's)"
     )
 
-    recipe: str | None = option(
-        MODEL, None, one_of(*RECIPES), "upstream's published settings for this size, for 1024 images a step"
+    recipe: str | None = in_model(
+        None, one_of(*RECIPES), "upstream's published settings for this size, for 1024 images a step"
     )
-    model: str | None = option(
-        MODEL, None, model_name(*MODELS), f"{', '.join(MODELS)} (default: the checkpoint's, else convnextv2_base)"
+    model: str | None = in_model(
+        None, model_name(*MODELS), f"{', '.join(MODELS)} (default: the checkpoint's, else convnextv2_base)"
     )
-    finetune: Place = option(MODEL, "", path("FILE"), "checkpoint to start from; its head is not used")
-    model_key: str = option(MODEL, "model|module", text("KEYS"), "where its weights are (default: found)")
-    details: bool = option(MODEL, False, BOOLEAN, "list every tensor where the checkpoint does not fit the model")
-    drop_path: float = option(MODEL, 0.0, SHARE, "stochastic depth")
-    head_init_scale: float = option(MODEL, 0.001, number(), "without --finetune")
-    layer_decay: float = option(MODEL, 1.0, SHARE, "learning rate factor a layer")
-    layer_decay_type: str = option(MODEL, "single", one_of("single", "group"), "a layer a block, or three blocks")
+    finetune: Place = in_model("", path("FILE"), "checkpoint to start from; its head is not used")
+    model_key: str = in_model("model|module", text("KEYS"), "where its weights are (default: found)")
+    details: bool = in_model(False, BOOLEAN, "list every tensor where the checkpoint does not fit the model")
+    drop_path: float = in_model(0.0, SHARE, "stochastic depth")
+    head_init_scale: float = in_model(0.001, number(), "without --finetune")
+    layer_decay: float = in_model(1.0, SHARE, "learning rate factor a layer")
+    layer_decay_type: str = in_model("single", one_of("single", "group"), "a layer a block, or three blocks")
 
-    epochs: int = option(STEPS, 100, whole(1))
-    blr: float = option(STEPS, 5e-4, number(0), "base learning rate")
-    min_lr: float = option(STEPS, 1e-6, number(0), "at the end of the cosine")
-    warmup_epochs: float = option(STEPS, 20, number(0), "of a linear rise")
+    epochs: int = in_steps(100, POSITIVE)
+    blr: float = in_steps(5e-4, AMOUNT, "base learning rate")
+    min_lr: float = in_steps(1e-6, AMOUNT, "at the end of the cosine")
+    warmup_epochs: float = in_steps(20, AMOUNT, "of a linear rise")
 
-    warmup_steps: int = option(OPTIMIZER, -1, whole(), "in place of --warmup_epochs, if above 0")
-    weight_decay_end: float | None = option(
-        OPTIMIZER, None, number(0), "cosine from --weight_decay to this (default: constant)"
+    warmup_steps: int = in_optimizer(-1, whole(), "in place of --warmup_epochs, if above 0")
+    weight_decay_end: float | None = in_optimizer(
+        None, AMOUNT, "cosine from --weight_decay to this (default: constant)"
     )
-    opt: str = option(OPTIMIZER, "adamw", text("NAME"), "any of timm's")
-    opt_eps: float = option(OPTIMIZER, 1e-8, number(0))
-    opt_betas: Sequence[float] | None = option(
-        OPTIMIZER, None, number(0, below=1), "default: the optimizer's own", several="+"
-    )
-    momentum: float = option(OPTIMIZER, 0.9, number(0))
+    opt: str = in_optimizer("adamw", text("NAME"), "any of timm's")
+    opt_eps: float = in_optimizer(1e-8, AMOUNT)
+    opt_betas: Sequence[float] | None = in_optimizer(None, BELOW_ONE, "default: the optimizer's own", several="+")
+    momentum: float = in_optimizer(0.9, AMOUNT)
 
-    color_jitter: float | None = option(AUGMENTATION, None, number(0), "without --aa (default: none)")
-    aa: str = option(
-        AUGMENTATION,
+    color_jitter: float | None = in_augmentation(None, AMOUNT, "without --aa (default: none)")
+    aa: str = in_augmentation(
         "rand-m9-mstd0.5-inc1",
         text("NAME", lambda word: "" if word.lower() == "none" else word),
         "timm's policy, or none",
     )
-    smoothing: float = option(AUGMENTATION, 0.1, number(0, below=1), "of labels")
-    train_interpolation: str = option(AUGMENTATION, "bicubic", one_of("random", "bilinear", "bicubic"))
-    reprob: float = option(AUGMENTATION, 0.25, SHARE, "random erasing")
-    remode: str = option(AUGMENTATION, "pixel", one_of("const", "rand", "pixel"), "what is put there")
-    recount: int = option(AUGMENTATION, 1, whole(1))
-    mixup: float = option(AUGMENTATION, 0.0, number(0), "alpha")
-    cutmix: float = option(AUGMENTATION, 0.0, number(0), "alpha")
-    cutmix_minmax: Sequence[float] | None = option(
-        AUGMENTATION, None, SHARE, "least and largest, in place of its alpha", several=2
+    smoothing: float = in_augmentation(0.1, BELOW_ONE, "of labels")
+    train_interpolation: str = in_augmentation("bicubic", one_of("random", "bilinear", "bicubic"))
+    reprob: float = in_augmentation(0.25, SHARE, "random erasing")
+    remode: str = in_augmentation("pixel", one_of("const", "rand", "pixel"), "what is put there")
+    recount: int = in_augmentation(1, POSITIVE)
+    mixup: float = in_augmentation(0.0, AMOUNT, "alpha")
+    cutmix: float = in_augmentation(0.0, AMOUNT, "alpha")
+    cutmix_minmax: Sequence[float] | None = in_augmentation(
+        None, SHARE, "least and largest, in place of its alpha", several=2
     )
-    mixup_prob: float = option(AUGMENTATION, 1.0, SHARE)
-    mixup_switch_prob: float = option(AUGMENTATION, 0.5, SHARE)
-    mixup_mode: str = option(AUGMENTATION, "batch", one_of("batch", "pair", "elem"))
+    mixup_prob: float = in_augmentation(1.0, SHARE)
+    mixup_switch_prob: float = in_augmentation(0.5, SHARE)
+    mixup_mode: str = in_augmentation("batch", one_of("batch", "pair", "elem"))
 
-    eval: bool = option(EVALUATION, False, BOOLEAN, "only evaluate --resume or --finetune")
-    dist_eval: bool = option(EVALUATION, True, BOOLEAN, "share the validation images among the processes")
-    disable_eval: bool = option(EVALUATION, False, BOOLEAN, "no evaluation while training")
-    model_ema_eval: bool = option(EVALUATION, False, BOOLEAN, "evaluate the moving average, too")
+    eval: bool = in_evaluation(False, BOOLEAN, "only evaluate --resume or --finetune")
+    dist_eval: bool = in_evaluation(True, BOOLEAN, "share the validation images among the processes")
+    disable_eval: bool = in_evaluation(False, BOOLEAN, "no evaluation while training")
+    model_ema_eval: bool = in_evaluation(False, BOOLEAN, "evaluate the moving average, too")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,6 +5,7 @@ A kind reads the words of a command line, checks values that come from Python, a
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -110,13 +111,8 @@ def _boolean(word: str) -> bool:
 
 BOOLEAN = Kind("true or false", _boolean, lambda value: isinstance(value, bool), "true|false")
 DEVICE = Kind("a device such as cpu, cuda or cuda:0", torch.device, lambda value: isinstance(value, torch.device), "D")
-SHARE = number(0, 1)
-
-# The groups of the options, in the order in which they are listed.
-IMAGES, MODEL, STEPS, PROCESSES = "images", "model", "steps", "precision and processes"
-AVERAGE, FILES = "moving average of the weights", "checkpoints and log"
-OPTIMIZER, AUGMENTATION, EVALUATION = "optimizer", "augmentation", "evaluation"
-GROUPS = (IMAGES, MODEL, STEPS, PROCESSES, AVERAGE, FILES, OPTIMIZER, AUGMENTATION, EVALUATION)
+COUNT, POSITIVE = whole(0), whole(1)
+AMOUNT, SHARE, BELOW_ONE = number(0), number(0, 1), number(0, below=1)
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,8 @@ class Option:
             return self.kind.value(given)
         values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         if len(values) != self.several and (self.several != "+" or not values):
-            raise ValueError(f"must be {self.several} values, got {given!r}")
+            number = "one or more" if self.several == "+" else self.several
+            raise ValueError(f"must be {number} values, got {given!r}")
         return [self.kind.value(value) for value in values]
 
 
@@ -154,3 +151,13 @@ def declared(fields: Sequence[Field[Any]]) -> dict[str, Option]:
     """The options that these fields declare, by name, in the order of their groups."""
     found: dict[str, Option] = {f.name: f.metadata["option"] for f in fields}
     return dict(sorted(found.items(), key=lambda item: GROUPS.index(item[1].group)))
+
+
+# A field of each group, in the order in which the groups are listed.
+GROUPS = (
+    *("images", "model", "steps", "precision and processes", "moving average of the weights"),
+    *("checkpoints and log", "optimizer", "augmentation", "evaluation"),
+)
+in_images, in_model, in_steps, in_processes, in_average, in_files, in_optimizer, in_augmentation, in_evaluation = (
+    functools.partial(option, group) for group in GROUPS
+)
