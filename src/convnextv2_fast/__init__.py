@@ -6,6 +6,11 @@
 Importing initialises no device and compiles nothing, and works without any binary.
 """
 
+# ruff: noqa: E402
+from . import _start
+
+_start.begin()  # before what takes seconds to import
+
 from . import dispatch, layouts, library, models, ops, reference
 from ._version import __version__
 from .adapters import AccelerateReport, accelerate, restore

@@ -1,7 +1,7 @@
 """Checkpoints of every ConvNeXt V2: recognise, convert in all directions, load completely or not at all.
 
 `formats` holds one table per format, `convert` recognises and rewrites, `files` reads, `contents` says what a file
-holds, `load` fits it to a model. `python -m convnextv2_fast.checkpoints` converts files.
+holds, `load` fits it to a model. The command `convert` converts files.
 """
 
 from ..errors import CheckpointError

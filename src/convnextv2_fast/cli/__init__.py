@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__, dispatch
+from .._start import INTERRUPTED
 from ..errors import TrainingError, UnsupportedInputError
-from . import bench, check, env, explain, finetune, predict, pretrain, reconstruct
+from . import bench, check, convert, env, explain, finetune, predict, pretrain, reconstruct
 from .arguments import CommandError
 
 PROG = "python -m convnextv2_fast"
-BAD_USE, INTERRUPTED, CUT_OFF = 2, 130, 141
+BAD_USE, CUT_OFF = 2, 141
 
 
 class _CommandParser(argparse.ArgumentParser):
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"convnextv2_fast {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
-    for module in (env, check, explain, bench, pretrain, finetune, predict, reconstruct):
+    for module in (env, check, explain, bench, convert, pretrain, finetune, predict, reconstruct):
         module.add_parser(commands)
     return top
 
