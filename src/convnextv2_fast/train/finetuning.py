@@ -25,7 +25,7 @@ from .libraries import blamed, need
 from .loop import train
 from .parallel import Processes, processes
 from .resume import find
-from .run import Task
+from .run import Evaluate, Task
 from .tables import Table
 
 HEAD_STD = 2e-5  # upstream's, of the head after loading
@@ -164,7 +164,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             print(report, flush=True)
         if config.grad_checkpointing:
             model.set_grad_checkpointing()
-        evaluation = None
+        evaluation: Evaluate | None = None
         if held_out is not None:
             # Sharded processes must all take part in every batch: each then evaluates everything.
             shared = config.dist_eval and config.parallel != "fsdp"
@@ -175,6 +175,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             )
             evaluation = functools.partial(evaluate, config, share, batches, set())
         if images is None:
+            assert evaluation is not None  # --eval has its images
             if weights is not None and classes and weights[1].get("classes"):
                 labelled.check_names(weights[0].what, weights[1]["classes"], str(config.data_path), classes)
             return _evaluate_only(among, model, evaluation)
@@ -199,12 +200,12 @@ def _batches(
     return data.training_batches(images, change, steps, config.num_workers, config.pinned)
 
 
-def _evaluate_only(among: Processes, model: nn.Module, evaluation: Any) -> dict[str, Any]:
+def _evaluate_only(among: Processes, model: nn.Module, evaluation: Evaluate) -> dict[str, float]:
     def say(text: str) -> None:
         if among.first:
             print(text, file=sys.stderr, flush=True)
 
-    found: dict[str, Any] = evaluation(model.to(among.device), say)
+    found = evaluation(model.to(among.device), say)
     words = [f"loss {found['loss']:.4f}", f"top-1 {found['acc1']:.2f} %"]
     words += [f"top-5 {found['acc5']:.2f} %"] if "acc5" in found else []
     if "unreadable" in found:

@@ -63,7 +63,7 @@ def train(config: TrainConfig, task: Task, among: Processes, resumed: Found | No
     scaler = torch.amp.GradScaler(among.device.type, enabled=config.amp == torch.float16)
     steps = Steps(config.batch_size, config.update_freq, among, config.seed, config.epochs, per_epoch)
     steps = replace(steps, start=Position(config.start_epoch, 0))
-    run = Run(config, task, among, steps, model, optimizer, scaler, ema, folder, None)  # type: ignore[arg-type]
+    run = Run(config, task, among, steps, model, optimizer, scaler, ema, folder)
     run.scaled_from = scaled_from
     saving.seed(config.seed + among.rank)
     notes = [take_up(run, *resumed)] if resumed else []

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..models import convnextv2, convnextv2_sparse
 
+T = TypeVar("T")
 BLOCKS = (convnextv2.Block, convnextv2_sparse.Block)
 
 
@@ -46,7 +47,7 @@ class Processes:
             dist.all_reduce(found)
         return found.tolist()
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """Everybody's value, in rank order."""
         if self.size == 1:
             return [value]
@@ -54,7 +55,7 @@ class Processes:
         dist.all_gather_object(found, value)
         return found
 
-    def from_first(self, value: Any) -> Any:
+    def from_first(self, value: T) -> T:
         """The first process's value, everywhere."""
         if self.size == 1:
             return value

@@ -16,6 +16,7 @@ from .data import Batch, Steps
 from .log import Log
 from .parallel import Processes
 
+Evaluate = Callable[[nn.Module, Callable[[str], None]], dict[str, float]]
 MakeBatches = Callable[[Steps, dict[int, int]], Iterator[Batch]]
 
 
@@ -32,7 +33,7 @@ class Task:
     batches: MakeBatches  # of steps, and of what earlier ones have taken from each part of a stream
     epoch_samples: int
     # metrics of a model; what it has to say of the images goes to the second argument
-    evaluate: Callable[[nn.Module, Callable[[str], None]], dict[str, float]] | None = None
+    evaluate: Evaluate | None = None
     classes: list[str] = field(default_factory=list)  # names by label; empty: they have none
 
 
@@ -46,10 +47,10 @@ class Run:
     steps: Steps
     model: nn.Module  # as it is called: wrapped
     optimizer: torch.optim.Optimizer
-    scaler: Any
-    ema: Any
+    scaler: torch.amp.GradScaler
+    ema: Any  # timm's ModelEmaV3, or None
     folder: saving.Folder | None
-    log: Log
+    log: Log = field(init=False)  # from when the first step is about to be done
     unreadable: set[str] = field(default_factory=set)
     plain: int = 0  # images that could not be augmented, of this process
     taken: dict[int, int] = field(default_factory=dict)

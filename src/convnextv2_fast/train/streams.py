@@ -100,7 +100,7 @@ class HubStream:
             yield cell.get("path") or f"{self.split}: sample {i}", hub_file(cell), int(row.get(self.label_key) or 0)
 
 
-class _Parts(IterableDataset):  # type: ignore[type-arg]
+class _Parts(IterableDataset[Batch]):
     """Batches of one process. Batch t of the run comes from part `t % workers`, whichever worker that is."""
 
     def __init__(
