@@ -108,14 +108,20 @@ AREAS = (
         "checkpoints",
         "every format of checkpoint, in and out",
         ("tests/checkpoints",),
-        (f"{PACKAGE}/checkpoints", f"{PACKAGE}/models"),
+        (f"{PACKAGE}/checkpoints", f"{PACKAGE}/cli", f"{PACKAGE}/errors.py", f"{PACKAGE}/models"),
     ),
     Area("command-line", "`env`, `check`, `bench`, `explain`", ("tests/cli",), (f"{PACKAGE}/cli", *COMPUTING)),
     Area(
         "train",
         "pre-training and fine-tuning: numbers, resume, kills, several processes",
         ("tests/train",),
-        (f"{PACKAGE}/train", f"{PACKAGE}/cli", f"{PACKAGE}/models", f"{PACKAGE}/checkpoints"),
+        (
+            f"{PACKAGE}/train",
+            f"{PACKAGE}/cli",
+            f"{PACKAGE}/errors.py",
+            f"{PACKAGE}/models",
+            f"{PACKAGE}/checkpoints",
+        ),
     ),
     Area(
         "reliability",

@@ -137,7 +137,7 @@ def test_unreadable_images_are_replaced_and_named(photos, tmp_path):
 
 
 def test_too_few_images_for_a_step():
-    with pytest.raises(TrainingError, match=r"9 images make no step of 16 .* lower --batch_size"):
+    with pytest.raises(TrainingError, match=r"9 images are too few for a step of 16 .* lower --batch_size"):
         data.Steps.count(9, 16)
 
 

@@ -196,7 +196,7 @@ def test_a_full_disk_does_not_end_the_run(photos, tmp_path):
     process = command(*base, "--epochs", "3", preexec_fn=limit)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2, said
-    assert said.count("cannot save") == 3 and "training goes on" in said
+    assert said.count("cannot save") == 3 and "training continues" in said
     assert [r["epoch"] for r in records(tmp_path, "log.txt")] == [0, 1, 2]
     assert [p.name for p in tmp_path.glob("*.pth")] == ["checkpoint-0.pth"]
     assert (tmp_path / "checkpoint-0.pth").read_bytes() == before
@@ -260,8 +260,8 @@ def test_defaults_are_upstreams():
     ("argv", "message"),
     [
         (("--data_path", "nowhere"), "nowhere: there is no such folder of images"),
-        (("--batch_size", "64"), "9 images make no step of 64"),
-        (("--input_size", "80"), "--input_size 80 is no multiple of 32"),
+        (("--batch_size", "64"), "9 images are too few for a step of 64"),
+        (("--input_size", "80"), "--input_size must be a multiple of 32, got 80"),
         (("--mask_ratio", "0"), "removes none of 4 patches"),
         (("--mask_ratio", "1.5"), "argument --mask_ratio: must be a number from 0 to 1, got '1.5'"),
         (("--patch_size", "24"), "patch_size must be 4 x 2**k"),

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         wanted = os.environ.get(dispatch.ENVIRONMENT) or "auto"
         if wanted not in dispatch.NAMES and args.command != "env":  # env shows the variable, whatever is in it
-            raise CommandError(f"{dispatch.ENVIRONMENT}={wanted!r} is no backend: {', '.join(dispatch.NAMES)}")
+            raise CommandError(f"{dispatch.ENVIRONMENT} must be one of {', '.join(dispatch.NAMES)}, got {wanted!r}")
         code = args.run(args)
         sys.stdout.flush()
         return code

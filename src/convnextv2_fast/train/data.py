@@ -182,7 +182,7 @@ class Steps:
         """
         if samples < images:
             raise TrainingError(
-                f"{samples} images make no step of {images} (--batch_size x --update_freq x processes); "
+                f"{samples} images are too few for a step of {images} (--batch_size x --update_freq x processes); "
                 "lower --batch_size"
             )
         return samples // images

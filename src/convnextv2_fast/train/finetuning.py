@@ -150,7 +150,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         resumed = None if config.eval else find(config, among)
         if resumed and config.finetune and among.first:
             print(
-                f"--finetune {config.finetune} is not used: the run goes on from {resumed[0]}. "
+                f"--finetune {config.finetune} is not used: the run continues from {resumed[0]}. "
                 "Another --output_dir starts a new run from it",
                 file=sys.stderr,
             )

@@ -81,7 +81,7 @@ class Masks:
 def run(config: PretrainConfig) -> dict[str, Any]:
     """See :func:`convnextv2_fast.train.pretrain`."""
     if config.input_size % max(config.patch_size, 32):
-        raise TrainingError(f"--input_size {config.input_size} is no multiple of {max(config.patch_size, 32)}")
+        raise TrainingError(f"--input_size must be a multiple of {max(config.patch_size, 32)}, got {config.input_size}")
     length = (config.input_size // config.patch_size) ** 2
     if fcmae.FCMAE._keep(length, config.mask_ratio) >= length:
         raise TrainingError(f"--mask_ratio {config.mask_ratio} removes none of {length} patches: nothing to learn")

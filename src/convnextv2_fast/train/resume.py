@@ -177,7 +177,7 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
             run.unsaved = None
     except TrainingError as error:
         run.unsaved = str(error)
-        run.log.say(f"error: {error}; training goes on")
+        run.log.say(f"error: {error}; training continues")
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _described(source: StateDict | Mapping[str, Any], what: str, size: str | Non
     except CheckpointError as error:
         raise TrainingError(str(error)) from error
     if size is None and held.size is None:
-        raise TrainingError(f"{source.what}: holds {held}, which is none of the sizes that --model knows")
+        raise TrainingError(f"{source.what}: holds {held}, which is not one of the sizes that --model knows")
     return held
 
 
