@@ -107,8 +107,8 @@ def predict(
             probabilities = logits.softmax(dim=1)
             if not probabilities.isfinite().all():
                 raise TrainingError(
-                    f"{waiting[0][0]}: the model's output is not a number: the checkpoint holds weights that are NaN, "
-                    "infinite or too large; take one from before the training diverged"
+                    f"{waiting[0][0]}: the model's output is not a number: the checkpoint holds weights that are NaN "
+                    "or infinite, or too large; take one from before the training diverged"
                 )
             best = probabilities.topk(min(top, logits.shape[1]), dim=1)
             for (path, _), values, labels in zip(waiting, best.values.tolist(), best.indices.tolist(), strict=True):
