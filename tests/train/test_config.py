@@ -31,6 +31,7 @@ def test_the_command_line_is_the_fields(module, name, config):
     """Each field is an option, each option a field or refused; nothing has a second default."""
     found = parser(module, name)
     assert module.config(found.parse_args(["--data_path", "x"])) == config(data_path="x")
+    assert module.config(found.parse_args(["--data_path", "x", "--no_pin_mem"])) == config(data_path="x", pin_mem=False)
     options = {flag.removeprefix("--") for action in found._actions for flag in action.option_strings}
     refused = {"h", "-h", "help", "no_pin_mem", "local-rank", "local_rank", "dist_on_itp", "dist_url", "world_size"}
     assert options - refused - set(module.REFUSED) == {field.name for field in fields(config)}

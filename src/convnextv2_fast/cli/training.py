@@ -22,17 +22,19 @@ REFUSED = {
 def add_options(parser: argparse.ArgumentParser, config: type[TrainConfig], refused: Mapping[str, str]) -> None:
     """Adds every field of a configuration as an option, and the options of upstream's that are refused.
 
-    An option that is not given is no attribute of the namespace: the configuration has the default."""
+    An option that is not given gets no attribute in the namespace: defaults are the configuration's alone.
+    """
     groups: dict[str, argparse._ArgumentGroup] = {}
     defined = {f.name: f for f in fields(config)}
     for name, option in declared(fields(config)).items():
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
         groups[option.group].add_argument(f"--{name}", **_keywords(option, defined[name]))
-    parser.add_argument("--no_pin_mem", dest="pin_mem", action="store_false", help=argparse.SUPPRESS)
+    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    parser.add_argument("--no_pin_mem", dest="pin_mem", action="store_const", const=False, **hidden)
     for name in {**REFUSED, **refused}:
         flags = [f"--{name}", *(["--local-rank"] if name == "local_rank" else [])]
-        parser.add_argument(*flags, nargs="?", const="true", help=argparse.SUPPRESS)
+        parser.add_argument(*flags, nargs="?", const="true", **hidden)
 
 
 def _keywords(option: Option, field: Field[Any]) -> dict[str, Any]:

@@ -43,9 +43,10 @@ def workers() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What both tasks are told. A field without a value here has a default of each task's, or none.
+    """The options of both tasks. A field without a value here gets its default from each task, or is required.
 
-    A str is read as on the command line, so that `model="tiny"` and `device="cuda"` are understood.
+    A str is read as on the command line, so `model="tiny"` and `device="cuda"` are understood. Sizes are in pixels,
+    shares lie between 0 and 1, and the schedule is counted in epochs.
 
     Raises:
         TrainingError: a value that its field does not take, or two fields that contradict each other.

@@ -41,7 +41,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(TrainConfig):
-    """What `finetune` is told. `model`, `in_chans`, `nb_classes` and the preprocessing can be found: None."""
+    """The options of `finetune`. None means that a checkpoint, the data or the text of the option gives the value."""
 
     data_path: Place = in_images(
         MISSING, path("PATH"), "train/CLASS/IMAGE and val/CLASS/IMAGE in it; for image_folder CLASS/IMAGE"

@@ -10,7 +10,7 @@ from .options import AMOUNT, BOOLEAN, POSITIVE, SHARE, in_images, in_model, in_s
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
-    """What `pretrain` is told."""
+    """The options of `pretrain`: the masked autoencoder, its images and its schedule."""
 
     data_path: Place = in_images(
         MISSING,
