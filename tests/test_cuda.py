@@ -21,21 +21,6 @@ BACKENDS = ["cuda", "triton"]
 SMALL = {"depths": [1, 1, 2, 1], "dims": [8, 16, 24, 40]}
 
 
-def on_device(problem, dtype):
-    p = problem.to(dtype, device="cuda")
-    if "layout" in p.options:
-        p.options = dict(p.options, layout=make_layout(p.options["layout"]))
-    return p
-
-
-def make_layout(layout):
-    """The same layout with its index tensors on the device."""
-    moved = object.__new__(type(layout))
-    for name, value in vars(layout).items():
-        object.__setattr__(moved, name, value.cuda() if isinstance(value, torch.Tensor) else value)
-    return moved
-
-
 def compare(exact, got, dtype, backend, **extra):
     """The op on the device, forward and every gradient, against float64 on the CPU."""
     want, y = exact.public(backend="torch"), got.public(backend=backend, **extra)
@@ -50,7 +35,7 @@ def compare(exact, got, dtype, backend, **extra):
 
 
 def skip_unless_it_runs(problem, dtype, backend):
-    reasons = dispatch.explain_spec(on_device(problem, dtype).spec()).reasons.get(backend)
+    reasons = dispatch.explain_spec(problem.to(dtype, device="cuda").spec()).reasons.get(backend)
     if reasons:
         pytest.skip("; ".join(reasons))
 
@@ -61,7 +46,7 @@ def skip_unless_it_runs(problem, dtype, backend):
 def test_ops(op, kind, dtype, backend):
     problem = make(op, 2, 6, 5, 24, kind)
     skip_unless_it_runs(problem, dtype, backend)
-    compare(problem.to(torch.float64), on_device(problem, dtype), dtype, backend)
+    compare(problem.to(torch.float64), problem.to(dtype, device="cuda"), dtype, backend)
 
 
 @pytest.mark.parametrize("tma", [False, True], ids=["pointers", "tma"])
@@ -97,7 +82,7 @@ def test_depthwise_on_the_tensor_cores(op, n, size, c, monkeypatch):
     monkeypatch.setattr(cuda, "DWCONV", "mma")
     problem = make(op, n, size, size, c, "rows")
     skip_unless_it_runs(problem, torch.bfloat16, "cuda")
-    compare(problem.to(torch.float64), on_device(problem, torch.bfloat16), torch.bfloat16, "cuda")
+    compare(problem.to(torch.float64), problem.to(torch.bfloat16, device="cuda"), torch.bfloat16, "cuda")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -107,7 +92,7 @@ def test_the_same_bits_again(op, backend):
     skip_unless_it_runs(problem, torch.bfloat16, backend)
     results = []
     for _ in range(3):
-        p = on_device(problem, torch.bfloat16)
+        p = problem.to(torch.bfloat16, device="cuda")
         y = p.public(backend=backend)
         y.backward(torch.ones_like(y))
         results.append([y, *(t.grad for t in p.tensors.values())])

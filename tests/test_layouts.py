@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convnextv2_fast import ops
-from convnextv2_fast.dispatch import UnsupportedInputError
+from convnextv2_fast.errors import UnsupportedInputError
 from convnextv2_fast.layouts import DenseLayout, PatchLayout, SiteLayout, SparseTensor
 from convnextv2_fast.testing import layout_for
 
@@ -101,6 +101,28 @@ def test_the_site_map_is_made_once_and_serves_training_later():
     with torch.inference_mode():
         site_map = layout.site_map
     assert layout.site_map is site_map and not site_map.is_inference()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mixed"])
+def test_another_device(kind):
+    """Every tensor moves, the cached site map too; what is there already stays the same object."""
+    layout = layout_for("site" if kind == "mixed" else kind, 2, 3, 4)
+    if kind == "mixed":
+        layout = SiteLayout.from_coordinates(layout.coordinates.flip(0), layout.shape)
+    site_map = layout.site_map
+    assert layout.to("cpu") is layout and DenseLayout(1, 2, 3).to("meta") == DenseLayout(1, 2, 3)
+    with torch.inference_mode():
+        moved = layout.to("meta")
+    assert type(moved) is type(layout) and (moved.shape, moved.rows, moved.kind) == (
+        layout.shape,
+        layout.rows,
+        layout.kind,
+    )
+    tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
+    assert tensors.keys() >= ({"_site_map"} if kind == "rows" else {"_site_map", "index"})
+    assert all(value.is_meta and not value.is_inference() for value in tensors.values())
+    assert layout.index.device.type == "cpu" and layout.site_map is site_map
+    assert moved.site_map.shape == layout.shape and moved.site_map is moved._site_map
 
 
 def test_a_compiled_function_does_not_keep_its_site_map():

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import convnextv2_fast as cf
+from convnextv2_fast import errors
 
 NAMES = {
     "convnextv2",
@@ -48,6 +49,12 @@ def test_names():
     assert all(hasattr(cf, n) for n in NAMES)
     assert cf.fcmae.convnextv2_tiny is not cf.convnextv2_tiny
     assert callable(cf.ops.dwconv_layer_norm)
+
+
+def test_errors_have_one_class_under_every_name():
+    assert cf.UnsupportedInputError is cf.dispatch.UnsupportedInputError is errors.UnsupportedInputError
+    assert cf.CheckpointError is cf.checkpoints.CheckpointError is errors.CheckpointError
+    assert issubclass(cf.checkpoints.MisfitError, errors.CheckpointError)
 
 
 def test_upstream_modules_have_upstream_names():

@@ -6,11 +6,17 @@
 Importing initialises no device and compiles nothing, and works without any binary.
 """
 
+# ruff: noqa: E402
+from . import _start
+
+_start.begin()  # before what takes seconds to import
+
 from . import dispatch, layouts, library, models, ops, reference
 from ._version import __version__
 from .adapters import AccelerateReport, accelerate, restore
-from .checkpoints import CheckpointError, LoadReport, convert_state_dict, load_checkpoint
-from .dispatch import UnsupportedInputError, explain, use_backend
+from .checkpoints import LoadReport, convert_state_dict, load_checkpoint
+from .dispatch import explain, use_backend
+from .errors import CheckpointError, UnsupportedInputError
 from .library import build_info
 from .models import convnextv2, convnextv2_sparse, fcmae, utils
 from .models.convnextv2 import (

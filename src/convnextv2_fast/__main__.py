@@ -1,14 +1,11 @@
-"""`python -m convnextv2_fast`: see :mod:`convnextv2_fast.cli`.
-
-Importing takes seconds; Ctrl-C meanwhile ends without a traceback, as later."""
+"""`python -m convnextv2_fast`, and the script `convnextv2-fast`: see :mod:`convnextv2_fast.cli`."""
 
 import sys
 
-try:
-    from .cli import main
-except KeyboardInterrupt:
-    print("python -m convnextv2_fast: interrupted", file=sys.stderr)
-    sys.exit(130)
+from . import _start
+from .cli import main
+
+_start.finish()
 
 if __name__ == "__main__":
     sys.exit(main())

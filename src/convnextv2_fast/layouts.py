@@ -7,14 +7,17 @@ number of kept patches is known, no synchronisation and static shapes.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.utils._pytree
 from torch import Tensor
 
-from .dispatch import UnsupportedInputError
+from .errors import UnsupportedInputError
+
+AnyLayout = TypeVar("AnyLayout", bound="Layout")
 
 
 class Layout:
@@ -32,6 +35,19 @@ class Layout:
     def _check_rows(self, x: Tensor) -> None:
         if x.ndim != 2 or x.shape[0] != self.rows:
             raise UnsupportedInputError(f"{type(self).__name__}: expected [{self.rows}, C] rows, got {tuple(x.shape)}")
+
+    def to(self: AnyLayout, device: torch.device | str) -> AnyLayout:
+        """The same layout with all of its tensors on `device`, the site map included if it has been made.
+
+        A layout that has no tensor elsewhere is returned as it is.
+        """
+        with torch.inference_mode(False):  # a later training step may save them for its backward
+            moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if all(value is getattr(self, name) for name, value in moved.items()):
+            return self
+        found = copy.copy(self)
+        vars(found).update(moved)
+        return found
 
     def to_dense(self, x: Tensor) -> Tensor:
         """Rows `[T, C]` to `[N, H, W, C]`, zeros where inactive. Differentiable."""

@@ -95,14 +95,7 @@ class Problem:
 
 def _move(value: Any, device: torch.device | str) -> Any:
     """A layout or a tensor of counts on another device; anything else unchanged."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, PatchLayout):
-        counts = None if value.counts is None else value.counts.to(device)
-        return PatchLayout(value.patches.to(device), value.grid, value.s, value.kept, counts)
-    if isinstance(value, SiteLayout):
-        return SiteLayout(value.index.to(device), value.shape, value.rows_per_sample.to(device))
-    return value
+    return value.to(device) if isinstance(value, Tensor | Layout) else value
 
 
 def kinds(op: str) -> tuple[str, ...]:

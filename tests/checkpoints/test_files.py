@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from convnextv2_fast.checkpoints import CheckpointError, __main__, load_checkpoint, read_state_dict
+from convnextv2_fast.checkpoints import CheckpointError, load_checkpoint, read_state_dict
+from convnextv2_fast.cli import main
 
 from ..golden import vectors
 from . import states
@@ -142,7 +143,7 @@ def test_the_path_is_in_later_errors_too(tmp_path):
 
 
 def convert(*args) -> int:
-    return __main__.main([str(a) for a in args])
+    return main(["convert", *map(str, args)])
 
 
 def test_command_line_converts_and_back(tmp_path, capsys):
@@ -167,20 +168,20 @@ def test_command_line_writes_what_each_library_reads(tmp_path, target, key):
 def test_command_line_options(tmp_path, capsys):
     path = save(tmp_path / "a.pth", {"model": vectors.state_dict(), "model_ema": vectors.state_dict()})
     out = tmp_path / "b.pth"
-    assert convert(path, out, "--to", "upstream") == 1
+    assert convert(path, out, "--to", "upstream") == 2
     assert "error: upstream has no place for mask_token" in capsys.readouterr().err and not out.exists()
     assert convert(path, out, "--to", "upstream", "--drop-extra", "--use-ema") == 0
     assert "fcmae to upstream, 15 left out" in capsys.readouterr().out
-    assert convert(path, out, "--to", "upstream", "--ignore", "decoder.", "--ignore", "pred.") == 1
+    assert convert(path, out, "--to", "upstream", "--ignore", "decoder.", "--ignore", "pred.") == 2
     assert f"error: {out}: exists (--force overwrites it)" in capsys.readouterr().err
     rest = ["decoder.", "pred.", "proj.", "mask_token"]
     ignore = [word for prefix in rest for word in ("--ignore", prefix)]
     assert convert(path, out, "--to", "upstream", "--force", *ignore) == 0
-    assert convert(tmp_path / "none.pth", out, "--to", "timm", "--force") == 1
+    assert convert(tmp_path / "none.pth", out, "--to", "timm", "--force") == 2
     assert f"error: {tmp_path / 'none.pth'}: no such file" in capsys.readouterr().err
 
 
-def test_command_line_runs_as_a_module(tmp_path):
+def test_the_earlier_name_of_the_command(tmp_path):
     path = save(tmp_path / "a b.pth", states.upstream())
     command = [sys.executable, "-m", "convnextv2_fast.checkpoints", path, tmp_path / "c d.pth", "--to", "mmpretrain"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)

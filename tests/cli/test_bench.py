@@ -8,8 +8,9 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
-from convnextv2_fast.cli import _measure, _peers, _providers, _text, bench
+from convnextv2_fast.cli import _measure, _peers, _providers, bench
 from convnextv2_fast.cli._measure import Row
+from convnextv2_fast.cli.text import plain_table
 from convnextv2_fast.spec import Implementation, always
 from tests import peers
 
@@ -250,7 +251,7 @@ def test_compare_refuses_what_is_not_finite():
 
 
 def test_plain_table():
-    table = _text.plain_table(("", "ms"), [("fast (auto)", "1.25"), ("x", "100.50")])
+    table = plain_table(("", "ms"), [("fast (auto)", "1.25"), ("x", "100.50")])
     assert table == "                 ms\n-----------  ------\nfast (auto)    1.25\nx            100.50"
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from convnextv2_fast import cli
-from convnextv2_fast.checkpoints import __main__ as checkpoints
 from tests import inductor
 from tools.docs import pages
 
@@ -71,8 +70,6 @@ def check_python(words, tmp_path):
         if arguments[0] in ("env", "explain") or (arguments[0] == "bench" and "64" in arguments):
             run(words, tmp_path)
         return None
-    if module == "convnextv2_fast.checkpoints":
-        return checkpoints.parser().parse_args(arguments)
     if module == "pytest":
         assert all((ROOT / word).exists() for word in arguments if "/" in word)
         return None

@@ -276,7 +276,9 @@ def test_hidden_activations_saved_or_computed_again(isa, kind, held, monkeypatch
     x = torch.empty(1, 25)
     monkeypatch.setattr(cpu, "SAVE_FROM", 25)
     assert cpu.saves_hidden(x, None) and cpu.saves_hidden(x.to(BF16), "materialize")
-    assert not (cpu.saves_hidden(x.to(BF16), None) or cpu.saves_hidden(x, "chunked") or cpu.saves_hidden(x, "recompute"))
+    assert not (
+        cpu.saves_hidden(x.to(BF16), None) or cpu.saves_hidden(x, "chunked") or cpu.saves_hidden(x, "recompute")
+    )
 
 
 @needs_library

@@ -106,7 +106,7 @@ def test_kernels_after(way, checkout, shared, objects, tmp_path):
 
 
 def test_without_a_compiler_everything_says_so(checkout, tmp_path):
-    """The build's output, the import, and the command `check`, which fails."""
+    """The build's output, the import, and the command `check`, which fails. The script is installed, too."""
     python = environment(tmp_path / "environment")
     nothing = tmp_path / "nothing"
     nothing.mkdir()
@@ -118,6 +118,8 @@ def test_without_a_compiler_everything_says_so(checkout, tmp_path):
     assert done.stderr.count("UserWarning: convnextv2_fast has no native CPU kernels: plain PyTorch runs") == 1
     quiet = run(python, "-c", "import convnextv2_fast", cwd=tmp_path, CONVNEXTV2_FAST_QUIET="1")
     assert "UserWarning: convnextv2_fast" not in quiet.stderr
+    said = run(python.with_name("convnextv2-fast"), "--version", cwd=tmp_path, CONVNEXTV2_FAST_QUIET="1").stdout
+    assert said.startswith("convnextv2_fast 0.")
     checked = run(python, "-m", "convnextv2_fast", "check", "--op", "grn", cwd=tmp_path, check=False)
     assert checked.returncode == 1 and "FAIL    _C_cpu.so" in checked.stdout
 

@@ -1,23 +1,20 @@
 """Augmentation of fine-tuning: no image may end a run, whatever Pillow thinks of timm's values."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from convnextv2_fast.train import TrainingError, augment, data
+from convnextv2_fast.train import FinetuneConfig, TrainingError, augment, data
 
 from .conftest import SMALL, records
 
 STRONGEST = "rand-m10-mstd0-inc1"  # posterisation to 0 bits, which Pillow from 13 on refuses
 
 
-def arguments(**changes) -> SimpleNamespace:
-    options = {"input_size": 32, "crop_pct": None, "in_chans": None, "imagenet_default_mean_and_std": True}
-    options |= {"aa": STRONGEST, "color_jitter": None, "train_interpolation": "bicubic"}
-    return SimpleNamespace(**(options | {"reprob": 0.25, "remode": "pixel", "recount": 1} | changes))
+def configured(**changes) -> FinetuneConfig:
+    return FinetuneConfig(**{"data_path": "x", "input_size": 32, "aa": STRONGEST} | changes)
 
 
 def picture(mode: str = "RGB") -> Image.Image:
@@ -27,7 +24,7 @@ def picture(mode: str = "RGB") -> Image.Image:
 @pytest.mark.parametrize("policy", [STRONGEST, "v0", "augmix-m10-mstd0"])
 def test_the_strongest_policies_never_fail(policy):
     """With the Pillow that is installed. Each policy meets 0 bits: an operation of it makes the picture black."""
-    change = augment.training_transform(arguments(aa=policy))
+    change = augment.training_transform(configured(aa=policy))
     operations = list(augment._operations(change.random.transforms[1].transforms))
     black = [op for op in operations if op.aug_fn is augment.posterize]
     assert black
@@ -67,13 +64,13 @@ def test_an_augmentation_that_always_fails_ends_it():
 @pytest.mark.parametrize("channels", [1, 4])
 def test_other_channels(channels):
     mode = {1: "RGB", 4: "RGBA"}[channels]  # grey images are augmented as RGB
-    args = arguments(in_chans=channels, aa="" if channels == 4 else STRONGEST, reprob=0.0)
-    change = augment.training_transform(args)
+    config = configured(in_chans=channels, aa="" if channels == 4 else STRONGEST, reprob=0.0)
+    change = augment.training_transform(config)
     for _ in range(50):
         tensor, reason = change(picture(mode))
         assert tensor.shape == (channels, 32, 32) and reason is None
-    whole = augment.evaluation_transform(args)(Image.new(mode, (50, 50), (255,) * len(mode)))
+    whole = augment.evaluation_transform(config.preprocessing, channels)(Image.new(mode, (50, 50), (255,) * len(mode)))
     assert whole.shape == (channels, 32, 32) and torch.allclose(whole, torch.tensor(2.0))  # (1 - 0.5) / 0.25
     if channels == 4:
         with pytest.raises(TrainingError, match="switch it off with --aa ''"):
-            augment.training_transform(arguments(in_chans=4))
+            augment.training_transform(configured(in_chans=4))

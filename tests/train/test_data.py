@@ -2,20 +2,19 @@
 
 import random
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
 
-from convnextv2_fast.train import TrainingError, augment, data, pictures, pretrain, streams, tables
+from convnextv2_fast.train import PretrainConfig, TrainingError, augment, data, pictures, pretraining, streams, tables
+from convnextv2_fast.train.finetune_config import Preprocessing
 from convnextv2_fast.train.parallel import Processes
 from convnextv2_fast.train.saving import Position
 
-from .test_augment import arguments
-
 CPU = torch.device("cpu")
-HUB = {"data_set": "hf", "image_key": "image", "label_key": "label"}
 
 
 def steps(rank=0, size=1, batch=2, accumulate=1, start=(0, 0), epochs=2, per_epoch=2, seed=0) -> data.Steps:
@@ -24,7 +23,7 @@ def steps(rank=0, size=1, batch=2, accumulate=1, start=(0, 0), epochs=2, per_epo
 
 def batches(photos, s: data.Steps, workers: int = 0) -> list[data.Batch]:
     table = tables.Folder(photos / "train")
-    return list(data.training_batches(table, pretrain.transform(32, 3), s, workers, pin=False))
+    return list(data.training_batches(table, pretraining.transform(32, 3), s, workers, pin=False))
 
 
 def test_folder(photos):
@@ -82,8 +81,8 @@ def test_thin_lines_are_cut_before_they_are_resized(size):
     assert sorted(cut.size) == [1, 50] and sorted(cut.getcolors()) == [(1, (255, 0, 0)), (49, (0, 0, 0))]
     whole = Image.new("RGB", (50, 1))
     assert tables.middle(whole) is whole
-    assert augment.evaluation_transform(arguments(input_size=64))(image).shape == (3, 64, 64)
-    assert pretrain.transform(64, 3).plain(image).shape == (3, 64, 64)
+    assert augment.evaluation_transform(Preprocessing(input_size=64), 3)(image).shape == (3, 64, 64)
+    assert pretraining.transform(64, 3).plain(image).shape == (3, 64, 64)
     assert pictures.prepare(image, 64, 3).shape == (1, 3, 64, 64)
 
 
@@ -92,7 +91,7 @@ def test_images_smaller_than_the_crop_are_enlarged(tmp_path):
 
     Image.new("RGB", (1, 3), (255, 0, 0)).save(tmp_path / "dot.png")
     s = steps(batch=1, per_epoch=1)
-    found = list(data.training_batches(tables.Folder(tmp_path), pretrain.transform(64, 3), s, 0, False))
+    found = list(data.training_batches(tables.Folder(tmp_path), pretraining.transform(64, 3), s, 0, False))
     assert found[0].images.shape == (1, 3, 64, 64) and found[0].images.isfinite().all()
 
 
@@ -127,18 +126,18 @@ def test_unreadable_images_are_replaced_and_named(photos, tmp_path):
         whole = path.read_bytes()
         (tmp_path / f"{i}.png").write_bytes({2: b"", 5: whole[: len(whole) // 2]}.get(i, whole))
     table = tables.Folder(tmp_path)
-    found = list(data.training_batches(table, pretrain.transform(32, 3), steps(batch=3, per_epoch=3), 2, False))
+    found = list(data.training_batches(table, pretraining.transform(32, 3), steps(batch=3, per_epoch=3), 2, False))
     names = {name.rpartition("/")[2] for batch in found for name, _ in batch.failures}
     assert names == {"2.png", "5.png"} and all(b.images.isfinite().all() for b in found)
     for path in tmp_path.iterdir():
         path.write_bytes(b"no image")
     for workers in (0, 1):
         with pytest.raises(TrainingError, match=r"^9 images in a row cannot be read: .*png: cannot identify [^\n]*$"):
-            next(data.training_batches(table, pretrain.transform(32, 3), steps(), workers, False))
+            next(data.training_batches(table, pretraining.transform(32, 3), steps(), workers, False))
 
 
 def test_too_few_images_for_a_step():
-    with pytest.raises(TrainingError, match=r"9 images make no step of 16 .* lower --batch_size"):
+    with pytest.raises(TrainingError, match=r"9 images are too few for a step of 16 .* lower --batch_size"):
         data.Steps.count(9, 16)
 
 
@@ -152,13 +151,13 @@ def test_evaluation_sees_every_image_once(photos):
 
 
 def test_masks_depend_on_seed_step_and_place_alone():
-    whole = pretrain.Masks(0, 8, 49, 0.6).of(7, 0, 8)
+    whole = pretraining.Masks(0, 8, 49, 0.6).of(7, 0, 8)
     assert (whole == 0).sum(1).tolist() == [19] * 8
-    other = pretrain.Masks(0, 8, 49, 0.6)
+    other = pretraining.Masks(0, 8, 49, 0.6)
     other.of(3, 0, 8)
     assert torch.equal(other.of(7, 4, 2), whole[4:6])
-    assert not torch.equal(pretrain.Masks(1, 8, 49, 0.6).of(7, 0, 8), whole)
-    assert not torch.equal(pretrain.Masks(0, 8, 49, 0.6).of(8, 0, 8), whole)
+    assert not torch.equal(pretraining.Masks(1, 8, 49, 0.6).of(7, 0, 8), whole)
+    assert not torch.equal(pretraining.Masks(0, 8, 49, 0.6).of(8, 0, 8), whole)
 
 
 @pytest.fixture
@@ -175,22 +174,21 @@ def hub(photos, tmp_path, monkeypatch) -> SimpleNamespace:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     # datasets sleeps 10 s behind each stream, since Arrow's threads may outlive a process that ends at once
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1, raising=False)
-    return SimpleNamespace(saved=str(tmp_path / "saved"), parquet=str(tmp_path / "parquet"), **HUB)
+    places = {name: PretrainConfig(data_path=tmp_path / name, data_set="hf") for name in ("saved", "parquet")}
+    return SimpleNamespace(**places)
 
 
 @pytest.mark.parametrize("where", ["saved", "parquet"])
 def test_hugging_face_tables(hub, where):
-    hub.data_path = getattr(hub, where)
-    table = tables.HubTable(hub, "train")
+    config = getattr(hub, where)
+    table = tables.HubTable(config, "train")
     assert len(table) == 9 and table.classes == ["a", "b", "c"] and table.read(8)[1] == 2
-    found = list(data.training_batches(table, pretrain.transform(32, 3), steps(batch=3, per_epoch=3), 0, False))
+    found = list(data.training_batches(table, pretraining.transform(32, 3), steps(batch=3, per_epoch=3), 0, False))
     assert {len(b.failures) for b in found} == {0, 1}
-    hub.image_key = "picture"
     with pytest.raises(TrainingError, match=r"no column 'picture' \(--image_key\); it has image, label"):
-        tables.HubTable(hub, "train")
-    hub.data_path = str(hub.saved) + "-not"
+        tables.HubTable(replace(config, image_key="picture"), "train")
     with pytest.raises(TrainingError, match="datasets cannot open it"):
-        tables.HubTable(hub, "train")
+        tables.HubTable(replace(config, data_path=f"{config.data_path}-not"), "train")
 
 
 @pytest.fixture
@@ -207,15 +205,14 @@ def shards(photos, tmp_path) -> str:
 
 
 def stream(source, s: data.Steps, workers: int, taken=None) -> list[data.Batch]:
-    change = pretrain.transform(32, 3)
+    change = pretraining.transform(32, 3)
     return list(streams.stream_batches(source, change, s, 3, workers, False, dict(taken or {})))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["wds", "hf"])
 def test_streams_go_on_where_they_were_stopped(kind, workers, hub, shards):
-    hub.data_path = hub.parquet
-    source = streams.Shards(shards) if kind == "wds" else streams.HubStream(hub, "train")
+    source = streams.Shards(shards) if kind == "wds" else streams.HubStream(hub.parquet, "train")
     whole = stream(source, steps(accumulate=2, per_epoch=3, epochs=2), workers)
     assert len(whole) == 12
     for at in (1, 3, 5) if workers == 0 else (2, 4):
@@ -253,6 +250,6 @@ def test_a_damaged_shard_is_named(shards, tmp_path, damage, workers):
 def test_streams_that_cannot_be_used(tmp_path, hub):
     with pytest.raises(TrainingError, match="there are no such shards"):
         streams.Shards(str(tmp_path / "*.tar"))
-    hub.data_path, hub.data_set = str(tmp_path / "none"), "hf-stream"
+    config = replace(hub.saved, data_path=tmp_path / "none", data_set="hf-stream")
     with pytest.raises(TrainingError, match="datasets cannot open it"):
-        streams.HubStream(hub, "train")
+        streams.HubStream(config, "train")

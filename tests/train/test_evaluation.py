@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from convnextv2_fast.models.convnextv2 import ConvNeXtV2, convnextv2_atto
-from convnextv2_fast.train import TrainingError, augment, data, finetune, saving, start, tables
+from convnextv2_fast.train import TrainingError, augment, data, finetuning, saving, start, tables
 from convnextv2_fast.train.parallel import Processes
 
-from .test_augment import arguments
+from .test_augment import configured
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 EVALUATE = ("--batch_size", "2", "--num_workers", "0", "--device", "cpu", "--eval")
@@ -28,10 +28,12 @@ def damaged(photos, tmp_path):
 def measured(folder, say, told, batch: int, classes: int = 3) -> dict[str, float]:
     torch.manual_seed(0)
     model = ConvNeXtV2(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8], num_classes=classes, head_init_scale=30.0)
-    args = arguments(use_amp=False, amp_dtype="bfloat16", nb_classes=classes)
+    config = configured(nb_classes=classes)
     table = tables.Folder(folder, labelled=True)
-    batches = data.evaluation_batches(table, augment.evaluation_transform(args), batch, ALONE, 0, False)
-    return finetune.evaluate(args, ALONE, batches, told, model, say)
+    batches = data.evaluation_batches(
+        table, augment.evaluation_transform(config.preprocessing, 3), batch, ALONE, 0, False
+    )
+    return finetuning.evaluate(config, ALONE, batches, told, model, say)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -83,13 +85,11 @@ def test_a_head_of_random_values_is_not_measured(cli, photos, tmp_path, classes)
 def test_the_checkpoints_preprocessing_is_adopted(photos, tmp_path):
     stored = {"input_size": 64, "crop_pct": 0.5, "imagenet_default_mean_and_std": False}
     file = str(written(tmp_path / "whole.pth", 3, **stored))
-    bare = {"model": None, "in_chans": None, "eval": True, "resume": file, "finetune": "", **dict.fromkeys(stored)}
-    args = arguments(**bare)
-    assert start.adopt(args) is not None
-    assert {name: getattr(args, name) for name in stored} == stored and args.model == "convnextv2_atto"
-    args = arguments(**bare | {"input_size": 96, "imagenet_default_mean_and_std": True})
-    start.adopt(args)
-    assert (args.input_size, args.crop_pct, args.imagenet_default_mean_and_std) == (96, 0.5, True)
-    args = arguments(**bare | {"eval": False, "resume": "", "finetune": file, "model_key": "model|module"})
-    start.adopt(args)  # to be trained: at the size of this command
-    assert (args.input_size, args.crop_pct, args.imagenet_default_mean_and_std) == (224, None, True)
+    bare = {"eval": True, "resume": file, "input_size": None}
+    found, weights = start.adopt(configured(**bare))
+    assert weights is not None
+    assert {name: getattr(found, name) for name in stored} == stored and found.model == "convnextv2_atto"
+    found, _ = start.adopt(configured(**bare | {"input_size": 96, "imagenet_default_mean_and_std": True}))
+    assert (found.input_size, found.crop_pct, found.imagenet_default_mean_and_std) == (96, 0.5, True)
+    found, _ = start.adopt(configured(finetune=file, input_size=None))  # to be trained: at the size of this command
+    assert (found.input_size, found.crop_pct, found.imagenet_default_mean_and_std) == (224, None, True)

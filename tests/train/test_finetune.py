@@ -1,13 +1,14 @@
 """Fine-tuning: from a pre-training checkpoint without a missing tensor, upstream's recipes, evaluation."""
 
 import argparse
+from dataclasses import replace
 
 import pytest
 import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast.cli import finetune as cli_finetune
-from convnextv2_fast.train import TrainingError, augment, finetune, saving, start
+from convnextv2_fast.train import FinetuneConfig, TrainingError, augment, finetuning, saving, start
 from convnextv2_fast.train.recipes import RECIPES
 
 from .conftest import PRETRAIN, SMALL, records
@@ -25,10 +26,10 @@ def pretrained(photos, tmp_path_factory):
     return out / "checkpoint-0.pth"
 
 
-def arguments(*argv: str) -> argparse.Namespace:
+def configured(*argv: str) -> FinetuneConfig:
     commands = argparse.ArgumentParser().add_subparsers()
     cli_finetune.add_parser(commands)
-    return commands.choices["finetune"].parse_args(["--data_path", "x", *argv])
+    return cli_finetune.config(commands.choices["finetune"].parse_args(["--data_path", "x", *argv]))
 
 
 def test_from_a_pretraining_checkpoint(cli, photos, pretrained, tmp_path):
@@ -76,15 +77,15 @@ def test_a_killed_run_goes_on_exactly(cli, photos, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", RECIPES)
 def test_recipes_are_defaults(size):
-    args = vars(arguments("--recipe", size))
+    args = vars(configured("--recipe", size))
     assert {k: args[k] for k in RECIPES[size]} == RECIPES[size]
-    args = vars(arguments("--blr", "0.1", "--recipe", size, "--mixup", "0.0"))
+    args = vars(configured("--blr", "0.1", "--recipe", size, "--mixup", "0.0"))
     assert (args["blr"], args["mixup"], args["epochs"]) == (0.1, 0.0, RECIPES[size]["epochs"])
-    assert vars(arguments("--epochs", "7"))["epochs"] == 7
+    assert vars(configured("--epochs", "7"))["epochs"] == 7
 
 
 def test_defaults_are_upstreams():
-    args = vars(arguments())
+    args = vars(configured())
     want = {
         "batch_size": 64,
         "epochs": 100,
@@ -111,23 +112,23 @@ def test_defaults_are_upstreams():
 
 
 def test_layer_decay_reaches_the_optimizer():
-    args = arguments("--recipe", "atto", "--lr", "1.0")
-    optimizer = finetune._optimizer(args, cf.convnextv2_atto(num_classes=3))
+    config = configured("--recipe", "atto", "--lr", "1.0")
+    optimizer = finetuning._optimizer(config, cf.convnextv2_atto(num_classes=3))
     assert len({g["lr_scale"] for g in optimizer.param_groups}) == 14
-    args = arguments("--recipe", "base", "--model", "tiny", "--lr", "1.0")
+    config = configured("--recipe", "base", "--model", "tiny", "--lr", "1.0")
     with pytest.raises(TrainingError, match=r"made for depths of \(3, 3, 27, 3\)"):
-        finetune._optimizer(args, cf.convnextv2_tiny(num_classes=3))
+        finetuning._optimizer(config, cf.convnextv2_tiny(num_classes=3))
 
 
 @pytest.mark.parametrize("size", [64, 384])
 def test_evaluation_transform(size):
     from PIL import Image
 
-    args = arguments("--input_size", str(size))
+    config = configured("--input_size", str(size))
     image = Image.new("RGB", (100, 50), (255, 0, 0))
-    assert augment.evaluation_transform(args)(image).shape == (3, size, size)
-    plain = arguments("--input_size", "32", "--imagenet_default_mean_and_std", "false")
-    assert augment.evaluation_transform(plain)(image)[0].eq(1).all()
+    assert augment.evaluation_transform(config.preprocessing, 3)(image).shape == (3, size, size)
+    plain = configured("--input_size", "32", "--imagenet_default_mean_and_std", "false")
+    assert augment.evaluation_transform(plain.preprocessing, 3)(image)[0].eq(1).all()
 
 
 def test_schedules_that_upstream_ignores(cli, photos, tmp_path):
@@ -142,11 +143,11 @@ def test_schedules_that_upstream_ignores(cli, photos, tmp_path):
 def test_another_model_key(photos, pretrained, tmp_path):
     content = saving.read(pretrained)
     torch.save({"model": {}, "mine": content["model"]}, tmp_path / "other.pth")
-    args = arguments("--nb_classes", "3", "--finetune", str(tmp_path / "other.pth"), "--model_key", "mine")
-    assert finetune.build(args, start.adopt(args))[1].loaded == 136 and args.model == "convnextv2_atto"
-    args.model_key = "yours|theirs"
+    config = configured("--nb_classes", "3", "--finetune", str(tmp_path / "other.pth"), "--model_key", "mine")
+    found, weights = start.adopt(config)
+    assert finetuning.build(found, weights)[1].loaded == 136 and found.model == "convnextv2_atto"
     with pytest.raises(TrainingError, match=r"none of --model_key yours\|theirs; it has model, mine"):
-        start.adopt(args)
+        start.adopt(replace(config, model_key="yours|theirs"))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,6 @@ def test_another_model_key(photos, pretrained, tmp_path):
         (("--recipe", "huge"), "invalid choice: 'huge'"),
     ],
 )
-def test_bad_arguments(cli, photos, argv, message):
+def test_bad_configured(cli, photos, argv, message):
     code, _, err = cli("finetune", "--data_path", photos, *FINETUNE, "--epochs", "1", *argv)
     assert code == 2 and message in err and "Traceback" not in err, err

@@ -1,13 +1,12 @@
 """Parameter groups, layer-wise decay and the schedule: upstream's numbers."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import convnextv2_fast as cf
-from convnextv2_fast.train import optim
+from convnextv2_fast.train import FinetuneConfig, optim
 
 
 def test_layers_of_single_blocks():
@@ -79,13 +78,13 @@ def test_pretraining_decays_what_upstream_decays(decay_grn):
 
 def test_optimizer_of_timms():
     model = torch.nn.Linear(3, 2)
-    args = SimpleNamespace(opt="sgd", lr=0.1, weight_decay=0.01, momentum=0.5)
-    optimizer = optim.create_optimizer(args, model)
+    config = FinetuneConfig(data_path="x", opt="sgd", lr=0.1, weight_decay=0.01, momentum=0.5)
+    optimizer = optim.create_optimizer(config, model)
     assert isinstance(optimizer, torch.optim.SGD)
     assert sorted(g["weight_decay"] for g in optimizer.param_groups) == [0.0, 0.01]
     assert all(g["momentum"] == 0.5 for g in optimizer.param_groups)
-    args = SimpleNamespace(opt="adamw", lr=0.1, weight_decay=0.01, opt_eps=1e-6, opt_betas=[0.8, 0.9])
-    group = optim.create_optimizer(args, model).param_groups[0]
+    config = FinetuneConfig(data_path="x", lr=0.1, weight_decay=0.01, opt_eps=1e-6, opt_betas=[0.8, 0.9])
+    group = optim.create_optimizer(config, model).param_groups[0]
     assert (group["eps"], tuple(group["betas"])) == (1e-6, (0.8, 0.9))
 
 

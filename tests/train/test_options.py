@@ -8,7 +8,7 @@ from convnextv2_fast.train import TrainingError
 from convnextv2_fast.train.libraries import blamed
 
 from .conftest import SMALL
-from .test_finetune import arguments
+from .test_finetune import configured
 
 FINETUNE = ("--model", "atto", *SMALL, "--epochs", "1", "--warmup_epochs", "0", "--lr", "1e-3", "--disable_eval")
 
@@ -18,16 +18,16 @@ FINETUNE = ("--model", "atto", *SMALL, "--epochs", "1", "--warmup_epochs", "0", 
     [
         (("--opt", "bogus"), "--opt bogus --opt_eps 1e-08: "),
         (("--opt_betas", "0.9"), "--opt_betas 0.9: too few values"),
-        (("--opt_betas", "0.9", "2"), "argument --opt_betas: 2 lies outside 0 to 1"),
-        (("--opt_betas", "0.9", "1"), "argument --opt_betas: 1 is not below 1"),
-        (("--opt_eps", "-1"), "argument --opt_eps: -1 is no number from 0"),
-        (("--opt_eps", "x"), "argument --opt_eps: 'x' is no number"),
+        (("--opt_betas", "0.9", "2"), "argument --opt_betas: must be a number of at least 0 and below 1, got '2'"),
+        (("--opt_betas", "0.9", "1"), "argument --opt_betas: must be a number of at least 0 and below 1, got '1'"),
+        (("--opt_eps", "-1"), "argument --opt_eps: must be a number of at least 0, got '-1'"),
+        (("--opt_eps", "x"), "argument --opt_eps: must be a number of at least 0, got 'x'"),
         (("--aa", "bogus"), "--aa bogus: "),
         (("--remode", "bogus"), "argument --remode: invalid choice: 'bogus'"),
-        (("--smoothing", "1.0"), "argument --smoothing: 1.0 is not below 1"),
-        (("--color_jitter", "-1", "--aa", ""), "argument --color_jitter: -1 is no number from 0"),
+        (("--smoothing", "1.0"), "argument --smoothing: must be a number of at least 0 and below 1, got '1.0'"),
+        (("--color_jitter", "-1", "--aa", ""), "argument --color_jitter: must be a number of at least 0, got '-1'"),
         (("--cutmix_minmax", "0.9", "0.1"), "--cutmix_minmax 0.9 0.1: the least comes first"),
-        (("--cutmix_minmax", "0.9", "1.1"), "argument --cutmix_minmax: 1.1 lies outside 0 to 1"),
+        (("--cutmix_minmax", "0.9", "1.1"), "argument --cutmix_minmax: must be a number from 0 to 1, got '1.1'"),
         (("--log_dir", __file__), "cannot be a folder for TensorBoard"),
     ],
 )
@@ -38,7 +38,7 @@ def test_refused_values(cli, photos, argv, message):
 
 
 def test_no_policy():
-    assert arguments("--aa", "none").aa == "" and arguments("--aa", "augmix-m3").aa == "augmix-m3"
+    assert configured("--aa", "none").aa == "" and configured("--aa", "augmix-m3").aa == "augmix-m3"
 
 
 def test_whose_fault_it_is():
@@ -51,10 +51,10 @@ def test_whose_fault_it_is():
 def test_the_home_folder(monkeypatch):
     """`--output_dir=~/x` reaches the program as it is."""
     monkeypatch.setenv("HOME", "/home/someone")
-    args = arguments("--output_dir=~/x", "--finetune=~/y.pth", "--resume", "~/z")
-    assert (args.output_dir, args.finetune, args.resume) == (
+    config = configured("--output_dir=~/x", "--finetune=~/y.pth", "--resume", "~/z")
+    assert (config.output_dir, config.finetune, config.resume) == (
         "/home/someone/x",
         "/home/someone/y.pth",
         "/home/someone/z",
     )
-    assert arguments().output_dir == "" and Path(arguments("--data_path", "user/set").data_path) == Path("user/set")
+    assert configured().output_dir == "" and Path(configured("--data_path", "user/set").data_path) == Path("user/set")

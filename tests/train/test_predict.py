@@ -11,8 +11,7 @@ import torch
 from convnextv2_fast.cli import main
 from convnextv2_fast.models.convnextv2 import ConvNeXtV2
 from convnextv2_fast.train import augment, predict, saving, start
-
-from .test_augment import arguments
+from convnextv2_fast.train.finetune_config import Preprocessing
 
 NAMES = ["chelsea", "coffee", "rocket"]
 
@@ -35,7 +34,7 @@ def checkpoint(model, tmp_path):
 def wanted(model, files, **changes) -> list[dict[str, float]]:
     from PIL import Image
 
-    change = augment.evaluation_transform(arguments(**changes))
+    change = augment.evaluation_transform(Preprocessing(**changes), 3)
     images = torch.stack([change(Image.open(file).convert("RGB")) for file in files])
     with torch.inference_mode():
         return [dict(zip(NAMES, row, strict=True)) for row in model(images).softmax(dim=1).tolist()]
@@ -116,8 +115,8 @@ def test_weights_that_are_no_numbers(cli, photos, model, tmp_path):
 )
 def test_arguments_of_other_programs(args):
     """timm's have the same names and other forms: what does not fit is left alone."""
-    assert start.preprocessing({"args": args}) == start.PREPROCESSING
-    assert start.preprocessing({"args": args})["input_size"] == 224
+    assert start.preprocessing({"args": args}) == Preprocessing()
+    assert start.preprocessing({"args": args}).input_size == 224
 
 
 def test_names_with_blank_lines_at_the_end(tmp_path):

@@ -12,8 +12,7 @@ import torch
 import convnextv2_fast as cf
 from convnextv2_fast.checkpoints import remap_checkpoint_keys
 from convnextv2_fast.cli import pretrain as cli_pretrain
-from convnextv2_fast.train import loop, saving
-from convnextv2_fast.train import pretrain as pretraining
+from convnextv2_fast.train import config, loop, pretraining, saving
 
 from .conftest import PRETRAIN, command, end, finish, losses, records
 
@@ -197,7 +196,7 @@ def test_a_full_disk_does_not_end_the_run(photos, tmp_path):
     process = command(*base, "--epochs", "3", preexec_fn=limit)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2, said
-    assert said.count("cannot save") == 3 and "training goes on" in said
+    assert said.count("cannot save") == 3 and "training continues" in said
     assert [r["epoch"] for r in records(tmp_path, "log.txt")] == [0, 1, 2]
     assert [p.name for p in tmp_path.glob("*.pth")] == ["checkpoint-0.pth"]
     assert (tmp_path / "checkpoint-0.pth").read_bytes() == before
@@ -226,7 +225,7 @@ def test_defaults_are_upstreams():
 
     commands = argparse.ArgumentParser().add_subparsers()
     cli_pretrain.add_parser(commands)
-    args = vars(commands.choices["pretrain"].parse_args(["--data_path", "x"]))
+    found = vars(cli_pretrain.config(commands.choices["pretrain"].parse_args(["--data_path", "x"])))
     want = {
         "batch_size": 64,
         "epochs": 800,
@@ -248,30 +247,30 @@ def test_defaults_are_upstreams():
         "save_ckpt_freq": 1,
         "save_ckpt_num": 3,
         "start_epoch": 0,
-        "num_workers": None,  # as many as there are cores, at most upstream's 10
+        "num_workers": config.workers(),  # as many as there are cores, at most upstream's 10
         "pin_mem": True,
         "grn_scope": "batch",
         "init": "upstream",
         "decay_grn": True,
     }
-    assert {k: args[k] for k in want} == want
+    assert {k: found[k] for k in want} == want
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (("--data_path", "nowhere"), "nowhere: there is no such folder of images"),
-        (("--batch_size", "64"), "9 images make no step of 64"),
-        (("--input_size", "80"), "--input_size 80 is no multiple of 32"),
+        (("--batch_size", "64"), "9 images are too few for a step of 64"),
+        (("--input_size", "80"), "--input_size must be a multiple of 32, got 80"),
         (("--mask_ratio", "0"), "removes none of 4 patches"),
-        (("--mask_ratio", "1.5"), "argument --mask_ratio: 1.5 lies outside 0 to 1"),
+        (("--mask_ratio", "1.5"), "argument --mask_ratio: must be a number from 0 to 1, got '1.5'"),
         (("--patch_size", "24"), "patch_size must be 4 x 2**k"),
-        (("--model", "huger"), "'huger' is none of convnextv2_atto"),
-        (("--norm_pix_loss", "maybe"), "'maybe' is neither true nor false"),
+        (("--model", "huger"), "argument --model: must be one of convnextv2_atto, convnextv2_femto"),
+        (("--norm_pix_loss", "maybe"), "argument --norm_pix_loss: must be true or false, got 'maybe'"),
         (("--crop_pct", "0.9"), "--crop_pct has no meaning in pre-training"),
         (("--dist_on_itp",), "--dist_on_itp is for a cluster of Microsoft's; start the processes with torchrun"),
         (("--world_size", "4"), "--world_size is set by torchrun"),
-        (("--blr", "-1"), "--blr -1.0: must be a number from 0"),
+        (("--blr", "-1"), "argument --blr: must be a number of at least 0, got '-1'"),
         (("--resume", "none.pth"), "none.pth: no such file"),
         (("--data_set", "wds", "--data_path", "none-{0..1}.tar"), "say how many images make an epoch"),
         (("--epoch_samples", "5"), "--epoch_samples is for streams"),

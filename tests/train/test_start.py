@@ -78,7 +78,7 @@ def test_a_folder_with_a_checkpoint_goes_before_finetune(cli, photos, grey, tmp_
     code, out, err = cli(*argv, "--epochs", "2", "--smoothing", "0.2", "--finetune", "new.pth")
     assert code == 0 and not out, err
     went_on = tmp_path / "checkpoint-0.pth"
-    assert err.startswith(f"--finetune new.pth is not used: the run goes on from {went_on}. Another --output_dir sta")
+    assert err.startswith(f"--finetune new.pth is not used: the run continues from {went_on}. Another --output_dir sta")
     changed = f"finetune {grey} -> new.pth, epochs 1 -> 2, smoothing 0.1 -> 0.2"
     assert f"resumed from {went_on}, with other arguments: {changed}\n" in err
     content = saving.read(tmp_path / "checkpoint-1.pth")
@@ -127,4 +127,4 @@ def test_a_size_that_no_name_stands_for(cli, photos, tmp_path):
     model = cf.models.convnextv2.ConvNeXtV2(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8], num_classes=2)
     torch.save({"model": model.state_dict()}, tmp_path / "own.pth")
     code, _, err = cli("finetune", "--data_path", photos, *FINETUNE, "--finetune", tmp_path / "own.pth")
-    assert code == 2 and "depths (1, 1, 1, 1) and dims (8, 8, 8, 8)" in err and "none of the sizes" in err
+    assert code == 2 and "depths (1, 1, 1, 1) and dims (8, 8, 8, 8)" in err and "not one of the sizes" in err

@@ -2,13 +2,13 @@
 
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from convnextv2_fast.cli import _training
-from convnextv2_fast.train import TrainingError, advice, libraries
+from convnextv2_fast.train import FinetuneConfig, TrainingError, advice, config, libraries
 from convnextv2_fast.train.display import Display
 from convnextv2_fast.train.layers import Timing
 
@@ -36,9 +36,9 @@ def test_the_bar_keeps_speed_and_time_left(capsys, monkeypatch, width, there, le
 
 
 def said(**changes) -> str:
-    args = {"epochs": 20, "warmup_epochs": 2, "lr": 1e-3, "finetune": ""} | changes
-    scaled_from, per_epoch = args.pop("blr", None), args.pop("per_epoch", 10)
-    return "\n".join(advice.schedule_warnings(SimpleNamespace(**args), 16, per_epoch, scaled_from))
+    given = {"data_path": "x", "epochs": 20, "warmup_epochs": 2, "lr": 1e-3, "min_lr": 0} | changes
+    scaled_from, per_epoch = given.pop("blr", None), given.pop("per_epoch", 10)
+    return "\n".join(advice.schedule_warnings(FinetuneConfig(**given), 16, per_epoch, scaled_from))
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,12 @@ def test_settings_that_can():
 
 def a_run(**changes) -> SimpleNamespace:
     """What `advice` reads of a run: 24 images of three classes in steps of 16."""
-    args = {"model": "convnextv2_atto", "lr": 1e-3, "epochs": 2, "warmup_epochs": 0, "save_ckpt": True}
-    args = SimpleNamespace(**args, finetune="", nb_classes=3)
-    task = SimpleNamespace(name="finetune", epoch_samples=24, classes=["a", "b", "c"])
+    task = SimpleNamespace(name="finetune", network="convnextv2_atto", epoch_samples=24, classes=["a", "b", "c"])
     processes = SimpleNamespace(size=1, device="cpu")
     steps = SimpleNamespace(among=processes, images=16, per_epoch=1, epochs=2)
-    found = {"args": args, "task": task, "steps": steps, "model": torch.nn.Linear(1, 1), "folder": None, "best": {}}
-    found |= {"scaled_from": None, "saved": None, "resumed": None, "plain": 0, "amp": None}
+    given = FinetuneConfig(data_path="x", lr=1e-3, epochs=2, warmup_epochs=0, nb_classes=3)
+    found = {"config": given, "task": task, "steps": steps, "model": torch.nn.Linear(1, 1), "folder": None, "best": {}}
+    found |= {"scaled_from": None, "saved": None, "resumed": None, "plain": 0}
     return SimpleNamespace(**found | changes)
 
 
@@ -94,7 +93,7 @@ def test_facts_are_counted():
 def test_one_class_teaches_nothing():
     run = a_run()
     assert not any("class" in text for text in advice.warnings(run))
-    run.args.nb_classes, run.task.classes = 1, ["cat"]
+    run.config, run.task.classes = replace(run.config, nb_classes=1), ["cat"]
     assert sum("warning: there is only one class (cat)" in text for text in advice.warnings(run)) == 1
 
 
@@ -109,7 +108,8 @@ def test_the_best_checkpoint_is_named(tmp_path):
 def test_a_loss_that_is_no_number():
     run = a_run()
     assert advice.diverged(run, "the loss is nan") == "the loss is nan. What may help: a lower --lr or --clip_grad 1"
-    run.scaled_from, run.task.name, run.amp, run.saved = 1e-3, "pretrain", torch.float16, "c.pth"
+    run.scaled_from, run.task.name, run.saved = 1e-3, "pretrain", "c.pth"
+    run.config = replace(run.config, use_amp=True, amp_dtype="float16")
     said = advice.diverged(run, "the loss is nan")
     assert said.startswith("the loss is nan; the last checkpoint, c.pth, is from before. What may help: a lower --blr ")
     assert "--init std02" in said and said.endswith("; float16 overflows sooner than --amp_dtype bfloat16")
@@ -135,9 +135,9 @@ def test_without_output_dir(cli, photos):
 
 def test_workers_are_as_many_as_cores(monkeypatch):
     for cores, processes, want in ((2, 1, 2), (64, 1, 10), (64, 8, 8), (1, 4, 1)):
-        monkeypatch.setattr(_training.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        monkeypatch.setattr(config.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        assert _training.workers() == want
+        assert config.workers() == want
 
 
 def test_missing_packages_are_named(monkeypatch):

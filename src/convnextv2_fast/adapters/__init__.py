@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from .. import library
-from ..dispatch import UnsupportedInputError
+from ..errors import UnsupportedInputError
 from ..fusion import Inspection, inspect, why_not_any
 from ..models import convnextv2, convnextv2_sparse
 from . import upstream

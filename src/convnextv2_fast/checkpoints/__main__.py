@@ -1,77 +1,8 @@
-"""Convert a checkpoint file: `python -m convnextv2_fast.checkpoints SOURCE DESTINATION --to timm`."""
+"""The earlier name of `python -m convnextv2_fast convert`."""
 
-from __future__ import annotations
-
-import argparse
-import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from .convert import canonicalise, rewrite
-from .files import read_state_dict
-from .formats import FORMATS, CheckpointError
-
-_CONTAINER = {"upstream": "model", "fcmae": "model", "mmpretrain": "state_dict"}  # the others read a bare state dict
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
-    found = argparse.ArgumentParser(
-        prog="python -m convnextv2_fast.checkpoints", description="Convert a ConvNeXt V2 checkpoint."
-    )
-    add = found.add_argument
-    add("source", type=Path, help="checkpoint to read (.pth, .pt, .bin, .safetensors)")
-    add("destination", type=Path, help="file to write: .safetensors, or anything else for torch.save")
-    add("--to", required=True, choices=FORMATS, help="format to write")
-    add("--from", dest="format", default="auto", choices=["auto", *FORMATS], help="format to read (default: detect)")
-    add("--use-ema", action="store_true", help="take the moving average")
-    add("--drop-extra", action="store_true", help="leave out what the format to write has no place for")
-    add("--ignore", action="append", default=[], metavar="PREFIX", help="leave out tensors named so (repeatable)")
-    add("--conv-mlp", choices=["true", "false"], help="timm, widths of your own: 1x1 convolutions or linears")
-    add("--force", action="store_true", help="overwrite the destination")
-    return found
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, or 1 with one message on stderr."""
-    args = parser().parse_args(argv)
-    try:
-        if args.destination.exists() and not args.force:
-            raise CheckpointError(f"{args.destination}: exists (--force overwrites it)")
-        given = read_state_dict(args.source, True if args.use_ema else "auto")
-        found = canonicalise(given, args.format, args.ignore, str(args.source))
-        conv_mlp = None if args.conv_mlp is None else args.conv_mlp == "true"
-        converted = rewrite(found, args.to, conv_mlp=conv_mlp, drop_extra=args.drop_extra)
-        _write(converted, args.destination, args.to)
-    except (ValueError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    left_out = len(given) - len(converted)
-    tail = f", {left_out} left out" if left_out else ""
-    print(f"{args.destination}: {len(converted)} tensors, {found.format.name} to {args.to}{tail}")
-    return 0
-
-
-def _write(tensors: dict[str, Tensor], path: Path, target: str) -> None:
-    """Write beside the destination and move into place: a file of that name is never half a checkpoint."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        if path.suffix == ".safetensors":
-            try:
-                from safetensors.torch import save_file
-            except ImportError as e:
-                raise CheckpointError(f"{path}: writing it needs the package safetensors (pip install it)") from e
-            save_file(tensors, partial, metadata={"format": "pt"})
-        else:
-            torch.save({_CONTAINER[target]: tensors} if target in _CONTAINER else tensors, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
+from ..cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["convert", *sys.argv[1:]]))

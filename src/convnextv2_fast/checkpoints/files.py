@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .formats import CheckpointError
+from ..errors import CheckpointError
 
 PLAIN_KEYS = ("model", "state_dict", "module")
 EMA_KEYS = ("model_ema", "state_dict_ema")

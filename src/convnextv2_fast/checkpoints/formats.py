@@ -19,10 +19,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read, recognised, converted, or fitted to the model. Nothing was changed."""
-
+from ..errors import CheckpointError
 
 # Canonical modules and what they are; the kind decides the layout of their tensors.
 BODY = {

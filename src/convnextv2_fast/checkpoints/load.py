@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from .contents import STEM, Contents, contents
 from .convert import Canonical, canonicalise
 from .files import Source, StateDict, find_state_dict
-from .formats import CheckpointError, encode, group_of
+from .formats import encode, group_of
 
 _logger = logging.getLogger("convnextv2_fast")
 

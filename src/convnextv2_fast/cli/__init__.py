@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__, dispatch
-from . import bench, check, env, explain, finetune, predict, pretrain, reconstruct
-from ._arguments import CommandError
+from .._start import INTERRUPTED
+from ..errors import TrainingError, UnsupportedInputError
+from . import bench, check, convert, env, explain, finetune, predict, pretrain, reconstruct
+from .arguments import CommandError
 
 PROG = "python -m convnextv2_fast"
-BAD_USE, INTERRUPTED, CUT_OFF = 2, 130, 141
+BAD_USE, CUT_OFF = 2, 141
 
 
 class _CommandParser(argparse.ArgumentParser):
@@ -42,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"convnextv2_fast {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
-    for module in (env, check, explain, bench, pretrain, finetune, predict, reconstruct):
+    for module in (env, check, explain, bench, convert, pretrain, finetune, predict, reconstruct):
         module.add_parser(commands)
     return top
 
@@ -62,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         wanted = os.environ.get(dispatch.ENVIRONMENT) or "auto"
         if wanted not in dispatch.NAMES and args.command != "env":  # env shows the variable, whatever is in it
-            raise CommandError(f"{dispatch.ENVIRONMENT}={wanted!r} is no backend: {', '.join(dispatch.NAMES)}")
+            raise CommandError(f"{dispatch.ENVIRONMENT} must be one of {', '.join(dispatch.NAMES)}, got {wanted!r}")
         code = args.run(args)
         sys.stdout.flush()
         return code
-    except (CommandError, dispatch.UnsupportedInputError) as error:
+    except (CommandError, TrainingError, UnsupportedInputError) as error:
         print(f"{PROG} {args.command}: error: {error}", file=sys.stderr)
         return BAD_USE
     except KeyboardInterrupt:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._arguments import CommandError
 from ._measure import Row
+from .arguments import CommandError
 
 
 def require_matplotlib() -> None:

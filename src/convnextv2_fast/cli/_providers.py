@@ -17,10 +17,10 @@ from .. import dispatch
 from ..adapters import accelerate
 from ..models.convnextv2 import SIZES
 from . import _peers
-from ._arguments import DTYPES, CommandError
 from ._judge import first_line
 from ._measure import Row
 from ._models import build, images
+from .arguments import DTYPES, CommandError
 
 CLASSES = 1000
 # One forward: the outputs to compare, and a function that gives the loss.

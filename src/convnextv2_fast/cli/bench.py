@@ -13,12 +13,12 @@ import torch
 
 from .. import dispatch
 from . import _peers, _plot, env
-from ._arguments import DTYPES, CommandError, count, device, path, positive, require_device
 from ._judge import first_line, threads
 from ._measure import Row, compare, output, rounds, warm_up
 from ._models import NAMES
 from ._providers import rows as make_rows
-from ._text import print_table, progress
+from .arguments import DTYPES, CommandError, count, device, path, positive, require_device
+from .text import print_table, progress
 
 SCHEMA = 1
 _PLOT_TYPES = (".png", ".svg", ".pdf")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .. import dispatch, library, testing
-from ._arguments import CommandError, device, devices, require_device
 from ._judge import HEAD, Line, Results, first_line, judge, no_tf32, threads
 from ._models import check_models
+from .arguments import CommandError, device, devices, require_device
 
 # Activations and parameters; the last pair is what autocast gives.
 DTYPES = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ._arguments import CommandError, device, path, positive, require_device
+from .arguments import CommandError, device, path, positive, require_device
 
 
 def add_parser(commands: Any) -> None:
@@ -38,27 +38,24 @@ def run(args: argparse.Namespace) -> int:
     """Predicts; 0, or 1 where an image could not be read.
 
     Raises:
-        CommandError: the checkpoint cannot be used, or none of the images.
+        CommandError, TrainingError: the checkpoint cannot be used, or none of the images.
     """
-    from ..train import TrainingError, predict
+    from ..train import predict
 
     where = require_device(args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     unreadable: list[str] = []
     records: list[dict[str, Any]] = []
     seen = 0
-    try:
-        found = predict.classifier(args.checkpoint, args.use_ema, args.input_size, args.names)
-        for prediction in predict.predict(found, args.image, args.top, where, unreadable.append):
-            seen += 1
-            if args.json:
-                top = [{"class": name, "probability": p} for name, p in prediction.top]
-                records.append({"image": str(prediction.file), "top": top})
-                continue
-            print(prediction.file)
-            for name, probability in prediction.top:
-                print(f"  {100 * probability:5.1f} %  {name}")
-    except TrainingError as error:
-        raise CommandError(str(error)) from error
+    found = predict.classifier(args.checkpoint, args.use_ema, args.input_size, args.names)
+    for prediction in predict.predict(found, args.image, args.top, where, unreadable.append):
+        seen += 1
+        if args.json:
+            top = [{"class": name, "probability": p} for name, p in prediction.top]
+            records.append({"image": str(prediction.file), "top": top})
+            continue
+        print(prediction.file)
+        for name, probability in prediction.top:
+            print(f"  {100 * probability:5.1f} %  {name}")
     if args.json:
         print(json.dumps(records, indent=1))
     if not seen:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ._arguments import CommandError, count, path, positive
-from ._training import boolean, share
+from ..train.options import BOOLEAN, SHARE
+from .arguments import checked, count, path, positive
 
 
 def add_parser(commands: Any) -> None:
@@ -26,9 +26,10 @@ def add_parser(commands: Any) -> None:
     add("--out", type=path, metavar="FILE", help="default: reconstruction.png")
     add("--size", type=positive, metavar="N", help="pixels of a side (default: as in pre-training)")
     add("--limit", type=positive, default=16, metavar="N", help="most images on the sheet (default: 16)")
-    add("--mask_ratio", type=share, default=0.6, metavar="X", help="default: 0.6")
+    add("--mask_ratio", type=checked(SHARE), default=0.6, metavar="X", help="default: 0.6")
     add("--seed", type=count, default=0, metavar="N", help="of the mask (default: 0)")
-    add("--norm_pix_loss", type=boolean, metavar="true|false", help="default: what the checkpoint says, else true")
+    told = "default: what the checkpoint says, else true"
+    add("--norm_pix_loss", type=checked(BOOLEAN), metavar="true|false", help=told)
     parser.set_defaults(run=_reconstruct)
     parser = commands.add_parser("curve", help="loss curves of runs as one picture")
     add = parser.add_argument
@@ -40,25 +41,22 @@ def add_parser(commands: Any) -> None:
 
 def _reconstruct(args: argparse.Namespace) -> int:
     """Draws; 0, or 1 where an image could not be read."""
-    from ..train import TrainingError, pictures
+    from ..train import pictures
 
     out = args.out or Path("reconstruction.png")
     problems: list[str] = []
-    try:
-        rows = pictures.reconstruct(
-            args.checkpoint,
-            args.image,
-            out,
-            size=args.size,
-            mask_ratio=args.mask_ratio,
-            seed=args.seed,
-            norm_pix_loss=args.norm_pix_loss,
-            limit=args.limit,
-            warn=problems.append,
-            note=lambda text: print(f"warning: {text}", file=sys.stderr),
-        )
-    except TrainingError as error:
-        raise CommandError(str(error)) from error
+    rows = pictures.reconstruct(
+        args.checkpoint,
+        args.image,
+        out,
+        size=args.size,
+        mask_ratio=args.mask_ratio,
+        seed=args.seed,
+        norm_pix_loss=args.norm_pix_loss,
+        limit=args.limit,
+        warn=problems.append,
+        note=lambda text: print(f"warning: {text}", file=sys.stderr),
+    )
     for text in problems:
         print(f"warning: {text}", file=sys.stderr)
     loss = sum(row.loss for row in rows) / len(rows)
@@ -67,12 +65,9 @@ def _reconstruct(args: argparse.Namespace) -> int:
 
 
 def _curve(args: argparse.Namespace) -> int:
-    from ..train import TrainingError, curves
+    from ..train import curves
 
     out = args.out or Path("curve.png")
-    try:
-        curves.draw(args.log, out, args.log_scale)
-    except TrainingError as error:
-        raise CommandError(str(error)) from error
+    curves.draw(args.log, out, args.log_scale)
     print(f"wrote {out}")
     return 0

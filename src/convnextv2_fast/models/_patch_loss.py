@@ -22,7 +22,7 @@ class _WeightedError(torch.autograd.Function):
     """`sum_t weight_t * mean_d (pred - target)^2`; keeps the difference alone."""
 
     @staticmethod
-    def forward(ctx: Any, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         difference = pred - target
         ctx.save_for_backward(difference, weight)
         ctx.dtype = pred.dtype
@@ -30,7 +30,7 @@ class _WeightedError(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         difference, weight = ctx.saved_tensors
         factor = weight * (g * (2.0 / difference.shape[1]))
         return (difference * factor.unsqueeze(1)).to(ctx.dtype), None, None

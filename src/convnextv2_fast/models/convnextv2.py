@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import fused_modules, fusion
-from ..dispatch import UnsupportedInputError
+from ..errors import UnsupportedInputError
 from .utils import GRN, DropPath, LayerNorm, drop_path_rates, trunc_normal_, zero_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import fused_modules, fusion
-from ..dispatch import UnsupportedInputError
+from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout, SparseTensor
 from .convnextv2 import PatchConv
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import fusion
-from ..dispatch import UnsupportedInputError
+from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout
 from ._patch_loss import patch_loss, some_patches
 from .convnextv2 import SIZES, Block

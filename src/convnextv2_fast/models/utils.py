@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import fusion, ops
-from ..dispatch import UnsupportedInputError
+from ..errors import UnsupportedInputError
 from ..layouts import SparseTensor
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from . import TrainingError
+from ..errors import TrainingError
 from .data import Augment, Transform
+from .finetune_config import FinetuneConfig, Preprocessing
 from .libraries import blamed, need, torchvision_transforms
-from .pretrain import mean_and_std as pretraining_mean_and_std
+from .pretraining import mean_and_std as pretraining_mean_and_std
 from .tables import middle
 
 
-def mean_and_std(args: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(images: Preprocessing, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Of each channel: as in pre-training (ImageNet's for RGB), or a half and a half."""
-    channels = args.in_chans or 3
-    if args.imagenet_default_mean_and_std:
+    if images.imagenet_default_mean_and_std:
         return pretraining_mean_and_std(channels)
     return (0.5,) * channels, (0.5,) * channels
 
 
-def training_transform(args: Any) -> Augment:
+def training_transform(config: FinetuneConfig) -> Augment:
     """timm's, as upstream sets it up; an image for which it fails gets :func:`evaluation_transform`.
 
     timm's colour operations are for RGB, so grey images (`--in_chans 1`) are augmented as RGB and made grey then.
@@ -28,43 +28,44 @@ def training_transform(args: Any) -> Augment:
     Raises:
         TrainingError: colour augmentation for RGBA images, or a policy that timm does not know.
     """
-    t, channels = torchvision_transforms(), args.in_chans or 3
-    if channels == 4 and (args.aa or args.color_jitter):
+    t, channels, images = torchvision_transforms(), config.channels, config.preprocessing
+    if channels == 4 and (config.aa or config.color_jitter):
         raise TrainingError(
             "--in_chans 4: colour augmentation is for RGB images; switch it off with --aa '' and no --color_jitter "
             "(crops, flips and random erasing stay)"
         )
-    with blamed(f"--aa {args.aa}" if args.aa else f"--color_jitter {args.color_jitter}"):
+    rgb = mean_and_std(images, 3) if channels == 3 else pretraining_mean_and_std(3)
+    with blamed(f"--aa {config.aa}" if config.aa else f"--color_jitter {config.color_jitter}"):
         shape, colour, tensor = need("timm.data").create_transform(
-            input_size=args.input_size,
+            input_size=images.input_size,
             is_training=True,
-            color_jitter=args.color_jitter or 0.0,
-            auto_augment=args.aa or None,
-            interpolation=args.train_interpolation,
-            re_prob=args.reprob,
-            re_mode=args.remode,
-            re_count=args.recount,
-            mean=mean_and_std(args)[0] if channels == 3 else pretraining_mean_and_std(3)[0],
-            std=mean_and_std(args)[1] if channels == 3 else pretraining_mean_and_std(3)[1],
+            color_jitter=config.color_jitter or 0.0,
+            auto_augment=config.aa or None,
+            interpolation=config.train_interpolation,
+            re_prob=config.reprob,
+            re_mode=config.remode,
+            re_count=config.recount,
+            mean=rgb[0],
+            std=rgb[1],
             separate=True,
         )
     _repair(colour)
     if channels != 3:
         erasing = tensor.transforms[2:]  # behind ToTensor and Normalize
-        tensor = t.Compose([*_grey(channels), t.ToTensor(), t.Normalize(*mean_and_std(args)), *erasing])
-    return Augment(t.Compose([shape, colour, tensor]), evaluation_transform(args))
+        tensor = t.Compose([*_grey(channels), t.ToTensor(), t.Normalize(*mean_and_std(images, channels)), *erasing])
+    return Augment(t.Compose([shape, colour, tensor]), evaluation_transform(images, channels))
 
 
-def evaluation_transform(args: Any) -> Transform:
+def evaluation_transform(images: Preprocessing, channels: int) -> Transform:
     """Upstream's: from 384 px on the whole image is resized, below it a centre crop of `crop_pct` (default 224/256)."""
-    t = torchvision_transforms()
+    t, size = torchvision_transforms(), images.input_size
     bicubic = t.InterpolationMode.BICUBIC
-    if args.input_size >= 384 and args.crop_pct is None:
-        steps = [t.Resize((args.input_size, args.input_size), interpolation=bicubic)]
+    if size >= 384 and images.crop_pct is None:
+        steps = [t.Resize((size, size), interpolation=bicubic)]
     else:
-        size = int(args.input_size / (args.crop_pct or 224 / 256))
-        steps = [middle, t.Resize(size, interpolation=bicubic), t.CenterCrop(args.input_size)]
-    return t.Compose([*steps, *_grey(args.in_chans or 3), t.ToTensor(), t.Normalize(*mean_and_std(args))])
+        whole = int(size / (images.crop_pct or 224 / 256))
+        steps = [middle, t.Resize(whole, interpolation=bicubic), t.CenterCrop(size)]
+    return t.Compose([*steps, *_grey(channels), t.ToTensor(), t.Normalize(*mean_and_std(images, channels))])
 
 
 def _grey(channels: int) -> list[Any]:

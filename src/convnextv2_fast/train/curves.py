@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import TrainingError
+from ..errors import TrainingError
 from .libraries import need
 from .log import read_lines
 from .pictures import save_figure

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..checkpoints.files import first_line
-from . import TrainingError
+from ..errors import TrainingError
 from .parallel import Processes
 from .saving import Position
 from .tables import Table
@@ -108,7 +108,7 @@ Item = tuple[int, int, int]  # epoch, place in the epoch's order, index in the t
 Sample = tuple[Tensor | None, int, list[Failure], list[Failure]]
 
 
-class Samples(Dataset):  # type: ignore[type-arg]
+class Samples(Dataset[Sample]):
     """Reads and transforms; an unreadable image is replaced by the next readable one of the table, and named."""
 
     def __init__(self, table: Table, transform: Transform | Augment, seed: int) -> None:
@@ -182,13 +182,13 @@ class Steps:
         """
         if samples < images:
             raise TrainingError(
-                f"{samples} images make no step of {images} (--batch_size x --update_freq x processes); "
+                f"{samples} images are too few for a step of {images} (--batch_size x --update_freq x processes); "
                 "lower --batch_size"
             )
         return samples // images
 
 
-class Order(Sampler):  # type: ignore[type-arg]
+class Order(Sampler[list[Item]]):
     """This process's batches of a table, from the start to the end of the run. What does not fill a step is left out of
     its epoch."""
 
@@ -205,7 +205,7 @@ class Order(Sampler):  # type: ignore[type-arg]
                     yield [(epoch, place, drawn[place]) for place in range(first, first + s.batch)]
 
 
-class _Every(Sampler):  # type: ignore[type-arg]
+class _Every(Sampler[list[Item]]):
     """Every sample of a table once, shared among processes."""
 
     def __init__(self, length: int, batch: int, among: Processes) -> None:
@@ -225,7 +225,7 @@ def leave_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _loader(samples: Samples, order: Any, workers: int, pin: bool) -> DataLoader[Any]:
+def _loader(samples: Samples, order: Sampler[list[Item]], workers: int, pin: bool) -> DataLoader[Any]:
     return DataLoader(
         samples,
         batch_sampler=order,

@@ -7,33 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.files import first_line
-from . import TrainingError
+from ..errors import TrainingError
+from .finetune_config import FinetuneConfig
 from .libraries import need
 from .tables import MODES, Folder, HubTable, Table, hidden, images_below
 
 SHOWN = 5  # names of classes in a message
 
 
-def table(args: Any, train: bool) -> Table:
+def table(config: FinetuneConfig, train: bool) -> Table:
     """The training or the validation images of `--data_set`. Grey images (`--in_chans 1`) are read as RGB: the
     transforms make them grey.
 
     Raises:
         TrainingError: not there. The message says which layout was expected.
     """
-    channels = 4 if args.in_chans == 4 else 3
-    data = Path(args.data_path)
-    if args.data_set == "hf":
-        return HubTable(args, args.split if train else args.eval_split, channels)
-    if args.data_set == "CIFAR":
+    channels = 4 if config.in_chans == 4 else 3
+    data = Path(config.data_path)
+    if config.data_set == "hf":
+        return HubTable(config, config.split if train else config.eval_split, channels)
+    if config.data_set == "CIFAR":
         return Cifar(data, train, channels)
-    if args.data_set == "image_folder":
-        if not train and not args.eval_data_path:
+    if config.data_set == "image_folder":
+        held_out = config.eval_data_path
+        if not train and not held_out:
             raise TrainingError(
                 "--data_set image_folder: say where the validation images are (--eval_data_path), or --disable_eval"
             )
         expected = "--data_set image_folder expects CLASS/IMAGE in --data_path, and in --eval_data_path"
-        return Folder(data if train else Path(args.eval_data_path), channels, True, expected)
+        return Folder(data if train or not held_out else Path(held_out), channels, True, expected)
     root = data / ("train" if train else "val")
     expected = f"--data_set IMNET expects {data / 'train'}/CLASS/IMAGE and {data / 'val'}/CLASS/IMAGE"
     if train and not root.is_dir() and _has_classes(data):
@@ -49,27 +51,26 @@ def _has_classes(folder: Path) -> bool:
     )
 
 
-def classes(args: Any, tables: Sequence[Table | None]) -> list[str]:
-    """The names that these tables agree on, empty where they have none; sets `args.nb_classes` to their number.
+def classes(config: FinetuneConfig, tables: Sequence[Table | None]) -> tuple[list[str], int]:
+    """The names that these tables agree on, empty where they have none, and the number of classes.
 
     Raises:
         TrainingError: the tables contradict each other, or `--nb_classes`; or nothing says how many there are.
     """
     named = [t for t in tables if t is not None and t.classes]
     if not named:
-        if args.nb_classes is None:
-            raise TrainingError(f"{args.data_path}: its labels have no names, so say how many: --nb_classes N")
-        return []
+        if config.nb_classes is None:
+            raise TrainingError(f"{config.data_path}: its labels have no names, so say how many: --nb_classes N")
+        return [], config.nb_classes
     names = named[0].classes
     for other in named[1:]:
         check_names("the training images", names, "the validation images", other.classes)
-    if args.nb_classes not in (None, len(names)):
+    if config.nb_classes not in (None, len(names)):
         raise TrainingError(
-            f"{args.data_path}: has {len(names)} classes, --nb_classes says {args.nb_classes}; without --nb_classes "
-            f"they are counted ({some(names)})"
+            f"{config.data_path}: has {len(names)} classes, --nb_classes says {config.nb_classes}; without "
+            f"--nb_classes they are counted ({some(names)})"
         )
-    args.nb_classes = len(names)
-    return names
+    return names, len(names)
 
 
 def check_names(first: str, names: Sequence[str], second: str, others: Sequence[str]) -> None:

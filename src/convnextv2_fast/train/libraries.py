@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 
 from ..checkpoints.files import first_line
-from . import TrainingError
+from ..errors import TrainingError
 
 # Modules of the training commands, and the packages that bring them.
 PACKAGES = {

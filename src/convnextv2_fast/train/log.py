@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import TrainingError
+from ..errors import TrainingError
 from .display import Display
 from .saving import Position
 
@@ -38,7 +38,7 @@ def read_lines(path: Path) -> list[Record]:
             found.append(json.loads(line))
         except ValueError:
             if number < len(lines):
-                raise TrainingError(f"{path}: line {number} is no JSON") from None
+                raise TrainingError(f"{path}: line {number} is not JSON") from None
     return found
 
 

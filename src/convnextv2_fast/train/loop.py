@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import TrainingError, advice, saving
+from ..errors import TrainingError
+from . import advice, saving
+from .config import TrainConfig
 from .data import Batch, Steps
 from .display import duration
+from .finetune_config import FinetuneConfig
 from .layers import LayerTimes, Timing
 from .libraries import need
 from .log import Log
@@ -31,7 +34,7 @@ from .saving import Position
 _STOPPING = b"\nstopping after this step (or evaluation); a second Ctrl-C stops at once\n"
 
 
-def train(args: Any, task: Task, among: Processes, resumed: Found | None) -> dict[str, Any]:
+def train(config: TrainConfig, task: Task, among: Processes, resumed: Found | None) -> dict[str, Any]:
     """Trains from the start, or from wherever a checkpoint stands, to the last epoch.
 
     Args:
@@ -41,29 +44,28 @@ def train(args: Any, task: Task, among: Processes, resumed: Found | None) -> dic
     Raises:
         TrainingError: see its message.
     """
-    images = args.batch_size * args.update_freq * among.size
+    images = config.images(among.size)
     per_epoch = Steps.count(task.epoch_samples, images)
-    scaled_from = args.blr if args.lr is None else None
-    if args.lr is None:
-        args.lr = args.blr * images / 256
+    scaled_from = config.blr if config.lr is None else None
+    config = replace(config, lr=config.learning_rate(images))
     folder = None
-    if args.output_dir:
-        folder = saving.Folder(Path(args.output_dir), args.save_ckpt_num)
+    if config.output_dir:
+        folder = saving.Folder(Path(config.output_dir), config.save_ckpt_num)
         if among.first:
             folder.prepare()
-    if args.parallel == "fsdp" and args.use_amp and args.amp_dtype == "float16":
+    if config.parallel == "fsdp" and config.amp == torch.float16:
         raise TrainingError("--parallel fsdp has no float16 loss scaling: take --amp_dtype bfloat16")
     model = task.model.to(among.device)
-    ema = _ema(args, model)
-    model = wrap(model, args.parallel, among)
+    ema = _ema(config, model)
+    model = wrap(model, config.parallel, among)
     optimizer = task.make_optimizer(bare(model))
     # A scaler that does nothing outside float16 keeps one form of checkpoint.
-    scaler = torch.amp.GradScaler(among.device.type, enabled=args.use_amp and args.amp_dtype == "float16")
-    steps = Steps(args.batch_size, args.update_freq, among, args.seed, args.epochs, per_epoch)
-    steps = replace(steps, start=Position(args.start_epoch, 0))
-    run = Run(args, task, among, steps, model, optimizer, scaler, ema, folder, None)  # type: ignore[arg-type]
+    scaler = torch.amp.GradScaler(among.device.type, enabled=config.amp == torch.float16)
+    steps = Steps(config.batch_size, config.update_freq, among, config.seed, config.epochs, per_epoch)
+    steps = replace(steps, start=Position(config.start_epoch, 0))
+    run = Run(config, task, among, steps, model, optimizer, scaler, ema, folder)
     run.scaled_from = scaled_from
-    saving.seed(args.seed + among.rank)
+    saving.seed(config.seed + among.rank)
     notes = [take_up(run, *resumed)] if resumed else []
     done = advice.nothing_to_do(run)
     if done:
@@ -72,12 +74,12 @@ def train(args: Any, task: Task, among: Processes, resumed: Found | None) -> dic
         return {}
     run.log = Log(
         folder.path if folder else None,
-        Path(args.log_dir) if args.log_dir else None,
+        Path(config.log_dir) if config.log_dir else None,
         among.first,
         run.steps.start,
-        args.epochs * per_epoch,
+        config.epochs * per_epoch,
         per_epoch,
-        f"{task.name} {args.model.removeprefix('convnextv2_')}",
+        f"{task.name} {task.network.removeprefix('convnextv2_')}",
     )
     for text in [*notes, *advice.facts(run), *advice.warnings(run)]:
         run.log.say(text)
@@ -90,20 +92,20 @@ def train(args: Any, task: Task, among: Processes, resumed: Found | None) -> dic
         run.log.close()
 
 
-def _ema(args: Any, model: nn.Module) -> Any:
-    if not args.model_ema:
+def _ema(config: TrainConfig, model: nn.Module) -> Any:
+    if not config.model_ema:
         return None
-    if args.parallel == "fsdp":
+    if config.parallel == "fsdp":
         raise TrainingError("--model_ema keeps a whole copy of the weights; it does not go with --parallel fsdp")
     average = need("timm.utils").ModelEmaV3
-    return average(model, decay=args.model_ema_decay, device="cpu" if args.model_ema_force_cpu else None)
+    return average(model, decay=config.model_ema_decay, device="cpu" if config.model_ema_force_cpu else None)
 
 
 def _epochs(run: Run) -> dict[str, Any]:
-    args, s, began = run.args, run.steps, time.monotonic()
+    config, s, began = run.config, run.steps, time.monotonic()
     batches = run.task.batches(s, dict(run.taken))
     record: dict[str, Any] = {}
-    timing = Timing(bare(run.model), run.among.device, args.time_layers, run.log.say)
+    timing = Timing(bare(run.model), run.among.device, config.time_layers, run.log.say)
     with _asked_to_stop(run.among.size == 1) as stop:
         for epoch in range(s.start.epoch, s.epochs):
             run.model.train()
@@ -115,7 +117,7 @@ def _epochs(run: Run) -> dict[str, Any]:
             for step in range(s.start.step if epoch == s.start.epoch else 0, s.per_epoch):
                 at = Position(epoch, step + 1) if step + 1 < s.per_epoch else Position(epoch + 1, 0)
                 _step(run, batches, epoch, step, losses, timing.next())
-                due = args.save_ckpt_steps and (step + 1) % args.save_ckpt_steps == 0
+                due = config.save_ckpt_steps and (step + 1) % config.save_ckpt_steps == 0
                 if at.step and (due or stop()):
                     run.carried = losses.flush()
                     save(run, at)
@@ -130,7 +132,7 @@ def _epochs(run: Run) -> dict[str, Any]:
                 record["not_augmented"] = plain
             record |= _evaluate(run, epoch)
             run.log.epoch(record)  # before the checkpoint: what comes after one is removed when it is taken up
-            if (epoch + 1) % args.save_ckpt_freq == 0 or epoch + 1 == s.epochs or stop():
+            if (epoch + 1) % config.save_ckpt_freq == 0 or epoch + 1 == s.epochs or stop():
                 save(run, Position(epoch + 1, 0))
             if stop() and epoch + 1 < s.epochs:
                 raise KeyboardInterrupt
@@ -143,19 +145,19 @@ def _epochs(run: Run) -> dict[str, Any]:
 
 def _step(run: Run, batches: Iterator[Batch], epoch: int, step: int, losses: Losses, timer: LayerTimes | None) -> None:
     """One optimizer step."""
-    args, s, device = run.args, run.steps, run.among.device
+    config, s, device = run.config, run.steps, run.among.device
     at = epoch + step / s.per_epoch
-    warmup = args.warmup_steps / s.per_epoch if getattr(args, "warmup_steps", 0) > 0 else args.warmup_epochs
-    losses.rate = cosine(at, warmup, s.epochs, args.lr, args.min_lr)
+    rate = config.learning_rate(s.images)
+    losses.rate = cosine(at, config.warmup(s.per_epoch), s.epochs, rate, config.min_lr)
     set_learning_rate(run.optimizer, losses.rate)
-    if getattr(args, "weight_decay_end", None) is not None:
-        set_weight_decay(run.optimizer, cosine(at, 0, s.epochs, args.weight_decay, args.weight_decay_end))
+    if isinstance(config, FinetuneConfig) and config.weight_decay_end is not None:
+        set_weight_decay(run.optimizer, cosine(at, 0, s.epochs, config.weight_decay, config.weight_decay_end))
     total: Tensor | None = None
     if timer is not None:
         timer.start()
     for part in range(s.accumulate):
         batch = _received(run, next(batches), device)
-        amp = torch.autocast(device.type, dtype=run.amp) if run.amp else contextlib.nullcontext()
+        amp = torch.autocast(device.type, dtype=config.amp) if config.amp else contextlib.nullcontext()
         with synchronised(run.model, part == s.accumulate - 1):
             with amp:
                 loss = run.task.loss(run.model, batch, epoch * s.per_epoch + step, s.place(part))
@@ -163,9 +165,9 @@ def _step(run: Run, batches: Iterator[Batch], epoch: int, step: int, losses: Los
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None  # there is a part at least
     norm: Any = None
-    if args.clip_grad:
+    if config.clip_grad:
         run.scaler.unscale_(run.optimizer)
-        norm = nn.utils.clip_grad_norm_(run.model.parameters(), args.clip_grad)
+        norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_grad)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     run.scaler.step(run.optimizer)
     run.scaler.update()
@@ -200,7 +202,7 @@ def _evaluate(run: Run, epoch: int) -> dict[str, float]:
         return {}
     record = {f"test_{k}": v for k, v in run.task.evaluate(bare(run.model), run.log.say).items()}
     candidates = [("", "best", record.get("test_acc1"))]
-    if run.ema is not None and run.args.model_ema_eval:
+    if run.ema is not None and isinstance(run.config, FinetuneConfig) and run.config.model_ema_eval:
         averaged = {f"test_{k}_ema": v for k, v in run.task.evaluate(run.ema.module, run.log.say).items()}
         record |= averaged
         candidates.append(("_ema", "best-ema", averaged.get("test_acc1_ema")))

@@ -8,7 +8,8 @@ import time
 import torch
 from torch import Tensor
 
-from . import TrainingError, advice
+from ..errors import TrainingError
+from . import advice
 from .log import Record
 from .run import Run
 
@@ -29,7 +30,7 @@ class Losses:
     def add(self, step: int, loss: Tensor, norm: Tensor | None) -> None:
         self.waiting.append((step, self.rate, loss.float(), norm))
         late = self.run.among.size == 1 and time.monotonic() - self.since > WAIT
-        if late or len(self.waiting) >= self.run.args.log_freq:
+        if late or len(self.waiting) >= self.run.config.log_freq:
             self.flush()
 
     def flush(self) -> tuple[float, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .finetune_config import FinetuneConfig
 from .libraries import blamed
 
 LayerOf = Callable[[str], int]
@@ -104,34 +105,34 @@ def pretraining_groups(model: nn.Module, weight_decay: float, decay_grn: bool = 
 
 
 def create_optimizer(
-    args: Any,
+    config: FinetuneConfig,
     model: nn.Module,
     get_num_layer: LayerOf | None = None,
     get_layer_scale: Callable[[int], float] | None = None,
     filter_bias_and_bn: bool = True,
     skip_list: Collection[str] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer that `args.opt` names, of timm's, over :func:`get_parameter_groups`.
+    """The optimizer that `config.opt` names, of timm's, over :func:`get_parameter_groups`.
 
     Args:
-        args: has `opt`, `lr`, `weight_decay`, and may have `opt_eps`, `opt_betas`, `momentum`.
+        config: its `opt`, `lr`, `weight_decay`, `opt_eps`, `opt_betas` and `momentum` count.
     Raises:
         TrainingError: timm knows no such optimizer, or it does not take these values.
     """
     from timm.optim import create_optimizer_v2
 
-    decay = args.weight_decay
+    decay = config.weight_decay
     if decay and filter_bias_and_bn:
         skip = skip_list if skip_list is not None else getattr(model, "no_weight_decay", tuple)()
         groups: Any = get_parameter_groups(model, decay, skip, get_num_layer, get_layer_scale)
         decay = 0.0
     else:
         groups = [p for p in model.parameters() if p.requires_grad]
-    given = {"eps": getattr(args, "opt_eps", None), "betas": getattr(args, "opt_betas", None)}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    momentum = getattr(args, "momentum", 0.9)
-    with blamed(" ".join([f"--opt {args.opt}", *(f"--opt_{name} {_words(value)}" for name, value in options.items())])):
-        return create_optimizer_v2(groups, opt=args.opt, lr=args.lr, weight_decay=decay, momentum=momentum, **options)
+    options: dict[str, Any] = {"eps": config.opt_eps} | ({"betas": config.opt_betas} if config.opt_betas else {})
+    given = [f"--opt {config.opt}", *(f"--opt_{name} {_words(value)}" for name, value in options.items())]
+    options |= {"lr": config.lr, "momentum": config.momentum}
+    with blamed(" ".join(given)):
+        return create_optimizer_v2(groups, opt=config.opt, weight_decay=decay, **options)
 
 
 def _words(value: Any) -> str:

@@ -7,15 +7,16 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..models import convnextv2, convnextv2_sparse
-from . import TrainingError
 
+T = TypeVar("T")
 BLOCKS = (convnextv2.Block, convnextv2_sparse.Block)
 
 
@@ -46,7 +47,7 @@ class Processes:
             dist.all_reduce(found)
         return found.tolist()
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """Everybody's value, in rank order."""
         if self.size == 1:
             return [value]
@@ -54,7 +55,7 @@ class Processes:
         dist.all_gather_object(found, value)
         return found
 
-    def from_first(self, value: Any) -> Any:
+    def from_first(self, value: T) -> T:
         """The first process's value, everywhere."""
         if self.size == 1:
             return value
@@ -64,7 +65,7 @@ class Processes:
 
 
 @contextlib.contextmanager
-def processes(device: torch.device | None) -> Iterator[Processes]:
+def processes(device: torch.device | str | None) -> Iterator[Processes]:
     """Joins the group that torchrun started (gloo on CPUs, NCCL on GPUs), or stands alone.
 
     Args:
@@ -74,7 +75,7 @@ def processes(device: torch.device | None) -> Iterator[Processes]:
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
-    kind = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if kind.type not in ("cpu", "cuda"):
         raise TrainingError(f"--device {device}: training runs on cpu and cuda devices")
     if kind.type == "cuda":

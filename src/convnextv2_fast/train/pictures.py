@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.files import first_line
+from ..errors import TrainingError
 from ..models.fcmae import FCMAE
-from . import TrainingError, saving, start
+from . import saving, start
 from .libraries import need
-from .pretrain import Masks, mean_and_std
+from .pretraining import Masks, mean_and_std
 from .tables import decode, expand, middle, unreadable
 
 CAPTIONS = ("original", "masked", "reconstruction", "with visible pixels")
@@ -37,7 +38,7 @@ def rebuild(content: Mapping[str, Any], path: Path, norm_pix_loss: bool | None =
     names = [name.split(".") for name in state]
     dims = [state[f"encoder.stages.{i}.0.norm.ln.weight"].shape[0] for i in range(4)]
     depths = [len({n[3] for n in names if n[:3] == ["encoder", "stages", str(i)]}) for i in range(4)]
-    args = saving.arguments(content)
+    told = saving.arguments(content)
     model = FCMAE(
         in_chans=stem.shape[1],
         depths=depths,
@@ -45,8 +46,8 @@ def rebuild(content: Mapping[str, Any], path: Path, norm_pix_loss: bool | None =
         decoder_depth=len({n[1] for n in names if n[0] == "decoder"}),
         decoder_embed_dim=state["mask_token"].shape[1],
         patch_size=math.isqrt(state["pred.weight"].shape[0] // stem.shape[1]),
-        norm_pix_loss=bool(args.get("norm_pix_loss", True)) if norm_pix_loss is None else norm_pix_loss,
-        grn_scope=args.get("grn_scope", "batch"),
+        norm_pix_loss=bool(told.get("norm_pix_loss", True)) if norm_pix_loss is None else norm_pix_loss,
+        grn_scope=told.get("grn_scope", "batch"),
         init="std02",
     )
     saving.load_model_state(model, state, path)
@@ -127,7 +128,7 @@ def reconstruct(
     content = saving.read(checkpoint)
     model = rebuild(content, checkpoint, norm_pix_loss)
     step = max(model.patch_size, 32)
-    size = size or start.preprocessing(content)["input_size"]
+    size = size or start.preprocessing(content).input_size
     if size % step:
         raise TrainingError(f"--size {size}: must be a multiple of {step} for this model")
     files = expand(images)

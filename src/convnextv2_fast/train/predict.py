@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError
 from ..checkpoints.contents import describe
 from ..checkpoints.files import first_line
+from ..errors import CheckpointError, TrainingError
 from ..models.convnextv2 import ConvNeXtV2
-from . import TrainingError, start
+from . import start
 from .augment import evaluation_transform
 from .data import Transform
 from .libraries import need
@@ -63,9 +62,9 @@ def classifier(checkpoint: Path, use_ema: bool, size: int | None, names: Path | 
     if channels not in start.CHANNELS:
         raise TrainingError(f"{checkpoint}: takes images of {channels} channels; image files have 1, 3 or 4")
     model = ConvNeXtV2(in_chans=channels, num_classes=held.classes, depths=held.depths, dims=held.dims)
-    start.load(model, source, SimpleNamespace(details=True), head="keep")
-    options = start.preprocessing(content) | {"in_chans": channels} | ({"input_size": size} if size else {})
-    transform = evaluation_transform(SimpleNamespace(**options))
+    start.load(model, source, head="keep")
+    images = start.preprocessing(content)
+    transform = evaluation_transform(replace(images, input_size=size or images.input_size), channels)
     return Classifier(model.eval(), transform, 4 if channels == 4 else 3, _names(content, names, held.classes))
 
 
@@ -108,8 +107,8 @@ def predict(
             probabilities = logits.softmax(dim=1)
             if not probabilities.isfinite().all():
                 raise TrainingError(
-                    f"{waiting[0][0]}: the model's answer is no number: the checkpoint holds weights that are NaN or "
-                    "infinite, or too large; take one from before the training diverged"
+                    f"{waiting[0][0]}: the model's output is not a number: the checkpoint holds weights that are NaN "
+                    "or infinite, or too large; take one from before the training diverged"
                 )
             best = probabilities.topk(min(top, logits.shape[1]), dim=1)
             for (path, _), values, labels in zip(waiting, best.values.tolist(), best.indices.tolist(), strict=True):

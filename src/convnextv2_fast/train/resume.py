@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import CheckpointError
 from ..checkpoints.contents import contents
 from ..checkpoints.convert import canonicalise
 from ..checkpoints.files import first_line
-from . import TrainingError, labelled, saving
+from ..errors import CheckpointError, TrainingError
+from . import labelled, saving
+from .config import TrainConfig
+from .options import declared
 from .parallel import Processes
 from .run import Run
 from .saving import Position
@@ -29,7 +31,7 @@ SHAPING = ("model", "in_chans", "nb_classes", "patch_size", "decoder_depth", "de
 Found = tuple[Path, dict[str, Any]]  # a checkpoint, and its content
 
 
-def find(args: Any, among: Processes) -> Found | None:
+def find(config: TrainConfig, among: Processes) -> Found | None:
     """The checkpoint to go on from: `--resume`, or the newest of the output folder. The first process decides.
 
     Processes that torchrun has started again want the newest, if there is one."""
@@ -40,13 +42,13 @@ def find(args: Any, among: Processes) -> Found | None:
         try:
             again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
             newest = None
-            folder = saving.Folder(Path(args.output_dir), args.save_ckpt_num) if args.output_dir else None
-            if folder is not None and args.auto_resume and (again or not args.resume):
+            folder = saving.Folder(Path(config.output_dir), config.save_ckpt_num) if config.output_dir else None
+            if folder is not None and config.auto_resume and (again or not config.resume):
                 newest = folder.newest(lambda text: print(f"warning: {text}", file=sys.stderr))
             if newest is not None:
                 chosen, content = newest
-            elif args.resume:
-                chosen, content = Path(args.resume), saving.read(Path(args.resume))
+            elif config.resume:
+                chosen, content = Path(config.resume), saving.read(Path(config.resume))
         except TrainingError as error:
             problem = str(error)
     chosen, problem = among.from_first((chosen, problem))
@@ -59,7 +61,7 @@ def find(args: Any, among: Processes) -> Found | None:
 
 def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     """Loads a checkpoint and sets the start; returns what to say of it."""
-    state, args = content.get("run") or {}, run.args
+    state = content.get("run") or {}
     if state and state["task"] != run.task.name:
         raise TrainingError(f"{path}: was written by {state['task']}, and cannot be resumed by {run.task.name}")
     if "optimizer" not in content:
@@ -99,15 +101,15 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     if len(state["random"]) == run.among.size:
         saving.restore_random_state(state["random"][run.among.rank], run.among.device)
         run.taken = dict(state["taken"][run.among.rank]) if step else {}
-    told = [name for name in vars(args) if name not in UNTOLD]
-    changed = [f"{name} {_shown(old)} -> {_shown(new)}" for name, old, new in _changes(told, held, args)]
+    told = [name for name in declared(fields(run.config)) if name not in UNTOLD]
+    changed = [f"{name} {_shown(old)} -> {_shown(new)}" for name, old, new in _changes(told, held, run.config)]
     if len(state["random"]) != run.among.size:
         changed.append(f"processes {len(state['random'])} -> {run.among.size}")
     return said + (f", with other arguments: {', '.join(changed)}" if changed else "")
 
 
-def _changes(names: Sequence[str], held: dict[str, Any], args: Any) -> list[tuple[str, Any, Any]]:
-    now = _plain(vars(args))  # as they are held
+def _changes(names: Sequence[str], held: dict[str, Any], config: TrainConfig) -> list[tuple[str, Any, Any]]:
+    now = _plain(config)  # as they are held
     pairs = [(name, held[name], now[name]) for name in names if name in held and name in now]
     return [(name, old, new) for name, old, new in pairs if old != new]
 
@@ -118,7 +120,7 @@ def _shown(value: Any) -> str:
 
 def _other_model(error: TrainingError, run: Run, path: Path, state: dict[str, Any], held: dict[str, Any]) -> str:
     """Three lines: what the checkpoint holds, what the run has, what to do."""
-    changed = _changes(SHAPING, held, run.args)
+    changed = _changes(SHAPING, held, run.config)
     options = " ".join(f"--{name} {old}" for name, old, _ in changed)
     advice = f"give what it was trained with ({options})" if options else "take a checkpoint of this model"
     advice = f"{advice} to resume it, or another --output_dir to start a new run"
@@ -133,7 +135,7 @@ def _other_model(error: TrainingError, run: Run, path: Path, state: dict[str, An
 
 def save(run: Run, at: Position, name: str | None = None) -> None:
     """All processes together. A full disk is not the end of a run: it is said, and tried again at the next time."""
-    if run.folder is None or not run.args.save_ckpt:
+    if run.folder is None or not run.config.save_ckpt:
         return
     model, optimizer = saving.model_state(run.model), saving.optimizer_state(run.model, run.optimizer)
     mine = (saving.random_state(run.among.device), run.taken if at.step else {}, sorted(run.unreadable), run.plain)
@@ -148,7 +150,7 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
         "optimizer": optimizer,
         "scaler": run.scaler.state_dict(),
         "epoch": at.epoch - 1,  # the last whole one, as upstream
-        "args": _plain(vars(run.args)),
+        "args": _plain(run.config),
         "run": {
             "task": run.task.name,
             "epoch": at.epoch,
@@ -175,10 +177,10 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
             run.unsaved = None
     except TrainingError as error:
         run.unsaved = str(error)
-        run.log.say(f"error: {error}; training goes on")
+        run.log.say(f"error: {error}; training continues")
 
 
-def _plain(args: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as values that may be read without running code."""
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """Options as values that may be read without running code."""
     plain = (str, int, float, bool, type(None))
-    return {k: v if isinstance(v, plain) else str(v) for k, v in args.items() if not callable(v)}
+    return {name: value if isinstance(value, plain) else str(value) for name, value in vars(config).items()}

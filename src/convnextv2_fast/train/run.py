@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from . import saving
+from .config import TrainConfig
 from .data import Batch, Steps
 from .log import Log
 from .parallel import Processes
 
-AMP = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+Evaluate = Callable[[nn.Module, Callable[[str], None]], dict[str, float]]
+MakeBatches = Callable[[Steps, dict[int, int]], Iterator[Batch]]
 
 
 @dataclass
@@ -23,14 +25,15 @@ class Task:
     """What a command trains."""
 
     name: str
+    network: str  # the model's name
     model: nn.Module  # on the CPU
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     # of the model as it is called, a batch, the step of the run, and the place of the batch's first image in the step
     loss: Callable[[nn.Module, Batch, int, int], Tensor]
-    batches: Callable[[Steps, dict[int, int]], Iterator[Batch]]
+    batches: MakeBatches  # of steps, and of what earlier ones have taken from each part of a stream
     epoch_samples: int
     # metrics of a model; what it has to say of the images goes to the second argument
-    evaluate: Callable[[nn.Module, Callable[[str], None]], dict[str, float]] | None = None
+    evaluate: Evaluate | None = None
     classes: list[str] = field(default_factory=list)  # names by label; empty: they have none
 
 
@@ -38,16 +41,16 @@ class Task:
 class Run:
     """A run's moving parts."""
 
-    args: Any
+    config: TrainConfig  # its learning rate found
     task: Task
     among: Processes
     steps: Steps
     model: nn.Module  # as it is called: wrapped
     optimizer: torch.optim.Optimizer
-    scaler: Any
-    ema: Any
+    scaler: torch.amp.GradScaler
+    ema: Any  # timm's ModelEmaV3, or None
     folder: saving.Folder | None
-    log: Log
+    log: Log = field(init=False)  # from when the first step is about to be done
     unreadable: set[str] = field(default_factory=set)
     plain: int = 0  # images that could not be augmented, of this process
     taken: dict[int, int] = field(default_factory=dict)
@@ -57,7 +60,3 @@ class Run:
     unsaved: str | None = None  # why the last checkpoint could not be written
     scaled_from: float | None = None  # the --blr that --lr was computed from, where it was
     resumed: Path | None = None  # the checkpoint that the run was taken up from
-
-    @property
-    def amp(self) -> torch.dtype | None:
-        return AMP[self.args.amp_dtype] if self.args.use_amp else None

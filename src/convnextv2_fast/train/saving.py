@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError
 from ..checkpoints.files import first_line, read_file
-from . import TrainingError
+from ..errors import CheckpointError, TrainingError
 from .parallel import bare, is_sharded
 
 _EPOCH, _PARTIAL = re.compile(r"checkpoint-(\d+)\.pth"), re.compile(r"partial-(\d+)-(\d+)\.pth")
@@ -108,7 +107,7 @@ class Folder:
                 places.append((Position(int(match[1]), int(match[2])), file))
         return sorted(places)
 
-    def newest(self, warn: Any) -> tuple[Path, dict[str, Any]] | None:
+    def newest(self, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """The newest that can be read; `warn(text)` hears of those that cannot."""
         for _, file in reversed(self.found()):
             try:
@@ -177,7 +176,7 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
     whole: Any = get_model_state_dict(model, options=_whole())
-    return whole  # type: ignore[no-any-return]
+    return whole
 
 
 def load_model_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..checkpoints import CheckpointError, LoadReport, MisfitError, load_checkpoint
-from ..checkpoints.contents import describe
+from ..checkpoints import LoadReport, MisfitError, load_checkpoint
+from ..checkpoints.contents import Contents, describe
 from ..checkpoints.files import StateDict, find_state_dict, read_file
-from . import TrainingError, saving
+from ..errors import CheckpointError, TrainingError
+from . import saving
+from .finetune_config import FinetuneConfig, Preprocessing
 from .recipes import RECIPES
 
-MODEL = "convnextv2_base"  # upstream's default
 CHANNELS = (1, 3, 4)
-PREPROCESSING: dict[str, Any] = {"input_size": 224, "crop_pct": None, "imagenet_default_mean_and_std": True}
 Weights = tuple[StateDict, Mapping[str, Any]]  # and the whole content of their file
 
 
@@ -45,61 +46,65 @@ def weights(path: Path, key: str = "", use_ema: bool | str = "auto") -> Weights:
         raise TrainingError(str(error) if isinstance(error, CheckpointError) else f"{path}: {error}") from error
 
 
-def preprocessing(content: Mapping[str, Any]) -> dict[str, Any]:
-    """How the images of a checkpoint's run were prepared, by option. The default of each takes the place of what the
-    file does not tell, or tells in another form: other programs' arguments may have the same names."""
+def preprocessing(content: Mapping[str, Any]) -> Preprocessing:
+    """How the images of a checkpoint's run were prepared. The default of each option takes the place of what the file
+    does not tell, or tells in another form: other programs' arguments may have the same names."""
     said = saving.arguments(content)
-    size, crop, normal = (said.get(name) for name in PREPROCESSING)
-    fits = (
-        type(size) is int and size > 0,
-        isinstance(crop, float) and 0 < crop <= 1,
-        isinstance(normal, bool),
-    )
-    return {name: said[name] if fit else PREPROCESSING[name] for name, fit in zip(PREPROCESSING, fits, strict=True)}
+    fits: dict[str, Callable[[Any], bool]] = {
+        "input_size": lambda size: type(size) is int and size > 0,
+        "crop_pct": lambda crop: isinstance(crop, float) and 0 < crop <= 1,
+        "imagenet_default_mean_and_std": lambda normal: isinstance(normal, bool),
+    }
+    return Preprocessing(**{name: said[name] for name, fit in fits.items() if fit(said.get(name))})
 
 
-def adopt(args: Any, resumed: tuple[Path, Mapping[str, Any]] | None = None) -> Weights | None:
+def adopt(
+    config: FinetuneConfig, resumed: tuple[Path, Mapping[str, Any]] | None = None
+) -> tuple[FinetuneConfig, Weights | None]:
     """Takes `--model` and `--in_chans`, where they are not given, from the checkpoint that the run starts with; to be
     evaluated, it tells the preprocessing, too.
 
     Args:
         resumed: the checkpoint that a run goes on from, `--finetune` or not.
     Returns:
-        The weights of `--finetune`, or those to be evaluated; None where a run is resumed.
+        The configuration with what was found, and the weights of `--finetune`, or those to be evaluated; None where a
+        run is resumed.
     Raises:
         TrainingError: the file cannot be read, or tells no size that `--model` knows.
     """
     found = None
-    if args.eval and args.resume:
-        found = weights(Path(args.resume))
-    elif args.finetune and resumed is None:
-        found = weights(Path(args.finetune), "" if args.model_key == "model|module" else args.model_key)
-    if args.model is None or args.in_chans is None:
+    if config.eval and config.resume:
+        found = weights(Path(config.resume))
+    elif config.finetune and resumed is None:
+        found = weights(Path(config.finetune), "" if config.model_key == "model|module" else config.model_key)
+    size, channels = config.model, config.in_chans
+    if size is None or channels is None:
         if resumed is not None:
-            _describe(args, resumed[1], str(resumed[0]))
+            held = _described(resumed[1], str(resumed[0]), size)
         elif found is not None:
-            _describe(args, found[0])
-    args.model, args.in_chans = args.model or MODEL, args.in_chans or 3
-    told = preprocessing(found[1]) if found is not None and args.eval else PREPROCESSING
-    for name, value in told.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    return found
+            held = _described(found[0], "", size)
+        else:
+            held = None
+        if held is not None:
+            size = size or held.size
+            channels = channels or (held.in_chans if held.in_chans in CHANNELS else None)
+    told = preprocessing(found[1]) if found is not None and config.eval else Preprocessing()
+    missing = {name: value for name, value in vars(told).items() if getattr(config, name) is None}
+    return replace(config, model=size or config.network, in_chans=channels or config.channels, **missing), found
 
 
-def _describe(args: Any, source: StateDict | Mapping[str, Any], what: str = "") -> None:
+def _described(source: StateDict | Mapping[str, Any], what: str, size: str | None) -> Contents:
     try:
         source = source if isinstance(source, StateDict) else find_state_dict(source, what=what)
         held = describe(source)
     except CheckpointError as error:
         raise TrainingError(str(error)) from error
-    if args.model is None and held.size is None:
-        raise TrainingError(f"{source.what}: holds {held}, which is none of the sizes that --model knows")
-    args.model = args.model or held.size
-    args.in_chans = args.in_chans or (held.in_chans if held.in_chans in CHANNELS else None)
+    if size is None and held.size is None:
+        raise TrainingError(f"{source.what}: holds {held}, which is not one of the sizes that --model knows")
+    return held
 
 
-def load(model: nn.Module, source: StateDict, args: Any, head: str = "auto") -> LoadReport:
+def load(model: nn.Module, source: StateDict, head: str, config: FinetuneConfig | None = None) -> LoadReport:
     """`load_checkpoint`, whose errors speak of the command's options. The report is for the caller to print: the
     library's log, which warns of the same, is silent meanwhile.
 
@@ -115,9 +120,9 @@ def load(model: nn.Module, source: StateDict, args: Any, head: str = "auto") -> 
         if int(os.environ.get("RANK", 0)):  # every process finds the same
             raise TrainingError(f"{source.what} does not fit the model; process 0 says more") from error
         first, second, advice = error.summary.splitlines()
-        advice = _advice(error, source.what, args) or advice
+        advice = _advice(error, source.what, config) or advice
         lines = [first, second, f"{advice} (--details lists the tensors)"]
-        if args.details:
+        if config is None or config.details:
             lines = [first, second, advice, error.details]
         raise TrainingError("\n".join(lines)) from error
     except CheckpointError as error:
@@ -126,12 +131,12 @@ def load(model: nn.Module, source: StateDict, args: Any, head: str = "auto") -> 
         log.setLevel(level)
 
 
-def _advice(error: MisfitError, path: str, args: Any) -> str | None:
+def _advice(error: MisfitError, path: str, config: FinetuneConfig | None) -> str | None:
     """What to do, in the words of the command line; None: what the library says."""
     found, own = error.found, error.own
     if error.other_network and found.size:
-        recipe = getattr(args, "recipe", None)
-        if recipe and args.model == RECIPES[recipe]["model"]:
+        recipe = config.recipe if config is not None else None
+        if recipe and config is not None and config.model == RECIPES[recipe]["model"]:
             theirs = found.size.removeprefix("convnextv2_")
             instead = f"use --recipe {theirs}" if theirs in RECIPES else "it has none: leave --recipe out"
             return f"the checkpoint holds {theirs}, --recipe {recipe} makes {recipe}: {instead}"

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..checkpoints.files import first_line
-from . import TrainingError
+from ..errors import TrainingError
+from .config import TrainConfig
 from .data import (
     GIVE_UP,
     Augment,
@@ -84,9 +85,9 @@ class Shards:
 class HubStream:
     """A Hugging Face dataset with `streaming=True`."""
 
-    def __init__(self, args: Any, split: str) -> None:
-        self.key, self.label_key, self.split = args.image_key, args.label_key, split
-        self.rows = undecoded(open_hub(args, split, streaming=True), args)
+    def __init__(self, config: TrainConfig, split: str) -> None:
+        self.key, self.label_key, self.split = config.image_key, config.label_key, split
+        self.rows = undecoded(open_hub(config, split, streaming=True), config)
 
     def open(self, seed: int, epoch: int, part: int, parts: int) -> Iterable[Raw]:
         rows = self.rows.shuffle(seed=hash((seed, epoch)) & 0x7FFFFFFF, buffer_size=SHUFFLED)
@@ -99,7 +100,7 @@ class HubStream:
             yield cell.get("path") or f"{self.split}: sample {i}", hub_file(cell), int(row.get(self.label_key) or 0)
 
 
-class _Parts(IterableDataset):  # type: ignore[type-arg]
+class _Parts(IterableDataset[Batch]):
     """Batches of one process. Batch t of the run comes from part `t % workers`, whichever worker that is."""
 
     def __init__(

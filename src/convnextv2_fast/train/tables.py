@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..checkpoints.files import first_line
-from . import TrainingError
+from ..errors import TrainingError
+from .config import TrainConfig
 from .libraries import need
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -136,9 +137,9 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 class HubTable:
     """A Hugging Face dataset: a name of the hub, a local folder of its files, or what `save_to_disk` wrote."""
 
-    def __init__(self, args: Any, split: str, channels: int = 3) -> None:
-        self.key, self.label_key, self.channels = args.image_key, args.label_key, channels
-        self.rows = undecoded(open_hub(args, split, streaming=False), args)
+    def __init__(self, config: TrainConfig, split: str, channels: int = 3) -> None:
+        self.key, self.label_key, self.channels = config.image_key, config.label_key, channels
+        self.rows = undecoded(open_hub(config, split, streaming=False), config)
         label = self.rows.features.get(self.label_key)
         self.classes = list(getattr(label, "names", None) or [])
         self.split = split
@@ -154,7 +155,7 @@ class HubTable:
         return decode(hub_file(row[self.key]), self.channels), int(row.get(self.label_key) or 0)
 
 
-def open_hub(args: Any, split: str, streaming: bool) -> Any:
+def open_hub(config: TrainConfig, split: str, streaming: bool) -> Any:
     """`datasets.load_dataset`, or `load_from_disk` where that is what lies there.
 
     Raises:
@@ -163,26 +164,27 @@ def open_hub(args: Any, split: str, streaming: bool) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise TrainingError(f"--data_set {args.data_set} needs the package datasets: pip install datasets") from error
+        raise TrainingError(f"--data_set {config.data_set} needs the package datasets: pip install datasets") from error
     try:
-        if (Path(args.data_path) / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(args.data_path)[split]
-        if (Path(args.data_path) / "state.json").is_file():
-            return datasets.load_from_disk(args.data_path)
-        return datasets.load_dataset(args.data_path, split=split, streaming=streaming)
+        place = os.fspath(config.data_path)
+        if (Path(place) / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(place)[split]
+        if (Path(place) / "state.json").is_file():
+            return datasets.load_from_disk(place)
+        return datasets.load_dataset(place, split=split, streaming=streaming)
     except Exception as error:  # of the network, of pyarrow, of the files
         why = first_line(error)
-        raise TrainingError(f"{args.data_path} (split {split!r}): datasets cannot open it: {why}") from error
+        raise TrainingError(f"{config.data_path} (split {split!r}): datasets cannot open it: {why}") from error
 
 
-def undecoded(rows: Any, args: Any) -> Any:
+def undecoded(rows: Any, config: TrainConfig) -> Any:
     """The same dataset, handing out the images' files instead of decoding them."""
     import datasets
 
-    if rows.features is None or args.image_key not in rows.features:
+    if rows.features is None or config.image_key not in rows.features:
         has = ", ".join(rows.features or ["nothing that is known beforehand"])
-        raise TrainingError(f"{args.data_path}: has no column {args.image_key!r} (--image_key); it has {has}")
-    return rows.cast_column(args.image_key, datasets.Image(decode=False))
+        raise TrainingError(f"{config.data_path}: has no column {config.image_key!r} (--image_key); it has {has}")
+    return rows.cast_column(config.image_key, datasets.Image(decode=False))
 
 
 def hub_file(cell: dict[str, Any]) -> Any:

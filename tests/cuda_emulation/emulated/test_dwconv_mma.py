@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from convnextv2_fast.ops._dwconv.native import KERNELS
 
 from convnextv2_fast import ops
 from convnextv2_fast.layouts import DenseLayout
-from convnextv2_fast.ops._dwconv.native import KERNELS
 from convnextv2_fast.ops._shared import cuda
 from convnextv2_fast.testing import make
 from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32, judge

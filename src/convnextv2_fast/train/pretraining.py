@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..models import fcmae
-from . import TrainingError, data, optim, streams, tables
+from . import data, optim, streams, tables
 from .data import Augment, Batch, Steps
 from .libraries import torchvision_transforms
 from .loop import train
 from .parallel import processes
+from .pretrain_config import PretrainConfig
 from .resume import find
-from .run import Task
+from .run import MakeBatches, Task
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -38,20 +41,21 @@ def transform(size: int, channels: int) -> Augment:
     return Augment(t.Compose([crop, t.RandomHorizontalFlip(), *tensor]), t.Compose([*plain, *tensor]))
 
 
-def build(args: Any) -> fcmae.FCMAE:
-    """The model that the arguments describe, its weights drawn from `args.seed`."""
-    torch.manual_seed(args.seed)
-    return getattr(fcmae, args.model)(
-        img_size=args.input_size,
-        in_chans=args.in_chans,
-        mask_ratio=args.mask_ratio,
-        decoder_depth=args.decoder_depth,
-        decoder_embed_dim=args.decoder_embed_dim,
-        patch_size=args.patch_size,
-        norm_pix_loss=args.norm_pix_loss,
-        grn_scope=args.grn_scope,
-        init=args.init,
+def build(config: PretrainConfig) -> fcmae.FCMAE:
+    """The model that the options describe, its weights drawn from the seed."""
+    torch.manual_seed(config.seed)
+    model: fcmae.FCMAE = getattr(fcmae, config.model)(
+        img_size=config.input_size,
+        in_chans=config.in_chans,
+        mask_ratio=config.mask_ratio,
+        decoder_depth=config.decoder_depth,
+        decoder_embed_dim=config.decoder_embed_dim,
+        patch_size=config.patch_size,
+        norm_pix_loss=config.norm_pix_loss,
+        grn_scope=config.grn_scope,
+        init=config.init,
     )
+    return model
 
 
 class Masks:
@@ -74,34 +78,33 @@ class Masks:
         return (self._ranks[first : first + number] >= self.kept).float()
 
 
-def run(args: Any) -> dict[str, Any]:
-    """`python -m convnextv2_fast pretrain`. Returns the last epoch's record.
-
-    Raises:
-        TrainingError: data, arguments or a checkpoint that cannot be used.
-    """
-    if args.input_size % max(args.patch_size, 32):
-        raise TrainingError(f"--input_size {args.input_size} is no multiple of {max(args.patch_size, 32)}")
-    length = (args.input_size // args.patch_size) ** 2
-    if fcmae.FCMAE._keep(length, args.mask_ratio) >= length:
-        raise TrainingError(f"--mask_ratio {args.mask_ratio} removes none of {length} patches: nothing to learn")
-    with processes(args.device) as among:
-        samples, batches = _data(args)
-        model = build(args)
-        if args.grad_checkpointing:
+def run(config: PretrainConfig) -> dict[str, Any]:
+    """See :func:`convnextv2_fast.train.pretrain`."""
+    if config.input_size % max(config.patch_size, 32):
+        raise TrainingError(f"--input_size must be a multiple of {max(config.patch_size, 32)}, got {config.input_size}")
+    length = (config.input_size // config.patch_size) ** 2
+    if fcmae.FCMAE._keep(length, config.mask_ratio) >= length:
+        raise TrainingError(f"--mask_ratio {config.mask_ratio} removes none of {length} patches: nothing to learn")
+    with processes(config.device) as among:
+        samples, batches = _data(config)
+        model = build(config)
+        if config.grad_checkpointing:
             model.set_grad_checkpointing()
-        masks = Masks(args.seed, args.batch_size * args.update_freq * among.size, length, args.mask_ratio)
+        images = config.images(among.size)
+        masks = Masks(config.seed, images, length, config.mask_ratio)
+        rate = config.learning_rate(images)
         task = Task(
             name="pretrain",
+            network=config.model,
             model=model,
             make_optimizer=lambda m: torch.optim.AdamW(
-                optim.pretraining_groups(m, args.weight_decay, args.decay_grn), lr=args.lr, betas=(0.9, 0.95)
+                optim.pretraining_groups(m, config.weight_decay, config.decay_grn), lr=rate, betas=(0.9, 0.95)
             ),
             loss=functools.partial(_loss, masks),
             batches=batches,
             epoch_samples=samples,
         )
-        return train(args, task, among, find(args, among))
+        return train(config, task, among, find(config, among))
 
 
 def _loss(masks: Masks, model: nn.Module, batch: Batch, step: int, first: int) -> Tensor:
@@ -109,27 +112,27 @@ def _loss(masks: Masks, model: nn.Module, batch: Batch, step: int, first: int) -
     return model(batch.images, mask=mask, kept=masks.kept, full_pred=False)[0]
 
 
-def _data(args: Any) -> tuple[int, Any]:
+def _data(config: PretrainConfig) -> tuple[int, MakeBatches]:
     """Samples of an epoch, and what makes the batches."""
-    change, split = transform(args.input_size, args.in_chans), args.split
-    if args.data_set in ("folder", "hf"):
-        if args.epoch_samples:
+    change, split = transform(config.input_size, config.in_chans), config.split
+    if config.data_set in ("folder", "hf"):
+        if config.epoch_samples:
             raise TrainingError("--epoch_samples is for streams (wds, hf-stream): a folder or table knows its number")
-        if args.data_set == "folder":
-            root = Path(args.data_path)
+        if config.data_set == "folder":
+            root = Path(config.data_path)
             root = root / "train" if (root / "train").is_dir() else root
-            table: tables.Table = tables.Folder(root, args.in_chans, expected="images may lie in it at any depth")
+            table: tables.Table = tables.Folder(root, config.in_chans, expected="images may lie in it at any depth")
         else:
-            table = tables.HubTable(args, split, args.in_chans)
+            table = tables.HubTable(config, split, config.in_chans)
         return len(table), lambda steps, taken: data.training_batches(
-            table, change, steps, args.num_workers, args.pin_mem
+            table, change, steps, config.num_workers, config.pinned
         )
-    wds = args.data_set == "wds"
-    source: streams.Source = streams.Shards(args.data_path) if wds else streams.HubStream(args, split)
-    if not args.epoch_samples:
-        raise TrainingError(f"--data_set {args.data_set}: say how many images make an epoch: --epoch_samples N")
+    wds = config.data_set == "wds"
+    source: streams.Source = streams.Shards(os.fspath(config.data_path)) if wds else streams.HubStream(config, split)
+    if not config.epoch_samples:
+        raise TrainingError(f"--data_set {config.data_set}: say how many images make an epoch: --epoch_samples N")
 
     def batches(steps: Steps, taken: dict[int, int]) -> Iterator[Batch]:
-        return streams.stream_batches(source, change, steps, args.in_chans, args.num_workers, args.pin_mem, taken)
+        return streams.stream_batches(source, change, steps, config.in_chans, config.num_workers, config.pinned, taken)
 
-    return args.epoch_samples, batches
+    return config.epoch_samples, batches

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from ..train.options import DEVICE, Kind, whole
+
+T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -15,36 +19,24 @@ class CommandError(Exception):
     """The command line asks for something that cannot be; the message says what would work."""
 
 
-def positive(text: str) -> int:
-    """argparse type: an integer of at least 1."""
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)
+def checked(kind: Kind[T]) -> Callable[[str], T]:
+    """argparse type: the values of a kind. Anything else is an error that says what it must be."""
+
+    def value(text: str) -> T:
+        try:
+            return kind.value(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return value
 
 
-def count(text: str) -> int:
-    """argparse type: an integer of at least 0."""
-    if not text.isascii() or not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
-    return int(text)
+positive, count, device = checked(whole(1)), checked(whole(0)), checked(DEVICE)
 
 
 def path(text: str) -> Path:
     """argparse type: a path, whose leading `~` is the home folder: the shell leaves that of `--option=~/x` alone."""
     return Path(text).expanduser()
-
-
-def path_text(text: str) -> str:
-    """argparse type: :func:`path` for what may also be a name, or empty."""
-    return os.path.expanduser(text)
-
-
-def device(text: str) -> torch.device:
-    """argparse type: a device that torch knows by name. Whether this machine has it: :func:`require_device`."""
-    try:
-        return torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device; say cpu, cuda or cuda:0") from None
 
 
 def require_device(found: torch.device) -> torch.device:

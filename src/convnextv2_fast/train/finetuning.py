@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,78 +14,80 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints import LoadReport
+from ..errors import TrainingError
 from ..models import convnextv2
 from ..models.utils import trunc_normal_, zero_
-from . import TrainingError, data, labelled, optim, start
+from . import data, labelled, optim, start
 from .augment import evaluation_transform, training_transform
 from .data import Augment, Batch, Steps
+from .finetune_config import FinetuneConfig
 from .libraries import blamed, need
 from .loop import train
 from .parallel import Processes, processes
 from .resume import find
-from .run import AMP, Task
+from .run import Evaluate, Task
 from .tables import Table
 
 HEAD_STD = 2e-5  # upstream's, of the head after loading
 TOP = 5  # answers of which one may be right, in `acc5`
 
 
-def build(args: Any, source: start.Weights | None) -> tuple[convnextv2.ConvNeXtV2, LoadReport | None]:
-    """The classifier that the arguments describe, with the weights of `source`: to be evaluated, all of them; to be
+def build(config: FinetuneConfig, source: start.Weights | None) -> tuple[convnextv2.ConvNeXtV2, LoadReport | None]:
+    """The classifier that the options describe, with the weights of `source`: to be evaluated, all of them; to be
     trained, all but the head's.
 
     Raises:
         TrainingError: they do not fit.
     """
-    torch.manual_seed(args.seed)
-    model = getattr(convnextv2, args.model)(
-        in_chans=args.in_chans,
-        num_classes=args.nb_classes,
-        drop_path_rate=args.drop_path,
-        head_init_scale=args.head_init_scale,
+    torch.manual_seed(config.seed)
+    model = getattr(convnextv2, config.network)(
+        in_chans=config.channels,
+        num_classes=config.nb_classes,
+        drop_path_rate=config.drop_path,
+        head_init_scale=config.head_init_scale,
     )
     if source is None:
         return model, None
-    report = start.load(model, source[0], args, head="keep" if args.eval else "auto")
-    if not args.eval:
+    report = start.load(model, source[0], "keep" if config.eval else "auto", config)
+    if not config.eval:
         trunc_normal_(model.head.weight, std=HEAD_STD)
         zero_(model.head.bias)
     return model, report
 
 
-def _optimizer(args: Any, model: convnextv2.ConvNeXtV2) -> torch.optim.Optimizer:
-    if args.layer_decay == 1.0 and args.layer_decay_type == "single":
-        return optim.create_optimizer(args, model)
-    if args.layer_decay_type == "group" and model.depths != [3, 3, 27, 3]:
+def _optimizer(config: FinetuneConfig, model: convnextv2.ConvNeXtV2) -> torch.optim.Optimizer:
+    if config.layer_decay == 1.0 and config.layer_decay_type == "single":
+        return optim.create_optimizer(config, model)
+    if config.layer_decay_type == "group" and model.depths != [3, 3, 27, 3]:
         raise TrainingError(f"--layer_decay_type group is made for depths of (3, 3, 27, 3), not {tuple(model.depths)}")
-    layers = optim.LayerDecayValueAssigner.of(args.layer_decay, model.depths, args.layer_decay_type)
-    return optim.create_optimizer(args, model, layers.get_layer_id, layers.get_scale)
+    layers = optim.LayerDecayValueAssigner.of(config.layer_decay, model.depths, config.layer_decay_type)
+    return optim.create_optimizer(config, model, layers.get_layer_id, layers.get_scale)
 
 
 class Objective:
     """timm's mixup and cutmix, and the loss that belongs to them."""
 
-    def __init__(self, args: Any) -> None:
+    def __init__(self, config: FinetuneConfig) -> None:
         timm_loss = need("timm.loss")
         self.mixup = None
-        if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None:
-            if args.batch_size % 2:
-                raise TrainingError(f"--mixup and --cutmix pair images: --batch_size {args.batch_size} must be even")
+        if config.mixup > 0 or config.cutmix > 0 or config.cutmix_minmax is not None:
+            if config.batch_size % 2:
+                raise TrainingError(f"--mixup and --cutmix pair images: --batch_size {config.batch_size} must be even")
             with blamed("--mixup, --cutmix or an option of theirs"):
                 self.mixup = need("timm.data").Mixup(
-                    mixup_alpha=args.mixup,
-                    cutmix_alpha=args.cutmix,
-                    cutmix_minmax=args.cutmix_minmax,
-                    prob=args.mixup_prob,
-                    switch_prob=args.mixup_switch_prob,
-                    mode=args.mixup_mode,
-                    label_smoothing=args.smoothing,
-                    num_classes=args.nb_classes,
+                    mixup_alpha=config.mixup,
+                    cutmix_alpha=config.cutmix,
+                    cutmix_minmax=config.cutmix_minmax,
+                    prob=config.mixup_prob,
+                    switch_prob=config.mixup_switch_prob,
+                    mode=config.mixup_mode,
+                    label_smoothing=config.smoothing,
+                    num_classes=config.nb_classes,
                 )
             self.criterion = timm_loss.SoftTargetCrossEntropy()
-        elif args.smoothing > 0:
-            with blamed(f"--smoothing {args.smoothing}"):
-                self.criterion = timm_loss.LabelSmoothingCrossEntropy(smoothing=args.smoothing)
+        elif config.smoothing > 0:
+            with blamed(f"--smoothing {config.smoothing}"):
+                self.criterion = timm_loss.LabelSmoothingCrossEntropy(smoothing=config.smoothing)
         else:
             self.criterion = nn.CrossEntropyLoss()
 
@@ -97,7 +100,12 @@ class Objective:
 
 @torch.no_grad()
 def evaluate(
-    args: Any, among: Processes, batches: Any, told: set[str], model: nn.Module, say: Callable[[str], None]
+    config: FinetuneConfig,
+    among: Processes,
+    batches: Iterable[Batch],
+    told: set[str],
+    model: nn.Module,
+    say: Callable[[str], None],
 ) -> dict[str, float]:
     """Cross entropy and accuracies in percent, over every image that can be read exactly once. `acc5` is there where
     five of the classes can be wrong, and `unreadable`, the number of images that were left out, where it is not 0.
@@ -116,7 +124,7 @@ def evaluate(
         if not len(batch.images):
             continue
         moved = batch.to(device)
-        with torch.autocast(device.type, AMP[args.amp_dtype]) if args.use_amp else contextlib.nullcontext():
+        with torch.autocast(device.type, config.amp) if config.amp else contextlib.nullcontext():
             logits = model(moved.images).float()
         best = logits.topk(min(TOP, logits.shape[1]), dim=1).indices == moved.labels.unsqueeze(1)
         entropy = F.cross_entropy(logits, moved.labels, reduction="sum")
@@ -129,73 +137,75 @@ def evaluate(
     if not count:
         raise TrainingError(f"none of the {len(unreadable)} validation images can be read")
     found = {"loss": loss / count, "acc1": 100 * first / count}
-    if args.nb_classes > TOP:  # else it is always 100
+    if (config.nb_classes or 0) > TOP:  # else it is always 100
         found["acc5"] = 100 * five / count
     return found | ({"unreadable": len(unreadable)} if unreadable else {})
 
 
-def run(args: Any) -> dict[str, Any]:
-    """`python -m convnextv2_fast finetune`. Returns the last epoch's record, or the metrics of `--eval`.
-
-    Raises:
-        TrainingError: data, arguments or a checkpoint that cannot be used.
-    """
-    if args.eval and not (args.resume or args.finetune):
+def run(config: FinetuneConfig) -> dict[str, Any]:
+    """See :func:`convnextv2_fast.train.finetune`."""
+    if config.eval and not (config.resume or config.finetune):
         raise TrainingError("--eval: say which weights: --resume (with their head) or --finetune")
-    with processes(args.device) as among:
-        resumed = None if args.eval else find(args, among)
-        if resumed and args.finetune and among.first:
+    with processes(config.device) as among:
+        resumed = None if config.eval else find(config, among)
+        if resumed and config.finetune and among.first:
             print(
-                f"--finetune {args.finetune} is not used: the run goes on from {resumed[0]}. "
+                f"--finetune {config.finetune} is not used: the run continues from {resumed[0]}. "
                 "Another --output_dir starts a new run from it",
                 file=sys.stderr,
             )
-        weights = start.adopt(args, resumed)
-        images = None if args.eval else labelled.table(args, True)
-        held_out = labelled.table(args, False) if args.eval or not args.disable_eval else None
-        classes = labelled.classes(args, (images, held_out))
-        model, report = build(args, weights)
-        if report is not None and among.first and not args.resume:
+        config, weights = start.adopt(config, resumed)
+        images = None if config.eval else labelled.table(config, True)
+        held_out = labelled.table(config, False) if config.eval or not config.disable_eval else None
+        classes, number = labelled.classes(config, (images, held_out))
+        config = replace(config, nb_classes=number)
+        model, report = build(config, weights)
+        if report is not None and among.first and not config.resume:
             print(report, flush=True)
-        if args.grad_checkpointing:
+        if config.grad_checkpointing:
             model.set_grad_checkpointing()
-        evaluation = None
+        evaluation: Evaluate | None = None
         if held_out is not None:
             # Sharded processes must all take part in every batch: each then evaluates everything.
-            shared = args.dist_eval and args.parallel != "fsdp"
+            shared = config.dist_eval and config.parallel != "fsdp"
             share = among if shared else Processes(0, 1, among.device)
+            change = evaluation_transform(config.preprocessing, config.channels)
             batches = data.evaluation_batches(
-                held_out, evaluation_transform(args), args.batch_size, share, args.num_workers, args.pin_mem
+                held_out, change, config.batch_size, share, config.num_workers, config.pinned
             )
-            evaluation = functools.partial(evaluate, args, share, batches, set())
+            evaluation = functools.partial(evaluate, config, share, batches, set())
         if images is None:
+            assert evaluation is not None  # --eval has its images
             if weights is not None and classes and weights[1].get("classes"):
-                labelled.check_names(weights[0].what, weights[1]["classes"], args.data_path, classes)
+                labelled.check_names(weights[0].what, weights[1]["classes"], str(config.data_path), classes)
             return _evaluate_only(among, model, evaluation)
-        change = training_transform(args)
+        rate = config.learning_rate(config.images(among.size))
         task = Task(
             name="finetune",
+            network=config.network,
             model=model,
-            make_optimizer=functools.partial(_optimizer, args),
-            loss=Objective(args),
-            batches=lambda steps, taken: _batches(images, change, steps, args),
+            make_optimizer=functools.partial(_optimizer, replace(config, lr=rate)),
+            loss=Objective(config),
+            batches=functools.partial(_batches, images, training_transform(config), config),
             epoch_samples=len(images),
             evaluate=evaluation,
             classes=classes,
         )
-        return train(args, task, among, resumed)
+        return train(config, task, among, resumed)
 
 
-def _batches(images: Table, change: Augment, steps: Steps, args: Any) -> Iterator[Batch]:
-    return data.training_batches(images, change, steps, args.num_workers, args.pin_mem)
+def _batches(
+    images: Table, change: Augment, config: FinetuneConfig, steps: Steps, taken: dict[int, int]
+) -> Iterator[Batch]:
+    return data.training_batches(images, change, steps, config.num_workers, config.pinned)
 
 
-def _evaluate_only(among: Processes, model: nn.Module, evaluation: Any) -> dict[str, Any]:
+def _evaluate_only(among: Processes, model: nn.Module, evaluation: Evaluate) -> dict[str, float]:
     def say(text: str) -> None:
         if among.first:
             print(text, file=sys.stderr, flush=True)
 
-    found: dict[str, Any] = evaluation(model.to(among.device), say)
+    found = evaluation(model.to(among.device), say)
     words = [f"loss {found['loss']:.4f}", f"top-1 {found['acc1']:.2f} %"]
     words += [f"top-5 {found['acc5']:.2f} %"] if "acc5" in found else []
     if "unreadable" in found:

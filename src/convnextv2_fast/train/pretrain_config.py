@@ -1,0 +1,46 @@
+"""The options of `pretrain`."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass
+
+from .config import MODELS, Place, TrainConfig
+from .options import AMOUNT, BOOLEAN, POSITIVE, SHARE, in_images, in_model, in_steps, model_name, one_of, path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """The options of `pretrain`: the masked autoencoder, its images and its schedule."""
+
+    data_path: Place = in_images(
+        MISSING,
+        path("PATH"),
+        "folder of images (its train/ if there is one), a Hugging Face dataset's name or folder, webdataset shards",
+    )
+    data_set: str = in_images("folder", one_of("folder", "hf", "hf-stream", "wds"), "what --data_path is")
+    epoch_samples: int | None = in_images(None, POSITIVE, "images of an epoch; for streams")
+    input_size: int = in_images(224, POSITIVE, "pixels a side, a multiple of 32")
+    in_chans: int = in_images(3, one_of(1, 3, 4), "1: grey, 3: RGB, 4: RGBA")
+
+    model: str = in_model("convnextv2_base", model_name(*MODELS), ", ".join(MODELS))
+    mask_ratio: float = in_model(0.6, SHARE, "share of patches that are removed")
+    patch_size: int = in_model(32, POSITIVE, "pixels of a patch: 4 x 2**k")
+    norm_pix_loss: bool = in_model(True, BOOLEAN, "normalise the target patch by patch")
+    decoder_depth: int = in_model(1, POSITIVE)
+    decoder_embed_dim: int = in_model(512, POSITIVE)
+    grn_scope: str = in_model(
+        "batch",
+        one_of("batch", "sample"),
+        "GRN's norm over the batch, as upstream's code, or over each sample, as the dense model; sample is recommended",
+    )
+    init: str = in_model(
+        "upstream",
+        one_of("upstream", "std02"),
+        "of the weights: upstream's has a std of 1, std02 of 0.02; std02 is recommended",
+    )
+    decay_grn: bool = in_model(True, BOOLEAN, "weight decay of GRN and the mask token, as upstream")
+
+    epochs: int = in_steps(800, POSITIVE)
+    blr: float = in_steps(1.5e-4, AMOUNT, "base learning rate")
+    min_lr: float = in_steps(0.0, AMOUNT, "at the end of the cosine")
+    warmup_epochs: float = in_steps(40, AMOUNT, "of a linear rise")
