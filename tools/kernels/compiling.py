@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+
+from convnextv2_fast import library
 
 POINTERS = {
     torch.float32: "*fp32",
@@ -37,16 +40,20 @@ class Job:
     aligned: tuple[int, ...]  # arguments that are multiples of 16
     options: tuple[tuple[str, Any], ...]
 
+    @property
+    def function(self) -> Any:
+        """The jitted kernel."""
+        return getattr(importlib.import_module(self.module), self.kernel)
+
     def label(self) -> str:
-        """One line that names the launch: kernel, pointer types, constants."""
+        """One line that names the launch: kernel, pointer types, constants, options; no module, which may move."""
         dtypes = [kind for _, kind in self.signature if kind.startswith("*")]
         main = next((d[1:] for d in dtypes), "")
         constants = [f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in self.constants if v is not None]
         absent = [f"-{k.removesuffix('_ptr')}" for k, v in self.constants if v is None]
         settings = dict(self.options)
-        place = re.sub(r"\.triton_\w+$", "", self.module.removeprefix("convnextv2_fast.ops."))
         tail = f"warps={settings['num_warps']} stages={settings['num_stages']} aligned={len(self.aligned)}"
-        return " ".join([f"{place}.{self.kernel}", main, *constants, *absent, tail])
+        return " ".join([self.kernel, main, *constants, *absent, tail])
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,8 @@ def _no_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def launches(call: Callable[[], Any]) -> list[Job]:
-    """The distinct launches of a call; none is run, nor are the products left to the library (most of the time)."""
+    """The distinct launches of a call on the backend "triton", whose tensors may lie on the CPU; none is run, nor are the
+    products left to the library (most of the time)."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     from convnextv2_fast.ops._triton.launch import intercept
@@ -98,7 +106,10 @@ def launches(call: Callable[[], Any]) -> list[Job]:
         parts = (tuple(signature.items()), tuple((n, constants[n]) for n in order), tuple(aligned))
         found[Job(kernel.fn.__module__, kernel.__name__, *parts, tuple(settings.items()))] = None
 
-    with intercept(hook), mock.patch.object(Tensor, "__matmul__", _no_product):
+    with ExitStack() as stack:
+        stack.enter_context(intercept(hook))
+        stack.enter_context(mock.patch.object(Tensor, "__matmul__", _no_product))
+        stack.enter_context(mock.patch.object(library, "TRITON_INTERPRETED", True))  # lets tensors of the CPU through
         call()
     return list(found)
 
@@ -109,7 +120,7 @@ def compile_one(job: Job, family: str) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(importlib.import_module(job.module), job.kernel)
+    kernel = job.function
     names = kernel.arg_names
     signature = dict(job.signature) | {name: "constexpr" for name, _ in job.constants}
     source = ASTSource(
