@@ -38,8 +38,8 @@ def test_no_spills_within_shared_memory_on_matrix_units(found):
 
 
 def test_the_resource_table_is_current(tasks, found):
-    """Every kernel and launch of these sources is in it; on the version of Triton that wrote it, none takes more than it
-    says of its kernel and family."""
+    """Every kernel and launch of these sources is in it; on the version of Triton that wrote it, none takes more
+    than it says of its kernel and family."""
     _, rows = resources.read()
     kernels = resources.by_kernel(tasks)
     assert set(rows) == set(kernels), f"kernels changed: {RENEW}"

@@ -13,8 +13,8 @@ from tools.kernels import tiles as tool
 from tools.kernels.resources import FAMILIES
 
 H100, BF16 = chips.KNOWN["sm_90"], torch.bfloat16
-# Of the answers for every family, kernel, dtype and width from 1 to 3000, made with the table of 1872 rows that the rule
-# and its exceptions replaced: sha256 of lines "family kernel dtype width sizes", in the order of the loops below.
+# Of the answers for every family, kernel, dtype and width from 1 to 3000, made with the table of 1872 rows that the
+# rule and its exceptions replaced: sha256 of lines "family kernel dtype width sizes", in the order of the loops below.
 ANSWERS = "58b160b608b150a39f4b683fab803f42ca85caba5c718e37b26b6f55c44848ba"
 
 

@@ -71,8 +71,8 @@ def _no_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def launches(call: Callable[[], Any]) -> list[Job]:
-    """The distinct launches of a call on the backend "triton", whose tensors may lie on the CPU; none is run, nor are the
-    products left to the library (most of the time)."""
+    """The distinct launches of a call on the backend "triton", whose tensors may lie on the CPU; none is run, nor are
+    the products left to the library (most of the time)."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     from convnextv2_fast.ops._triton.launch import intercept

@@ -1,12 +1,13 @@
 """What the Triton kernels take of each family of chips: the launches of the eight models' widths (of some kernels a
-sample, see below), compiled without a GPU. `tests/triton/resources.tsv` has the most that a launch of each kernel takes.
+sample, see below), compiled without a GPU. `tests/triton/resources.tsv` has the most that any launch of each
+kernel takes.
 
 python -m tools.kernels.resources          compiles what the table does not cover, says what is wrong
 python -m tools.kernels.resources --all    compiles everything
 python -m tools.kernels.resources --write  and writes the table
 
-A row is a kernel. It is valid as long as its `source` (the text of the kernel and of what it calls, without comments) and
-its `launches` (constants, types, alignment, warps and stages of each, by family) are the same, wherever they lie.
+A row is a kernel. It is valid as long as its `source` (the text of the kernel and of what it calls, without comments)
+and its `launches` (constants, types, alignment, warps and stages of each, by family) are the same, wherever they lie.
 """
 
 from __future__ import annotations
