@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import naming, tidy
-from benchmarks.account import correctness, host, kernels, ops, scale, workers
-from benchmarks.account.context import Context
-from benchmarks.account.scale import Subject
+from benchmarks.reports import naming, tidy
+from benchmarks.reports.account import correctness, host, kernels, ops, scale, workers
+from benchmarks.reports.account.context import Context
+from benchmarks.reports.account.scale import Subject
 from tests.benchmarks.pretended import pretend
 from tests.benchmarks.test_gpu_account import ORIGIN
 

@@ -4,12 +4,12 @@ import mmap
 
 import pytest
 
-from benchmarks import _machine, cpu_pages, cpu_report, tidy
-from benchmarks._run import Run
-from benchmarks.cases import Setting
-from benchmarks.module_cases import ModelCase
-from benchmarks.naming import OURS, published
-from benchmarks.tidy import Origin, Row
+from benchmarks.reports import cpu_pages, cpu_report, machine, tidy
+from benchmarks.reports.naming import OURS, published
+from benchmarks.reports.program import Run
+from benchmarks.reports.tidy import Origin, Row
+from benchmarks.suite.cases import Setting
+from benchmarks.suite.module_cases import ModelCase
 from convnextv2_fast import library
 
 ORIGIN = Origin("a processor, avx2, 2 threads", "2.13.0", "", "abc", True)
@@ -151,7 +151,7 @@ def test_a_run_cut_short_leaves_what_it_had(tmp_path, monkeypatch):
         run.add("growth-batch", "a", OURS, ms=1.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_machine, "origin", lambda **_: ORIGIN)
+    monkeypatch.setattr(machine, "origin", lambda **_: ORIGIN)
     monkeypatch.setattr(cpu_report, "PARTS", {"memory": measured, "growth": broken})
     with pytest.raises(KeyboardInterrupt):
         cpu_report.main(["--out", str(tmp_path)])

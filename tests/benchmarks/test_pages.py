@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import accelerate_report, fcmae_report, numerics_report, tidy
-from benchmarks._run import Run
-from benchmarks.naming import OURS, published
-from benchmarks.tidy import Origin, Row
+from benchmarks.reports import accelerate_report, fcmae_report, numerics_report, tidy
+from benchmarks.reports.naming import OURS, published
+from benchmarks.reports.program import Run
+from benchmarks.reports.tidy import Origin, Row
 
 ORIGIN = Origin("a processor, avx2, 2 threads", "2.13.0", "", "abc", False)
 

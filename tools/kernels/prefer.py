@@ -1,7 +1,7 @@
 """Renews `src/convnextv2_fast/preferences.tsv` from a committed result of a GPU: which backend of each op was faster,
 and which kernel of the CUDA backend's depthwise convolution.
 
-python -m benchmarks.prefer benchmarks/results/MACHINE-DATE.csv
+python -m tools.kernels.prefer benchmarks/results/MACHINE-DATE.csv
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.reports import naming, tidy
+from benchmarks.reports.tidy import Row, write_atomically
 from convnextv2_fast import dispatch, preferences
 from convnextv2_fast.preferences import ANY, DWCONV_KERNEL, TABLE, Preference
-
-from . import naming, tidy
-from .tidy import Row, write_atomically
 
 BACKENDS, KERNELS = ("cuda", "triton"), ("fma", "mma")
 LAYOUTS = {"sparse_dwconv": "patch"}  # what is measured of an op; the others dense
@@ -36,7 +35,7 @@ def family(machine: str) -> str:
     words = machine.replace("-", " ").split()
     found = {sm for name, sm in FAMILIES.items() if name in words}
     if len(found) != 1:
-        raise ValueError(f"the family of {machine!r} is not known: add it to FAMILIES of benchmarks/prefer.py")
+        raise ValueError(f"the family of {machine!r} is not known: add it to FAMILIES of tools/kernels/prefer.py")
     return found.pop()
 
 

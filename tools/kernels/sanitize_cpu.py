@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .cxx import AVX2, COMPILER, HERE, ROOT, cpu_has
+from tests.native.cxx import AVX2, COMPILER, HERE, ROOT, cpu_has
 
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 BF16, AMX = (*AVX512, "-mavx512bf16"), (*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")

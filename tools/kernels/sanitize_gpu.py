@@ -1,6 +1,6 @@
 """What compute-sanitizer watches: every native kernel, forward and backward, once, on tiny and awkward shapes.
 
-compute-sanitizer --tool memcheck python -m benchmarks.sanitize
+compute-sanitizer --tool memcheck python -m tools.kernels.sanitize_gpu
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 import torch
 
+from benchmarks.suite import checks, problems
+from benchmarks.suite.cases import OpCase, Setting
+from benchmarks.suite.problems import Shape
 from convnextv2_fast import dispatch
 from convnextv2_fast.ops._shared import cuda
-
-from . import _check, problems
-from .cases import OpCase, Setting
-from .problems import Shape
 
 # odd sides, channels off every vector width, several samples; FCMAE's planes need sides that are multiples of 7
 SHAPES = {"patch_conv": [Shape(2, 9, 8, 3, 8, 4), Shape(1, 5, 7, 40, 24, 2)], "sparse_dwconv": [Shape(2, 14, 14, 40)]}
@@ -43,8 +42,8 @@ def run_all(device: str, precisions: Sequence[str], backends: Sequence[str] = BA
                     if implementation.reasons(spec):
                         continue
                     ours = case.candidate(problems.public(op), backend=implementation.backend)
-                    found = _check.difference(ours.outputs(), case.expected)
-                    _check.require(found, setting.dtype, False, f"{case.name}, {implementation.backend}")
+                    found = checks.difference(ours.outputs(), case.expected)
+                    checks.require(found, setting.dtype, False, f"{case.name}, {implementation.backend}")
                     ran += 1
             print(f"{backend} {op}: {ran} kernel runs so far", flush=True)
     if device == "cuda":

@@ -1,4 +1,4 @@
-"""Tile sizes by chip family, kernel, dtype and width: a rule, and the table of its exceptions `tiles.tsv`. No Triton here.
+"""Tile sizes by chip family, kernel, dtype and width: a rule, and the table of its exceptions `tiles.tsv`. No Triton.
 
 The rule gives the tile that is likeliest to be fast. Where that one does not compile for a family without spilling
 registers or within its shared memory, `tiles.tsv` has the next that does; `tools/kernels/tiles.py` writes the table. No
