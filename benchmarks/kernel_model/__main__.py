@@ -1,6 +1,6 @@
 """Predicts the kernels' time of a pass on a GPU from what they move and compute, and puts measurements beside it.
 
-    python -m benchmarks.kernel_model --chip h100 --model tiny --batch 128 --mode forward
+    python -m benchmarks gpu-model --chip h100 --model tiny --batch 128 --mode forward
 
 A line is a kernel, summed over the stage's blocks. "instr. ms" is the time to issue its instructions, or of its
 special-function units where that is longer. The measured column has the committed results of single kernels and ops;

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import convnextv2_fast as cf
-from convnextv2_fast.bench import peers
+from convnextv2_fast.bench import inside, peers
 from convnextv2_fast.bench.timing import CpuWatch, Timing, interleaved
-from convnextv2_fast.ops._shared import packed
 from convnextv2_fast.testing import randomise
 
 from . import machine, program, tidy
@@ -55,11 +54,11 @@ def unpacked(call: Call) -> Call:
     """The same with CONVNEXTV2_FAST_PREPACK=0."""
 
     def without(i: int) -> object:
-        packed.enabled = False
+        inside.keep_packed(False)
         try:
             return call(i)
         finally:
-            packed.enabled = True
+            inside.keep_packed(True)
 
     return without
 
@@ -112,14 +111,14 @@ def measured(run: Run, rounds: int, seconds: float) -> None:
 def cost(run: Run) -> None:
     """Milliseconds of `accelerate`, the size of the parameters, and what inference then keeps packed."""
     for name, make in MODELS.items():
-        packed.clear()
+        inside.forget_packed()
         model, library = make().eval(), name.partition("/")[0]
         addresses = [p.data_ptr() for p in model.parameters()]
         start = time.perf_counter()
         report = cf.accelerate(model)
         elapsed = 1e3 * (time.perf_counter() - start)
         assert addresses == [p.data_ptr() for p in model.parameters()]
-        added = packed.held_bytes()
+        added = inside.packed_bytes()
         with torch.no_grad():
             model(torch.randn(1, 3, PIXELS, PIXELS))
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -127,7 +126,7 @@ def cost(run: Run) -> None:
             modules=len(report.replaced),
             added_bytes=added,
             parameters_mib=f"{weights / 2**20:.6g}",
-            packed_mib=f"{packed.held_bytes() / 2**20:.6g}",
+            packed_mib=f"{inside.packed_bytes() / 2**20:.6g}",
             **{library: machine.version(library)},
         )
         run.add("accelerate-cost", name, OURS, mode=FAST, dtype="float32", ms=elapsed, note=note)

@@ -1,4 +1,4 @@
-"""Adds an account, once it is back from the GPU, to the committed results: `python -m benchmarks.reports.keep OUT`.
+"""Adds an account, once it is back from the GPU, to the committed results: `python -m benchmarks keep OUT`.
 
 The rows go to the file of their machine and day in `benchmarks/results`, in place of earlier ones of the same parts.
 How each part ended goes to the file beside it, `.parts.csv`. Only from a clean tree: a figure that cannot be measured
@@ -32,9 +32,7 @@ def keep(directory: Path, date: str, results: Path = tidy.RESULTS) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reports.keep", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks keep", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("directory", type=Path, help="OUT of make gpu-account")
     parser.add_argument("--date", default=str(datetime.date.today()), help="the day of the account (default: today)")
     options = parser.parse_args(arguments)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from convnextv2_fast.bench.peers import Unavailable, need
+from convnextv2_fast.bench.tables import print_table
 
 from ..rivals.sizes import SIZES
 from ..suite import providers
@@ -90,26 +91,6 @@ def parity(case: PhotoCase) -> list[dict[str, Any]]:
     return rows
 
 
-def table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    """Prints with rich where it is installed, else as aligned text."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        print(f"\n{title}")
-        for row in [head, ["-" * width for width in widths], *rows]:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        return
-    shown = Table(title=title, title_justify="left")
-    for i, name in enumerate(head):
-        shown.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
-    console = Console()
-    Console(width=max(console.width, 110)).print(shown)
-
-
 def parity_table(rows: list[dict[str, Any]]) -> None:
     """Prints the backends that ran; those that did not, with the reason, below."""
     cells = []
@@ -117,11 +98,8 @@ def parity_table(rows: list[dict[str, Any]]) -> None:
         if row["status"] != "skipped":
             errors = [f"{row[key]:.2e}" for key in ("max_absolute_error", "max_relative_error", "limit")]
             cells.append([row["backend"], *errors, row["status"]])
-    table(
-        f"Parity: logits of {len(NAMES)} photographs against the float64 reference",
-        ["backend", "max abs error", "max rel error", "limit", "status"],
-        cells,
-    )
+    title = f"Parity: logits of {len(NAMES)} photographs against the float64 reference"
+    print_table(["backend", "max abs error", "max rel error", "limit", "status"], cells, title)
     for row in rows:
         if row["status"] == "skipped":
             print(f"not here: {row['reason']}")
@@ -169,7 +147,7 @@ def speed_table(case: ModelCase, outcomes: dict[str, Outcome], baseline: str) ->
         )
     what = "training step (forward, loss, backward)" if case.backward else "inference"
     head = ["", "ms", "images/s", f"speed-up over {named(baseline)}", "spread", ""]
-    table(f"convnextv2_{case.size}, {what}, batch {case.images}, {case.setting.precision}", head, cells)
+    print_table(head, cells, f"convnextv2_{case.size}, {what}, batch {case.images}, {case.setting.precision}")
     for line in missing:
         print(line)
 

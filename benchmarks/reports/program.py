@@ -103,7 +103,9 @@ class Run:
 
 def options(name: str, description: str | None) -> argparse.ArgumentParser:
     """A parser with the options of all programs."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        f"make {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("build") / name, help=f"directory (default build/{name})")
     parser.add_argument(
         "--save", action="store_true", help="keep the rows in benchmarks/results; needs a tree without changes"

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from convnextv2_fast import dispatch
+from convnextv2_fast.bench import inside
 from convnextv2_fast.bench.timing import Run
-from convnextv2_fast.ops._shared import cuda
-from convnextv2_fast.ops._shared.checks import taps
 
 from . import checks
 from .roofline import Work
@@ -41,17 +40,10 @@ def torch_pass(which: str, weight: Tensor, bias: Tensor, cudnn: bool) -> Pass:
 
 def our_pass(which: str, weight: Tensor, bias: Tensor, backend: str) -> Pass:
     """The same on the kernels of a backend, called directly: x and dy channels_last, rows without a copy."""
-    if backend.startswith("cuda"):
-        from convnextv2_fast.ops._dwconv.native import KERNELS
-
-        kernel = taps(weight).float().contiguous()
-    else:
-        from convnextv2_fast.ops._dwconv.triton import KERNELS
-
-        kernel = taps(weight).contiguous()
+    kernels, kernel = inside.depthwise(backend.partition("-")[0], weight)
 
     def call(x: Tensor, g: Tensor) -> Sequence[Tensor]:
-        cuda.DWCONV = "mma" if backend == "cuda-mma" else "fma"
+        inside.use_dwconv_kernel("mma" if backend == "cuda-mma" else "fma")
         (n, c, h, w), x, g = x.shape, *(t.permute(0, 2, 3, 1).flatten(0, 2) for t in (x, g))
         sites = (h, w, None, None)
 
@@ -59,8 +51,8 @@ def our_pass(which: str, weight: Tensor, bias: Tensor, backend: str) -> Pass:
             return rows.view(n, h, w, c).permute(0, 3, 1, 2)
 
         if which == "forward":
-            return [plane(KERNELS.forward(x, kernel, bias, *sites))]
-        dx, params = KERNELS.backward(g, x, kernel, which != "wgrad", which != "dgrad", *sites)
+            return [plane(kernels.forward(x, kernel, bias, *sites))]
+        dx, params = kernels.backward(g, x, kernel, which != "wgrad", which != "dgrad", *sites)
         weights = [] if which == "dgrad" else [params[:49].view(7, 7, c).permute(2, 1, 0).unsqueeze(1), params[49]]
         return ([] if which == "wgrad" else [plane(dx)]) + weights[: 1 if which == "wgrad" else 2]
 

@@ -10,10 +10,10 @@ import torch
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
 from convnextv2_fast.bench import peers as measured_peers
-from convnextv2_fast.bench import providers, rows, timing
+from convnextv2_fast.bench import providers, rows, tables, timing
 from convnextv2_fast.bench.rows import Row
 from convnextv2_fast.bench.timing import Timing
-from convnextv2_fast.cli import _text, bench
+from convnextv2_fast.cli import bench
 from convnextv2_fast.dispatch import Implementation
 from tests import peers
 
@@ -220,7 +220,7 @@ def test_the_specs_are_those_of_the_model(monkeypatch):
         for name in ("atto", "fcmae-atto"):
             asked.clear()
             providers.build(name)(providers.images(1, 64))
-            assert asked == set(providers._specs(name, torch.device("cpu"), torch.float32, False)), name
+            assert asked == set(providers.specs_of(name, torch.device("cpu"), torch.float32, False)), name
 
 
 def test_rounds_are_interleaved_and_begin_with_another_row(monkeypatch):
@@ -271,7 +271,7 @@ def test_compare_refuses_what_is_not_finite():
 
 
 def test_plain_table():
-    table = _text.plain_table(("", "ms"), [("fast (auto)", "1.25"), ("x", "100.50")])
+    table = tables.plain_table(("", "ms"), [("fast (auto)", "1.25"), ("x", "100.50")])
     assert table == "                 ms\n-----------  ------\nfast (auto)    1.25\nx            100.50"
 
 
@@ -280,10 +280,10 @@ def test_speed_ups_are_against_timm_where_it_was_measured(capsys):
         return Row(label, lambda: None, timing=Timing([1e-3 * each for each in milliseconds]))
 
     found = [row("fast (auto)", 1.0, 2.0, 3.0), row("fast (torch)", 4.0)]
-    bench._report("title", found, 1, False)
+    bench.report("title", found, 1, False)
     shown = capsys.readouterr().out
     assert "2.00x" in shown and "speed-up: against fast (torch); --peer timm adds timm's model" in shown
     assert "spread over more than 30%: fast (auto)\n" in shown
-    bench._report("title", [*found, row("timm (eager)", 8.0)], 1, False)
+    bench.report("title", [*found, row("timm (eager)", 8.0)], 1, False)
     shown = capsys.readouterr().out
     assert "4.00x" in shown and "speed-up: against timm (eager)\n" in shown

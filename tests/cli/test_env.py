@@ -11,7 +11,8 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch, library
-from convnextv2_fast.cli import _text, env
+from convnextv2_fast.cli import env
+from convnextv2_fast.cli.text import without_paths
 
 
 def test_json(cli, monkeypatch):
@@ -25,9 +26,7 @@ def test_json(cli, monkeypatch):
     assert found["versions"]["python"] == platform.python_version()
     assert found["machine"]["threads"] == torch.get_num_threads()
     assert found["machine"]["cpu_isa_of_convnextv2_fast"] == library.cpu_isa()
-    assert {name: state["reasons"] for name, state in found["backends"].items()} == _text.without_paths(
-        dispatch.backends()
-    )
+    assert {name: state["reasons"] for name, state in found["backends"].items()} == without_paths(dispatch.backends())
     assert all(state["available"] == (not state["reasons"]) for state in found["backends"].values())
     assert found["environment"] == {
         "CONVNEXTV2_FAST_BACKEND": "torch",
@@ -50,7 +49,7 @@ def test_text_says_the_same(cli, monkeypatch):
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
     assert code == 0
     for name, reasons in dispatch.backends().items():
-        assert ("not available: " + "; ".join(_text.without_paths(reasons)) if reasons else "available") in lines[name]
+        assert ("not available: " + "; ".join(without_paths(reasons)) if reasons else "available") in lines[name]
     assert torch.__version__ in lines["torch"] or "available" in lines["torch"]
     columns = {len(line) - len(line[2:].partition("  ")[2].lstrip()) for line in lines.values()}
     assert len(columns) == 1, "values are aligned"
@@ -113,4 +112,4 @@ def test_package_version():
     ],
 )
 def test_without_paths(text, want):
-    assert _text.without_paths(text) == want
+    assert without_paths(text) == want

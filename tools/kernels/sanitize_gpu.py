@@ -14,7 +14,7 @@ from benchmarks.suite import checks, problems
 from benchmarks.suite.cases import OpCase, Setting
 from benchmarks.suite.problems import Shape
 from convnextv2_fast import dispatch
-from convnextv2_fast.ops._shared import cuda
+from convnextv2_fast.bench import inside
 
 # odd sides, channels off every vector width, several samples; FCMAE's planes need sides that are multiples of 7
 SHAPES = {"patch_conv": [Shape(2, 9, 8, 3, 8, 4), Shape(1, 5, 7, 40, 24, 2)], "sparse_dwconv": [Shape(2, 14, 14, 40)]}
@@ -33,7 +33,8 @@ def run_all(device: str, precisions: Sequence[str], backends: Sequence[str] = BA
             tensor_cores = backend == "cuda" and op in ("dwconv_layer_norm", "sparse_dwconv")
             mma = ["bfloat16 mma"] if tensor_cores and "bfloat16" in precisions else []
             for precision in (*precisions, *mma):
-                precision, cuda.DWCONV = precision.split()[0], "mma" if precision.endswith("mma") else "fma"
+                inside.use_dwconv_kernel("mma" if precision.endswith("mma") else "fma")
+                precision = precision.split()[0]
                 for shape in SHAPES.get(op, USUAL):
                     setting = Setting(device, precision, smoke=True)
                     case = OpCase(op, shape, setting, backward=True)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from convnextv2_fast import UnsupportedInputError, dispatch
+from convnextv2_fast.bench import inside
 from convnextv2_fast.bench.settings import one_line
 from convnextv2_fast.bench.timing import Run, Timing, graphed, interleaved, watch_for
-from convnextv2_fast.ops._shared import cuda
 
 from ...suite import checks, depthwise, problems
 from ...suite.cases import OpCase, Setting
@@ -126,7 +126,7 @@ def builder(case: OpCase, backend: str, kernel: str = "", **extra: Any) -> Calla
 
     def with_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            cuda.DWCONV = kernel or "auto"
+            inside.use_dwconv_kernel(kernel or "auto")
             return function(*arguments, **named)
 
         return call

@@ -6,6 +6,8 @@ import re
 import shutil
 import sys
 
+from tools.kernels import sanitize_gpu
+
 from . import children, programs
 from .context import Context
 
@@ -25,16 +27,7 @@ def run(context: Context) -> None:
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "CUDA_MODULE_LOADING": "LAZY"}
     running = {}
     for check in TOOLS:
-        command = [
-            tool,
-            "--tool",
-            check,
-            "--error-exitcode",
-            str(FOUND),
-            sys.executable,
-            "-m",
-            "tools.kernels.sanitize_gpu",
-        ]
+        command = [tool, "--tool", check, "--error-exitcode", str(FOUND), sys.executable, "-m", sanitize_gpu.__name__]
         running[check] = programs.begin([*command, "--device", "cuda"], context.log(check), **environment)
     for check, process in running.items():
         code, log = programs.finish(process, context.ends - 1), context.log(check)

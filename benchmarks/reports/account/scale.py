@@ -58,8 +58,8 @@ def rival() -> str:
 
 
 def ids(kind: str, dry: bool) -> tuple[str, ...]:
-    """The providers that are compared, by their ids in :mod:`benchmarks.suite.providers`; "fast-graph" is "fast" captured in
-    a CUDA graph."""
+    """The providers that are compared, by their ids in :mod:`benchmarks.suite.providers`; "fast-graph" is "fast"
+    captured in a CUDA graph."""
     wanted = account_ids(kind, rival())
     if dry:
         return ("fast", "fast-compile") if kind == "inference" else ("fast", wanted[-2])

@@ -44,7 +44,7 @@ class Request:
     compile: bool = False
 
 
-def _specs(name: str, device: torch.device, dtype: torch.dtype, gradients: bool) -> list[dispatch.Spec]:
+def specs_of(name: str, device: torch.device, dtype: torch.dtype, gradients: bool) -> list[dispatch.Spec]:
     """What dispatch sees in one call of the model `name`."""
     sparse = name.startswith("fcmae-")
     dims = SIZES[name.removeprefix("fcmae-")][1]
@@ -152,7 +152,7 @@ def rows(request: Request) -> tuple[list[Row], Row]:
     """
     device, dtype, train = request.device, request.dtype, request.train
     _check_peers(request)
-    specs = _specs(request.model, device, dtype, train)
+    specs = specs_of(request.model, device, dtype, train)
     names = list(dict.fromkeys(request.backends or ("auto", "torch")))
     used = {name: _ops(name, specs) for name in names}
     original = build(request.model)

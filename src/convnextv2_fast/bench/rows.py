@@ -73,8 +73,8 @@ def compare(row: Row, want: Tensor, limit: float, device: torch.device) -> None:
 def take(
     rows: Sequence[Row], device: torch.device, *, warmup: int, rounds: int, after: Callable[[], object] = lambda: None
 ) -> None:
-    """Times the rows that have no error, interleaved; `after` is called after each turn. A row that fails gets an error;
-    an interrupt leaves each row what was measured of it."""
+    """Times the rows that have no error, interleaved; `after` is called after each turn. A row that fails gets an
+    error; an interrupt leaves each row what was measured of it."""
     found: dict[str, Timing | Exception] = {}
     able = {str(i): row for i, row in enumerate(rows) if row.error is None}
     try:

@@ -16,9 +16,10 @@ from ..bench import peers, plot, providers
 from ..bench.models import NAMES
 from ..bench.rows import Row, compare, output, take
 from ..bench.settings import first_line, one_line, threads
+from ..bench.tables import print_table
 from . import env
 from ._arguments import DTYPES, CommandError, count, device, path, positive, require_device
-from ._text import print_table, progress
+from .text import progress
 
 SCHEMA = 1
 _PLOT_TYPES = (".png", ".svg", ".pdf")
@@ -125,7 +126,7 @@ def _title(args: argparse.Namespace, found: dict[str, Any], at: torch.device) ->
     return f"{args.model}, {work}, {sizes}; {where}; torch {found['versions']['torch']}"
 
 
-def _report(title: str, rows: Sequence[Row], batch: int, on_gpu: bool) -> None:
+def report(title: str, rows: Sequence[Row], batch: int, on_gpu: bool) -> None:
     """The table, and below it which backends ran each op and which rows were not measured, and why."""
     timed = {row.label: row.timing.percentiles()["ms"] for row in rows if row.timed}
     against = next((label for label in BASELINES if label in timed), None)
@@ -205,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
         title = _title(args, found, at)
     if not complete:
         print("interrupted; this is what was measured until then", file=sys.stderr)
-    _report(title, rows, args.batch, at.type == "cuda")
+    report(title, rows, args.batch, at.type == "cuda")
     try:
         if args.json is not None:
             args.json.write_text(json.dumps(_as_json(args, found, rows, complete), indent=1) + "\n", encoding="utf-8")

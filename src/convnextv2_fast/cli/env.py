@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .. import __version__, dispatch, environment, library
-from ._text import without_paths
+from .text import without_paths
 
 # Names under which a package is distributed, the usual one first. Nothing of these is imported.
 _PACKAGES = {
