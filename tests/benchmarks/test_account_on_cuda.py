@@ -69,7 +69,7 @@ def test_a_graph_that_gives_another_result_is_refused(context, monkeypatch):
     held.trace(subject)
     right = workers.graphed
     monkeypatch.setattr(workers, "graphed", lambda run, sets: lambda i: 1.5 * right(run, sets)(i))
-    with pytest.raises(workers._check.CheckFailed, match="beside its launches"):
+    with pytest.raises(workers.checks.CheckFailed, match="beside its launches"):
         held.ready(subject)
 
 

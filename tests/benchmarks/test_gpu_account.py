@@ -510,11 +510,11 @@ def test_a_device_that_cannot_be_used_ends_the_account(context, tmp_path, monkey
 
 def test_without_a_commit_nothing_is_begun(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_account, "gpu_name", lambda: "NVIDIA H200")
-    monkeypatch.setattr(gpu_account._machine, "commit", lambda: {"commit": None, "dirty": None})
+    monkeypatch.setattr(gpu_account.machine, "commit", lambda: {"commit": None, "dirty": None})
     with pytest.raises(SystemExit):
         gpu_account.main(["--out", str(tmp_path / "a")])
     assert "name the commit" in capsys.readouterr().err
-    assert gpu_account._machine.origin("abc-dirty", "NVIDIA H200").dirty is True
+    assert gpu_account.machine.origin("abc-dirty", "NVIDIA H200").dirty is True
 
 
 def starts_what_starts(path):

@@ -68,7 +68,7 @@ def test_a_rival_that_differs_gets_no_row():
 def test_accelerated_models_are_measured(run, monkeypatch):
     modes = ("eager", "compile", accelerate_report.FAST, accelerate_report.UNPACKED)
     monkeypatch.setattr(accelerate_report, "MODELS", {"timm/some": lambda: nn.Linear(1, 1)})
-    monkeypatch.setattr(accelerate_report._machine, "version", lambda package: "1.2")
+    monkeypatch.setattr(accelerate_report.machine, "version", lambda package: "1.2")
     monkeypatch.setattr(
         accelerate_report, "forms", lambda model, x, train: {m: lambda _: None for m in modes[: 4 - train]}
     )
