@@ -1,0 +1,290 @@
+"""Did a change help? Times every op and the blocks of a base revision and of the working tree, side by side.
+
+    python -m benchmarks compare --base main --op grn --op block
+
+The base is checked out into a temporary folder. Its native library is compiled there if its C++ differs, and kept in
+build/compare; else it takes this tree's. Base and current each have a process of their own and are asked in turn, round
+by round, so that a slow minute of the machine falls on both. A row is "faster" or "slower" if there are 5 rounds or
+more, in 80 % of them the same one was ahead, the middle 60 % of the rounds of one lie wholly beyond those of the other,
+and the medians differ by more than 2 %; everything else is "within noise".
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convnextv2_fast import testing
+from convnextv2_fast.bench import timing
+from convnextv2_fast.bench.tables import print_table
+from convnextv2_fast.bench.timing import Timing, quantile
+
+from .reports import machine, program
+from .reports.machine import ROOT
+
+WORKER = Path(__file__).with_name("compare_worker.py")
+SOURCE = Path("src") / "convnextv2_fast"
+NATIVE = ("csrc", "cmake", "CMakeLists.txt")
+LIBRARIES = ("_C_cpu.so", "_C_cuda.so", "_build_info.json")
+OPS = tuple(dict.fromkeys((*testing.ALL_OPS, "block", "sparse-block")))
+WIDTHS = (96, 384)  # of tiny's first and third stage
+ROUND_SECONDS = 0.02
+# Below these, two revisions are alike: rounds, the relative difference of the medians, the share of rounds in which the
+# same one was ahead.
+ENOUGH, MARGIN, MOSTLY = 5, 0.02, 0.8
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call: `batch` planes of `side` x `side` sites; `backward`: forward with all gradients."""
+
+    op: str
+    backward: bool
+    batch: int
+    side: int
+    channels: int
+    dtype: str
+    device: str
+    threads: int | None = None
+
+    @property
+    def direction(self) -> str:
+        return "forward and backward" if self.backward else "forward"
+
+    @property
+    def shape(self) -> str:
+        return f"{self.batch}x{self.side}x{self.side}x{self.channels}"
+
+
+@dataclass
+class Row:
+    """What was measured of a case. `error`: why there are no times."""
+
+    case: Case
+    base: Timing = field(default_factory=Timing)
+    current: Timing = field(default_factory=Timing)
+    error: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """The current median over the base's."""
+        return self.current.median / self.base.median
+
+    @property
+    def spread(self) -> float:
+        """The larger of the two, relative to its median."""
+        return max(self.base.spread, self.current.spread)
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.base, self.current)
+
+
+def verdict(base: Timing, current: Timing) -> str:
+    """ "faster", "slower" or "within noise": what became of the current revision."""
+    pairs = list(zip(base.seconds, current.seconds, strict=True))
+    for word, one, other in (("faster", current, base), ("slower", base, current)):
+        ahead = sum((now < before) == (word == "faster") for before, now in pairs)
+        apart = quantile(one.seconds, 0.8) < quantile(other.seconds, 0.2)
+        if len(pairs) >= ENOUGH and ahead >= MOSTLY * len(pairs) and apart:
+            return word if abs(current.median / base.median - 1) > MARGIN else "within noise"
+    return "within noise"
+
+
+def git(*arguments: str) -> str:
+    """Output of git in this repository. ValueError with its message if it fails."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ValueError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """The folder of a revision with its native library; both are gone after the block.
+
+    Raises:
+        ValueError: its library could not be compiled.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        tree = Path(temporary) / "base"
+        git("worktree", "add", "--detach", str(tree), commit)
+        try:
+            add_libraries(tree, commit)
+            yield tree
+        finally:
+            git("worktree", "remove", "--force", str(tree))
+
+
+def add_libraries(tree: Path, commit: str) -> None:
+    """Compiles the native libraries of the tree, or takes those of the working tree, or of an earlier comparison."""
+    alike = subprocess.run(["git", "diff", "--quiet", commit, "--", *NATIVE], cwd=ROOT).returncode == 0
+    sources = git("ls-tree", commit, *NATIVE)
+    kept = ROOT / SOURCE if alike else ROOT / "build" / "compare" / hashlib.sha256(sources.encode()).hexdigest()[:16]
+    if not kept.exists():
+        print("compiling the base's native library: minutes", flush=True)
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise ValueError(f"the base's library could not be compiled:\n{(done.stdout + done.stderr)[-2000:]}")
+        kept.mkdir(parents=True)
+        for path in filter(Path.exists, (tree / SOURCE / name for name in LIBRARIES)):
+            shutil.copy(path, kept)
+    for path in filter(Path.exists, (kept / name for name in LIBRARIES)):
+        shutil.copy(path, tree / SOURCE)
+
+
+class Worker:
+    """A process that holds one revision."""
+
+    def __init__(self, tree: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(tree / "src"), "CONVNEXTV2_FAST_QUIET": "1"}
+        command = [sys.executable, str(WORKER), str(timing.__file__)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+        # In a session of its own: Ctrl-C is for this process, which ends that one.
+        self.process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+
+    def ask(self, **question: Any) -> float:
+        """The seconds that it answers. ValueError: it could not, and says why."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise ValueError(f"its process ended with code {self.process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return answer["seconds"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def measure(case: Case, base: Worker, current: Worker, rounds: int) -> Row:
+    """Both revisions in turn; each round begins with the other one."""
+    row = Row(case)
+    timings = {"base": (base, row.base), "current": (current, row.current)}
+    for name, (worker, found) in timings.items():
+        try:
+            once = worker.ask(prepare=asdict(case))
+            found.iterations = max(1, math.ceil(ROUND_SECONDS / max(once, 1e-6)))
+        except ValueError as error:
+            row.error = f"{name}: {error}"
+            return row
+    calls = row.base.iterations = row.current.iterations = min(row.base.iterations, row.current.iterations)
+    for number in range(rounds):
+        for name in timing.rotated(list(timings), number):
+            worker, found = timings[name]
+            try:
+                found.seconds.append(worker.ask(turn=calls))
+            except ValueError as error:
+                row.error = f"{name}: {error}"
+                return row
+    return row
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Every op and direction at every width; a plane is as large as a layer of tiny's of about this width has it."""
+    found = []
+    device = options.device
+    dtype = options.dtype or ("bfloat16" if device == "cuda" else "float32")
+    batch = options.batch or (64 if device == "cuda" else 4)
+    for op in dict.fromkeys(options.op or OPS):
+        for c in options.width or WIDTHS:
+            side = options.side or next((side for side, wide in ((56, 96), (28, 192), (14, 384)) if c <= wide), 7)
+            found += [Case(op, backward, batch, side, c, dtype, device, options.threads) for backward in (False, True)]
+    return found
+
+
+def report(rows: Sequence[Row]) -> None:
+    """The table, and below it what could not be measured."""
+    head = ["op", "direction", "shape", "base ms", "current ms", "current / base", "spread", ""]
+    lines = []
+    for row in rows:
+        if not row.error:
+            times = (f"{1e3 * each.median:.3f}" for each in (row.base, row.current))
+            cells = [row.case.op, row.case.direction, row.case.shape, *times]
+            lines.append([*cells, f"{row.ratio:.3f}", f"{row.spread:.0%}", row.verdict])
+    if lines:
+        print_table(head, lines)
+    for row in rows:
+        if row.error:
+            print(f"{row.case.op}, {row.case.direction}, {row.case.shape}: not measured: {row.error}")
+
+
+def as_json(rows: Sequence[Row], commit: str) -> dict[str, Any]:
+    """Everything measured, with every round's seconds."""
+    found = []
+    for row in rows:
+        each = {**asdict(row.case), "base_s": row.base.seconds, "current_s": row.current.seconds, "error": row.error}
+        found.append(each if row.error else {**each, "ratio": row.ratio, "spread": row.spread, "verdict": row.verdict})
+    return {"base": commit, "machine": machine.describe(), "rows": found}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add, whole = made.add_argument, program.whole
+    add("--base", default="main", metavar="REVISION", help="a commit, branch or tag (default: main)")
+    add("--op", action="append", choices=OPS, help="repeatable (default: all)")
+    add("--width", action="append", type=whole(1), metavar="C", help=f"channels; repeatable (default: {WIDTHS})")
+    add("--side", type=whole(1), help="of the planes; for sparse ops a multiple of 7 (default: by width, as in tiny)")
+    add("--batch", type=whole(1), help="planes (default: 4 on a CPU, 64 on a GPU)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32, on a GPU bfloat16")
+    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--threads", type=whole(1), help="of each process on the CPU (default: torch's)")
+    add("--rounds", type=whole(1), default=15, help="turns of each revision (default: 15)")
+    add("--json", type=Path, metavar="FILE", help="write everything measured")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0; 1 if a case could not be measured; 130 after an interrupt, with what was measured until then."""
+    options = parser().parse_args(arguments)
+    rows: list[Row] = []
+    commit, interrupted = "", False
+    try:
+        commit = git("rev-parse", "--verify", f"{options.base}^{{commit}}")
+        print(f"base: {options.base} ({commit[:12]}); current: the working tree", flush=True)
+        with checked_out(commit) as tree, contextlib.ExitStack() as stack:
+            workers = [Worker(place) for place in (tree, ROOT)]
+            for worker in workers:
+                stack.callback(worker.close)
+            for case in cases(options):
+                rows.append(measure(case, *workers, options.rounds))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        interrupted = True
+    report(rows)
+    if options.json is not None:
+        options.json.write_text(json.dumps(as_json(rows, commit), indent=1) + "\n", encoding="utf-8")
+    if interrupted:
+        print("interrupted; this is what was measured until then", file=sys.stderr)
+        return 130
+    return int(any(row.error for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
