@@ -51,8 +51,8 @@ class Job:
         main = next((d[1:] for d in dtypes), "")
         constants = [f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in self.constants if v is not None]
         absent = [f"-{k.removesuffix('_ptr')}" for k, v in self.constants if v is None]
-        settings = dict(self.options)
-        tail = f"warps={settings['num_warps']} stages={settings['num_stages']} aligned={len(self.aligned)}"
+        settings, aligned = dict(self.options), ",".join(map(str, self.aligned))
+        tail = f"warps={settings['num_warps']} stages={settings['num_stages']} aligned={aligned}"
         return " ".join([self.kernel, main, *constants, *absent, tail])
 
 

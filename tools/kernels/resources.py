@@ -157,7 +157,7 @@ def by_kernel(tasks: Sequence[Task]) -> dict[Kernel, list[Task]]:
 
 @dataclass(frozen=True)
 class Row:
-    """`launches` is the digest of their labels; `most` has, by family, the largest of each of `FIGURES`."""
+    """`launches` is :func:`distinct`; `most` has, by family, the largest of each of `FIGURES`."""
 
     launches: str
     most: dict[str, tuple[int, ...]]
@@ -171,9 +171,10 @@ def figures(taken: Resources) -> tuple[int, ...]:
     return tuple(getattr(taken, name) for name in FIGURES)
 
 
-def labels(tasks: Sequence[Task]) -> str:
-    """The digest of the launches of a kernel."""
-    return digest("\n".join(sorted({f"{family} {job.label()}" for job, family in tasks})))
+def distinct(tasks: Sequence[Task]) -> str:
+    """The digest of the launches of a kernel: all that their code depends on beside the kernel's text."""
+    parts = {f"{family} {(j.signature, j.constants, j.aligned, j.options)}" for j, family in tasks}
+    return digest("\n".join(sorted(parts)))
 
 
 def compiled(tasks: Sequence[Task]) -> dict[tuple[str, Job], Resources | str]:
@@ -188,7 +189,7 @@ def row(tasks: Sequence[Task], found: dict[tuple[str, Job], Resources | str]) ->
         each = found[family, job]
         assert isinstance(each, Resources), f"{family} {job.label()}: {each}"
         taken[family].append(figures(each))
-    return Row(labels(tasks), {family: tuple(map(max, zip(*rows, strict=True))) for family, rows in taken.items()})
+    return Row(distinct(tasks), {family: tuple(map(max, zip(*rows, strict=True))) for family, rows in taken.items()})
 
 
 def read() -> tuple[str, dict[Kernel, Row]]:
@@ -246,7 +247,8 @@ def main(arguments: Sequence[str]) -> int:
     """0; 1 if a launch breaks the rules."""
     known = read()[1] if same_triton() and "--all" not in arguments else {}
     kernels = by_kernel(jobs(FAMILIES))
-    kept = {key: known[key] for key, tasks in kernels.items() if key in known and known[key].launches == labels(tasks)}
+    launched = {key: distinct(tasks) for key, tasks in kernels.items()}
+    kept = {key: row for key, row in known.items() if launched.get(key) == row.launches}
     found = compiled([task for key, tasks in kernels.items() if key not in kept for task in tasks])
     bad = faults(found)
     print(*bad, f"{len(found)} launches compiled, {len(kept)} kernels are as they were, {len(bad)} faults", sep="\n")
