@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import convnextv2_fast as cf
-from convnextv2_fast.bench.timing import CpuWatch, Timing, interleaved
+from convnextv2_fast.bench.timing import Timing
 
 from ..suite.cases import Setting
 from ..suite.measure import Effort, measure, significant
@@ -34,7 +35,7 @@ SIZES = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
 RUNTIMES = ("fast-cpu", "eager", "channels_last", "compile", "onnxruntime", "openvino")
 PLANES = ((96, 56), (192, 28), (384, 14), (768, 7))  # of tiny's stages
 BATCHES, RESOLUTIONS = (1, 2, 4, 8, 16, 32), (128, 192, 224, 256, 320, 384, 448, 512)
-Calls = dict[str, Callable[[int], object]]
+LIMITS = {"rounds": 9, "warmup": 2, "round_seconds": 0.02, "max_seconds": 12.0}  # of calls that are no group
 
 
 def group(
@@ -47,17 +48,9 @@ def group(
             continue
         provider, mode = published(name)
         figures = {key: outcome.info[key] for key in ("gb_per_s", "roofline_share")}
-        row = run.add(
-            part,
-            case.what,
-            provider,
-            mode=mode,
-            batch=case.batch,
-            dtype=case.setting.precision,
-            rel_error=outcome.info["max_relative_error"],
-            **program.timed(outcome.timing, provider, **figures),
-        )
-        print(f"  {case.name} {name}: {row.ms:.1f} ms", flush=True)
+        columns = {"case": case.what, "provider": provider, "mode": mode, "batch": case.batch}
+        columns |= {"dtype": case.setting.precision, "rel_error": outcome.info["max_relative_error"]}
+        run.record(part, name, outcome.timing, peer=provider, figures=figures, **columns)
 
 
 def limits(run: Run, quick: bool) -> None:
@@ -100,12 +93,6 @@ def sizes(run: Run, quick: bool) -> None:
         group(run, "sizes", ModelCase(size, 1, Setting("cpu", "float32")), ("fast-cpu", "eager"), 7, 20.0)
 
 
-def compare(calls: Calls, rounds: int = 9, seconds: float = 12.0) -> dict[str, Timing]:
-    """Times the calls, interleaved."""
-    timings = interleaved(calls, watch=CpuWatch(), rounds=rounds, warmup=2, round_seconds=0.02, max_seconds=seconds)
-    return {name: timing for name, timing in timings.items() if isinstance(timing, Timing)}
-
-
 def weight_gradient(run: Run, quick: bool) -> None:
     """Of the 7x7 depthwise convolution alone, batch 8, float32."""
     for c, side in PLANES:
@@ -115,18 +102,17 @@ def weight_gradient(run: Run, quick: bool) -> None:
         weight = kernel.view(7, 7, c).permute(2, 1, 0).unsqueeze(1).contiguous()
         ours = torch.ops.convnextv2_fast.sparse_dwconv_bwd.default
         options = ([0], [1, 1], [3, 3], [1, 1], False, [0, 0], c, [False, True, False])
-        calls: Calls = {
+        calls = {
             "fast-cpu": lambda _: ours(dy, x, kernel, False, True, side, side, None, None, False),  # noqa: B023
             "torch": lambda _: torch.ops.aten.convolution_backward(planes[1], planes[0], weight, *options),  # noqa: B023
         }
         got = ours(dy, x, kernel, False, True, side, side, None, None, False)[1][:49]
         want = torch.ops.aten.convolution_backward(planes[1], planes[0], weight, *options)[1]
         torch.testing.assert_close(got.view(7, 7, c).permute(2, 1, 0).unsqueeze(1), want, rtol=1e-3, atol=1e-2)
-        for name, timing in compare(calls).items():
-            provider, mode = published(name) if name == "fast-cpu" else ("pytorch", "eager")
-            case = f"dwconv7x7-{side}x{side}x{c}-wgrad"
-            row = run.add("ops", case, provider, mode=mode, batch=8, dtype="float32", **program.timed(timing))
-            print(f"  {case} {name}: {row.ms:.2f} ms", flush=True)
+        places = {"fast-cpu": published("fast-cpu"), "torch": ("pytorch", "eager")}
+        case: dict[str, Any] = {"case": f"dwconv7x7-{side}x{side}x{c}-wgrad", "batch": 8, "dtype": "float32"}
+        columns = {name: {**case, "provider": whose, "mode": mode} for name, (whose, mode) in places.items()}
+        run.race("ops", calls, columns.__getitem__, **LIMITS)
 
 
 _STEP = """
@@ -173,19 +159,16 @@ def step_memory(run: Run, quick: bool, size: str = "tiny", batch: int = 8) -> No
 def growth(run: Run, quick: bool) -> None:
     """Time of atto by batch (224 px), by the side of the image (batch 1), and of tiny by threads."""
     model, tiny = cf.convnextv2_atto().eval(), cf.convnextv2_tiny().eval()
+    ours: dict[str, Any] = {"provider": OURS, "mode": "eager", "dtype": "float32"}
 
     def series(part: str, sizes: list[tuple[int, int]]) -> None:
-        calls: Calls = {}
+        calls, columns = {}, {}
         for batch, side in sizes:
-            x = torch.randn(batch, 3, side, side)
-            calls[f"{batch} {side}"] = lambda _, x=x: model(x)
+            x, name = torch.randn(batch, 3, side, side), f"batch {batch}, {side} px"
+            calls[name] = lambda _, x=x: model(x)
+            columns[name] = {"case": f"convnextv2_atto-{side}px-forward", "batch": batch, **ours}
         with torch.inference_mode():
-            found = compare(calls, 5 if quick else 9, 30.0)
-        for name, timing in found.items():
-            batch, side = map(int, name.split())
-            case = f"convnextv2_atto-{side}px-forward"
-            row = run.add(part, case, OURS, mode="eager", batch=batch, dtype="float32", **program.timed(timing))
-            print(f"  {case} batch {batch}: {row.ms:.1f} ms", flush=True)
+            run.race(part, calls, columns.__getitem__, **{**LIMITS, "rounds": 5 if quick else 9, "max_seconds": 30.0})
 
     series("growth-batch", [(n, 224) for n in BATCHES])
     series("growth-side", [(1, side) for side in RESOLUTIONS])
@@ -201,9 +184,8 @@ def growth(run: Run, quick: bool) -> None:
                 timing.seconds.append(time.perf_counter() - start)
     torch.set_num_threads(before)
     for n, timing in timings.items():
-        mode, case = f"{n} thread{'s' if n > 1 else ''}", "convnextv2_tiny-224px-forward"
-        row = run.add("growth-threads", case, OURS, mode=mode, batch=8, dtype="float32", **program.timed(timing))
-        print(f"  {case} {mode}: {row.ms:.1f} ms", flush=True)
+        columns = {**ours, "mode": f"{n} thread{'s' if n > 1 else ''}", "case": "convnextv2_tiny-224px-forward"}
+        run.record("growth-threads", columns["mode"], timing, batch=8, **columns)
 
 
 PARTS: dict[str, Callable[[Run, bool], None]] = {
@@ -219,8 +201,7 @@ PARTS: dict[str, Callable[[Run, bool], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = program.options("cpu-report", __doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, float32, no large and huge")
+    parser = program.options("cpu-report", __doc__, quick="fewer rounds, float32, no large and huge")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="some parts")
     args = parser.parse_args(arguments)
     run = program.begin(parser, args, "--quick" if args.quick else "")

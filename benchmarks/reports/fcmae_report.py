@@ -8,6 +8,7 @@ encoder's time against the share that is removed. Every rival is checked against
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,12 @@ import torch
 from torch import Tensor
 
 import convnextv2_fast as cf
-from convnextv2_fast.bench.timing import CpuWatch, Timing, interleaved
 
 from ..rivals.masked_dense import MaskedDenseFCMAE
 from ..suite.module_cases import randomise_grn
 from . import program
 from .naming import OURS, published
-from .program import Plot, Rows, Run, table
+from .program import Calls, Plot, Rows, Run, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 SIZES, PARTS = ("atto", "tiny"), ("encoder", "step")
 BATCH, PIXELS, RATIO = 8, 224, 0.6
 RATIOS = tuple(i / 10 for i in range(10))
-TOLERANCE = 1e-4
 RIVALS = ("masked-dense", "masked-dense-channels_last", "masked-dense-compile", "masked-dense-compile-channels_last")
-Call = Callable[[int], object]
-Calls = dict[str, Call]
 
 
 class Subject:
@@ -78,7 +75,7 @@ class Subject:
         return y
 
     def _dense(self, part: Any, result: Any, backward: Any) -> Calls:
-        runs: Calls = {}
+        runs: dict[str, Callable[[int], Tensor]] = {}
         for name, model in self.rivals.items():
             last = name.endswith("channels_last")
             images = self.images.to(memory_format=torch.channels_last) if last else self.images
@@ -95,17 +92,10 @@ class Subject:
         return runs
 
 
-def agreed(calls: Calls) -> Calls:
-    """The same, once every one has given ours' result.
-
-    Raises:
-        AssertionError: one has not.
-    """
-    want = calls["fast"](0).detach()  # type: ignore[attr-defined]
-    for name, call in calls.items():
-        error = (call(0).detach() - want).abs().max() / want.abs().max()  # type: ignore[attr-defined]
-        assert error <= TOLERANCE, f"{name}: differs by {error:.1e}"
-    return calls
+def placed(case: str, name: str) -> dict[str, Any]:
+    """The columns of a provider's row."""
+    provider, mode = published(name)
+    return {"case": case, "provider": provider, "mode": mode, "batch": BATCH, "dtype": "float32"}
 
 
 def beside(run: Run, rounds: int, seconds: float) -> None:
@@ -113,14 +103,9 @@ def beside(run: Run, rounds: int, seconds: float) -> None:
     for size in SIZES:
         subject = Subject(size)
         for part in PARTS:
-            calls = agreed(getattr(subject, part)())
-            timings = interleaved(calls, watch=CpuWatch(), rounds=rounds, warmup=2, max_seconds=seconds, least=5)
-            for name, timing in timings.items():
-                assert isinstance(timing, Timing), timing
-                provider, mode = published(name)
-                figures = {"mode": mode, "batch": BATCH, "dtype": "float32", **program.timed(timing)}
-                row = run.add("fcmae", f"fcmae_{size}-{PIXELS}px-{part}", provider, **figures)
-                print(f"  {size} {part} {name}: {row.ms:.1f} ms", flush=True)
+            columns = functools.partial(placed, f"fcmae_{size}-{PIXELS}px-{part}")
+            calls = program.agreed(getattr(subject, part)())  # with ours, which is the first
+            run.race("fcmae", calls, columns, rounds=rounds, warmup=2, max_seconds=seconds, least=5)
             torch._dynamo.reset()
 
 
@@ -128,14 +113,13 @@ def by_ratio(run: Run, size: str, rounds: int) -> None:
     """The encoder for every share removed, interleaved."""
     subject = Subject(size)
     masks = {str(ratio): subject.ours.gen_random_mask(subject.images, ratio) for ratio in RATIOS}
-    calls: Calls = {ratio: lambda _, m=m: subject.encode(m) for ratio, m in masks.items()}
-    provider, mode = published("fast")
-    for ratio, timing in interleaved(calls, watch=CpuWatch(), rounds=rounds, warmup=1).items():
-        assert isinstance(timing, Timing), timing
-        figures = program.timed(timing, kept_patches=subject.kept(masks[ratio]))
-        case = f"fcmae_{size}-{PIXELS}px-encoder-removed{ratio}"
-        row = run.add("fcmae", case, provider, mode=mode, batch=BATCH, dtype="float32", **figures)
-        print(f"  {size}, {ratio} removed: {row.ms:.1f} ms", flush=True)
+
+    def columns(ratio: str) -> dict[str, Any]:
+        kept = {"kept_patches": subject.kept(masks[ratio])}
+        return {**placed(f"fcmae_{size}-{PIXELS}px-encoder-removed{ratio}", "fast"), "figures": kept}
+
+    calls = {ratio: lambda _, m=m: subject.encode(m) for ratio, m in masks.items()}
+    run.race("fcmae", calls, columns, rounds=rounds, warmup=1)
 
 
 def steps(rows: Rows) -> dict[tuple[str, str], dict[tuple[str, str], float]]:
@@ -218,8 +202,7 @@ PLOT = Plot("fcmae", ("fcmae",), figure)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = program.options("fcmae-report", __doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser = program.options("fcmae-report", __doc__, quick="fewer rounds")
     args = parser.parse_args(arguments)
     run = program.begin(parser, args, "--quick" if args.quick else "")
     beside(run, 5 if args.quick else 11, 30.0 if args.quick else 100.0)

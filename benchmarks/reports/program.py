@@ -10,12 +10,15 @@ import argparse
 import datetime
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convnextv2_fast.bench.timing import Timing
+from torch import Tensor
+
+from convnextv2_fast.bench.settings import one_line
+from convnextv2_fast.bench.timing import CpuWatch, Timing, interleaved
 
 from . import machine, tidy
 
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 
 RESULTS = tidy.RESULTS
 PACKAGES = ("timm", "transformers", "onnxruntime", "openvino")  # providers whose version belongs into the note
+TOLERANCE = 1e-4  # of float32 results that must agree, relative to the largest element
 Rows = Sequence[tidy.Row]
+Calls = Mapping[str, Callable[[int], Tensor]]
 Page = Callable[[Rows], str]
 
 
@@ -83,6 +88,35 @@ class Run:
         tidy.append(self.path, row)
         return row
 
+    def record(
+        self,
+        part: str,
+        name: str,
+        timing: Timing | Exception,
+        *,
+        peer: str = "",
+        figures: Mapping[str, object] | None = None,
+        **columns: Any,
+    ) -> None:
+        """Adds the row of a timing, and prints it as `name`; of a call that failed it prints why.
+
+        Args:
+            peer: whose version belongs into the note.
+            figures: further parts of the note.
+            columns: of the row, `case` and `provider` among them.
+        """
+        if isinstance(timing, Exception):
+            print(f"  {columns['case']} {name}: failed: {one_line(timing)}", flush=True)
+            return
+        row = self.add(part, **columns, **timed(timing, peer, **(figures or {})))
+        print(f"  {row.case} {name}: {row.ms:.4g} ms", flush=True)
+
+    def race(self, part: str, calls: Calls, columns: Callable[[str], dict[str, Any]], **limits: Any) -> None:
+        """Times calls on the CPU, interleaved, and records each. `columns` gives what :meth:`record` takes of a call,
+        by its name; `limits` go to :func:`convnextv2_fast.bench.timing.interleaved`."""
+        for name, timing in interleaved(calls, watch=CpuWatch(), **limits).items():
+            self.record(part, name, timing, **columns(name))
+
     def finish(self, page: Page, *plots: Plot) -> None:
         """Writes the page and the plots beside the CSV; with --save, keeps rows and plots."""
         rows = tidy.read(self.path)
@@ -101,8 +135,21 @@ class Run:
         print("wrote " + ", ".join(path.name for path in written))
 
 
-def options(name: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options of all programs."""
+def agreed(calls: Calls) -> Calls:
+    """The same, once every call has given the first one's result.
+
+    Raises:
+        AssertionError: one has not.
+    """
+    want = next(iter(calls.values()))(0).detach()
+    for name, call in calls.items():
+        error = (call(0).detach() - want).abs().max() / want.abs().max()
+        assert error <= TOLERANCE, f"{name}: differs by {error:.1e}"
+    return calls
+
+
+def options(name: str, description: str | None, quick: str = "") -> argparse.ArgumentParser:
+    """A parser with the options of all programs; `quick` says what --quick does, where there is such an option."""
     parser = argparse.ArgumentParser(
         f"make {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -110,6 +157,8 @@ def options(name: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--save", action="store_true", help="keep the rows in benchmarks/results; needs a tree without changes"
     )
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=quick)
     return parser
 
 

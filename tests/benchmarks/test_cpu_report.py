@@ -122,15 +122,11 @@ def test_a_group_is_measured(run, capsys):
 @pytest.mark.skipif(library.why_not("cpu") is not None, reason="the CPU kernels are not built")
 def test_the_weight_gradient_is_measured(run, monkeypatch):
     monkeypatch.setattr(cpu_report, "PLANES", ((8, 7),))
-    monkeypatch.setattr(cpu_report, "compare", lambda calls: {name: _once(call) for name, call in calls.items()})
+    monkeypatch.setattr(cpu_report, "LIMITS", {"rounds": 1, "warmup": 0})
     cpu_report.weight_gradient(run, True)
     rows = tidy.read(run.path)
     assert [(row.provider, row.mode) for row in rows] == [(OURS, "cpu"), ("pytorch", "eager")]
     assert {(row.case, row.batch) for row in rows} == {("dwconv7x7-7x7x8-wgrad", 8)}
-
-
-def _once(call):
-    return cpu_report.interleaved({"it": call}, watch=cpu_report.CpuWatch(), rounds=1, warmup=0)["it"]
 
 
 def test_memory_is_that_of_the_process():

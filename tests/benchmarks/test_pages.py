@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.reports import accelerate_report, fcmae_report, numerics_report, tidy
+from benchmarks.reports import accelerate_report, fcmae_report, numerics_report, program, tidy
 from benchmarks.reports.naming import OURS, published
 from benchmarks.reports.program import Run
 from benchmarks.reports.tidy import Origin, Row
@@ -62,7 +62,7 @@ def test_fcmae_is_measured_beside_every_form_of_masked_dense(run, monkeypatch):
 def test_a_rival_that_differs_gets_no_row():
     calls = {"fast": lambda _: torch.ones(1), "masked-dense": lambda _: torch.ones(1) * 1.001}
     with pytest.raises(AssertionError, match=r"masked-dense: differs by 1\.0e-03"):
-        fcmae_report.agreed(calls)
+        program.agreed(calls)
 
 
 def test_accelerated_models_are_measured(run, monkeypatch):
