@@ -8,7 +8,7 @@ import sys
 
 PROGRAMS = {
     "photos": "reports.photos",
-    "compare": "compare",
+    "compare": "compare.__main__",
     "cpu-report": "reports.cpu_report",
     "fcmae-report": "reports.fcmae_report",
     "accelerate-report": "reports.accelerate_report",
@@ -23,6 +23,8 @@ PROGRAMS = {
 def main(arguments: list[str]) -> int:
     """Runs a program; its exit code."""
     name, *rest = arguments if arguments and arguments[0] in PROGRAMS else ["photos", *arguments]
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"programs: {', '.join(PROGRAMS)}; without a name: photos", flush=True)
     print("importing torch: a few seconds", flush=True)
     try:
         program = importlib.import_module(f"benchmarks.{PROGRAMS[name]}")

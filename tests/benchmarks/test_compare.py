@@ -5,8 +5,9 @@ import subprocess
 
 import pytest
 
-from benchmarks import compare
-from benchmarks.compare import Case, Row, Worker, verdict
+from benchmarks.compare import __main__ as compare
+from benchmarks.compare import revisions
+from benchmarks.compare.__main__ import Case, Row, Worker, verdict
 from benchmarks.reports.machine import ROOT
 from convnextv2_fast.bench.timing import Timing
 
@@ -45,7 +46,7 @@ def test_a_table_of_two_revisions(capsys):
 
 @pytest.mark.skipif(not worktrees(), reason="no git repository")
 def test_head_beside_the_working_tree(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(compare, "NATIVE", ("LICENSE",))  # whatever is being changed: nothing is compiled
+    monkeypatch.setattr(revisions, "NATIVE", ("LICENSE",))  # whatever is being changed: nothing is compiled
     before, file = worktrees(), tmp_path / "compared.json"
     assert compare.main(["--base", "HEAD", "--op", "layer_norm", *SMALL, "--rounds", "2", "--json", str(file)]) == 0
     shown = capsys.readouterr().out

@@ -14,9 +14,10 @@ pytestmark = [
     pytest.mark.skipif(library.triton_why_not() is not None, reason=str(library.triton_why_not())),
 ]
 if library.triton_why_not() is None:
+    from convnextv2_fast.ops._mlp_grn import triton_fused
     from convnextv2_fast.ops._triton import chip as chips
     from convnextv2_fast.testing import ALL_OPS, make
-    from tools.kernels import resources
+    from tools.kernels import resources, sources
     from tools.kernels.compiling import Resources, compile_all, launches
 
 RENEW = "python -m tools.kernels.resources --write"
@@ -49,22 +50,19 @@ def test_the_resource_table_is_current(tasks, found):
     assert len(tasks) // 12 < len(found) < len(tasks) // 4
     if resources.same_triton():
         for (family, job), taken in found.items():
-            row = rows[resources.kernel(job.module, job.kernel)]
+            row = rows[sources.kernel(job.module, job.kernel)]
             assert not row.exceeded(family, taken), f"{family} {job.label()} takes {taken}, at most {row.most[family]}"
 
 
 def test_a_row_is_of_the_kernels_text_and_launches_alone():
     """Not of its comments, its folder or the code that launches it; of what it calls, too."""
-    kernel = partial(resources.kernel, "convnextv2_fast.ops._layer_norm.triton_kernels")
+    kernel = partial(sources.kernel, "convnextv2_fast.ops._layer_norm.triton_kernels")
     assert kernel("forward_kernel").source != kernel("backward_kernel").source
     texts = {}
-    resources._add_texts(
-        resources.Job("convnextv2_fast.ops._mlp_grn.triton_fused", "fused_kernel", *[()] * 4).function, texts
-    )
+    sources.add_texts(triton_fused.fused_kernel, texts)
     assert {"fused_kernel", "_w1_piece", "_piece", "gelu"} <= set(texts) and not [t for t in texts.values() if "#" in t]
-    job = resources.Job(
-        "some.module", "kernel", (("x", "*fp32"),), (("C", 96),), (0,), (("num_warps", 4), ("num_stages", 2))
-    )
+    options = (("num_warps", 4), ("num_stages", 2))
+    job = resources.Job("some.module", "kernel", (("x", "*fp32"),), (("C", 96),), (0,), options)
     assert job.label() == "kernel fp32 C=96 warps=4 stages=2 aligned=0"
 
 

@@ -12,18 +12,14 @@ and its `launches` (constants, types, alignment, warps and stages of each, by fa
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
-import inspect
 import itertools
 import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -33,6 +29,7 @@ from convnextv2_fast.ops._triton.tiles import WIDEST, WIDTHS
 from convnextv2_fast.testing import ALL_OPS, Problem, kinds, make
 
 from .compiling import Job, Resources, compile_all, launches
+from .sources import Kernel, digest, kernel
 from .variants import persistent
 
 TABLE = Path(__file__).resolve().parents[2] / "tests" / "triton" / "resources.tsv"
@@ -102,49 +99,6 @@ def sample(tasks: Sequence[Task]) -> list[Task]:
         return of_ten == 0 or first[family, job.module, job.kernel] == label
 
     return [task for task in tasks if taken(*task)]
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """What a row is about: names differ within a module only, sources everywhere."""
-
-    name: str
-    source: str
-
-
-def digest(text: str) -> str:
-    """Eight hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-@functools.cache
-def kernel(module: str, name: str) -> Kernel:
-    """A jitted function, with the digest of its text and of all that it uses."""
-    texts: dict[str, str] = {}
-    _add_texts(Job(module, name, (), (), (), ()).function, texts)
-    return Kernel(name, digest("\n".join(texts[each] for each in sorted(texts))))
-
-
-def _add_texts(function: Any, texts: dict[str, str]) -> None:
-    """The normalised text of a jitted function, of the jitted functions it calls, and of the constants they name."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function.fn)))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    texts[function.__name__] = ast.unparse(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            name, used = node.id, function.fn.__globals__.get(node.id)
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            module = function.fn.__globals__.get(node.value.id)
-            name, used = node.attr, getattr(module, node.attr, None) if isinstance(module, ModuleType) else None
-        else:
-            continue
-        used = getattr(used, "value", used)  # of a constexpr
-        if isinstance(used, int | float | str):
-            texts[name] = f"{name} = {used!r}"
-        elif hasattr(used, "fn") and hasattr(used, "arg_names") and name not in texts:
-            _add_texts(used, texts)
 
 
 def by_kernel(tasks: Sequence[Task]) -> dict[Kernel, list[Task]]:

@@ -1,6 +1,6 @@
 """The child of `compare`: times the convnextv2_fast that is first on its path, one call at a time, as it is asked to.
 
-python compare_worker.py TIMING reads a JSON object a line and answers with one. {"prepare": case} builds a case and
+python worker.py TIMING reads a JSON object a line and answers with one. {"prepare": case} builds a case and
 gives the seconds of a call; {"turn": calls} gives the seconds of each, over so many. It uses public functions only, so
 that any revision can be measured; TIMING is the file of the engine, the same for all.
 """
