@@ -57,9 +57,8 @@ def add_libraries(tree: Path, commit: str) -> None:
     if not kept.exists():
         print("compiling the base's native library: minutes", flush=True)
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-        done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise ValueError(f"the base's library could not be compiled:\n{(done.stdout + done.stderr)[-2000:]}")
+        if subprocess.run(command, cwd=tree, stdout=subprocess.DEVNULL).returncode != 0:  # its progress is on stderr
+            raise ValueError("the base's library could not be compiled, see above")
         kept.mkdir(parents=True)
         for path in filter(Path.exists, (tree / SOURCE / name for name in LIBRARIES)):
             shutil.copy(path, kept)

@@ -51,7 +51,7 @@ def need(*packages: str) -> None:
         try:
             importlib.import_module(package)
         except Exception as error:
-            raise Unavailable(one_line(error)) from error
+            raise Unavailable(one_line(error, 1)) from error
 
 
 def load(peer: str) -> ModuleType:
