@@ -3,13 +3,14 @@
 #   VENV    directory of the environment          ARGS  further arguments of the program that a target runs
 # tools/environment installs what a target needs, once: requirements/*.txt by purpose, then the package in place.
 .DEFAULT_GOAL := help
-.PHONY: help venv build test test-all test-changed docs-packages bench cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account static-figures sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint types format clean
+.PHONY: help venv build test test-all test-changed docs-packages bench compare cpu-report fcmae-report accelerate-report numerics-report pretrain-photos gpu-account static-figures sanitize-cpu benchmarks-smoke wheels wheel-index check-abi docs lint types format clean
 SHELL := /bin/sh
 
 VENV ?= .venv
 PYTHON ?=
 OUT ?=
 COMMIT ?=
+BASE ?= main
 CACHE ?= build/compiled.tar.gz
 ARGS ?=
 PY = $(VENV)/bin/python
@@ -32,6 +33,7 @@ help:
 	@echo "make test              sets up, then the tests, each kernel in pairs of settings  (ARGS='-k grn' for a part)"
 	@echo "make test-all          every test; make test-triton: one area (CONTRIBUTING lists them)"
 	@echo "make bench             parity and speed on four photographs          (ARGS=--save keeps the rows)"
+	@echo "make compare           times a revision beside the working tree    BASE=main ARGS='--op grn --op block'"
 	@echo "make benchmarks-smoke  every benchmark once, tiny"
 	@echo "make cpu-report        the CPU kernels beside other runtimes     OUT=directory ARGS='--quick --only inference' ARGS=--save"
 	@echo "make fcmae-report      sparse pre-training beside masked dense      OUT=directory ARGS=--quick ARGS=--save"
@@ -81,31 +83,34 @@ bench:
 	@echo "== make bench: convnextv2_tiny on four photographs; about 4 minutes the first time, 1.5 minutes after that"
 	@$(SETUP) $(FOR_BENCH) --package && "$(PY)" -m benchmarks $(ARGS)
 
+compare: build
+	@"$(PY)" -m benchmarks compare --base "$(BASE)" $(ARGS)
+
 benchmarks-smoke: build
 	@"$(PY)" -m pytest benchmarks --smoke -q --benchmark-columns=median $(ARGS)
 
 cpu-report: build
-	@"$(PY)" -m benchmarks.cpu_report $(if $(OUT),--out "$(OUT)") $(ARGS)
+	@"$(PY)" -m benchmarks cpu-report $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 accelerate-report: build
-	@"$(PY)" -m benchmarks.accelerate_report $(if $(OUT),--out "$(OUT)") $(ARGS)
+	@"$(PY)" -m benchmarks accelerate-report $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 numerics-report: build
-	@"$(PY)" -m benchmarks.numerics_report $(if $(OUT),--out "$(OUT)") $(ARGS)
+	@"$(PY)" -m benchmarks numerics-report $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 fcmae-report: build
-	@"$(PY)" -m benchmarks.fcmae_report $(if $(OUT),--out "$(OUT)") $(ARGS)
+	@"$(PY)" -m benchmarks fcmae-report $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 pretrain-photos: build
-	@"$(PY)" -m benchmarks.pretrain_photos $(ARGS)
+	@"$(PY)" -m benchmarks pretrain-photos $(ARGS)
 
 sanitize-cpu:
-	@$(SETUP) $(FOR_TESTS) && "$(PY)" -m tests.native.sanitize
+	@$(SETUP) $(FOR_TESTS) && "$(PY)" -m tools.kernels.sanitize_cpu
 
 # Uses the interpreter given and the CUDA library that is there; installs and compiles nothing of ours. Where there is no
 # git, COMMIT="$(git describe --always --abbrev=40 --dirty)". CACHE: compiled.tar.gz of an earlier account, if there is one.
 gpu-account:
-	@$(FIND_PYTHON); PYTHONPATH=src "$$found" -m benchmarks.gpu_account --out "$(or $(OUT),build/gpu-account)" \
+	@$(FIND_PYTHON); PYTHONPATH=src "$$found" -m benchmarks gpu-account --out "$(or $(OUT),build/gpu-account)" \
 	  --cache "$(CACHE)" $(if $(COMMIT),--commit "$(COMMIT)") $(ARGS)
 
 static-figures: build

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from . import _machine, providers
-from .cases import Case, Setting
-from .measure import Effort, Outcome, measure
+from .reports import machine
+from .suite import providers
+from .suite.cases import Case, Setting
+from .suite.measure import Effort, Outcome, measure
 
 CaseList = Callable[[Setting], list[Case]]
 
@@ -135,10 +136,10 @@ def report(benchmark: Any, groups: Groups, request: pytest.FixtureRequest) -> Ca
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Replaces pytest-benchmark's machine information, which names the host."""
     machine_info.clear()
-    machine_info.update(_machine.describe())
+    machine_info.update(machine.describe())
 
 
 def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, Any]:
     """Commit and dirty flag, and nothing of the directory's name."""
-    found = _machine.commit()
+    found = machine.commit()
     return {"id": found["commit"] or "unversioned", "dirty": found["dirty"]}

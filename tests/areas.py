@@ -74,7 +74,7 @@ AREAS = (
         "emulation",
         "the CUDA kernels, emulated on the CPU, in any order of threads, under sanitizers",
         ("tests/cuda_emulation",),
-        (*COMPUTING, "csrc/cuda", "csrc/common", "csrc/torch"),
+        (*COMPUTING, f"{PACKAGE}/bench", "csrc/cuda", "csrc/common", "csrc/torch"),
     ),
     Area(
         "machine-code",
@@ -104,7 +104,14 @@ AREAS = (
         "adapters",
         "`accelerate`, alone and with compile, export, ONNX, DDP and FSDP; serving",
         ("tests/adapters", "tests/ecosystem", "tests/examples", "tests/test_fusion.py"),
-        (*COMPUTING, f"{PACKAGE}/adapters", f"{PACKAGE}/cli", f"{PACKAGE}/reference.py", "examples"),
+        (
+            *COMPUTING,
+            f"{PACKAGE}/adapters",
+            f"{PACKAGE}/bench",
+            f"{PACKAGE}/cli",
+            f"{PACKAGE}/reference.py",
+            "examples",
+        ),
     ),
     Area(
         "checkpoints",
@@ -112,7 +119,12 @@ AREAS = (
         ("tests/checkpoints",),
         (f"{PACKAGE}/checkpoints", f"{PACKAGE}/cli", f"{PACKAGE}/errors.py", f"{PACKAGE}/models"),
     ),
-    Area("command-line", "`env`, `check`, `bench`, `explain`", ("tests/cli",), (f"{PACKAGE}/cli", *COMPUTING)),
+    Area(
+        "command-line",
+        "`env`, `check`, `bench`, `explain`",
+        ("tests/cli",),
+        (f"{PACKAGE}/bench", f"{PACKAGE}/cli", *COMPUTING),
+    ),
     Area(
         "train",
         "pre-training and fine-tuning: numbers, resume, kills, several processes",
@@ -158,6 +170,7 @@ AREAS = (
             "CONTRIBUTING.md",
             "mkdocs.yml",
             "tools/docs",
+            f"{PACKAGE}/bench",
             f"{PACKAGE}/cli",
             f"{PACKAGE}/checkpoints",
             f"{PACKAGE}/environment.py",
@@ -170,7 +183,7 @@ AREAS = (
         "benchmarks",
         "the programs that measure, their tables, and the account of a GPU",
         ("tests/benchmarks",),
-        (*COMPUTING, "benchmarks", f"{PACKAGE}/cli", f"{PACKAGE}/reference.py"),
+        (*COMPUTING, "benchmarks", f"{PACKAGE}/bench", f"{PACKAGE}/cli", f"{PACKAGE}/reference.py"),
     ),
 )
 BY_NAME = {area.name: area for area in AREAS}

@@ -46,7 +46,7 @@ def test_what_every_test_is_given_belongs_to_every_area():
 
 def test_modules_of_the_library_are_found_in_every_form_of_import(tmp_path):
     file = areas.ROOT / "tests" / "not_there.py"
-    text = "import convnextv2_fast.ops.mlp_grn\nfrom convnextv2_fast import testing, accelerate\n"
+    text = "import convnextv2_fast.ops._mlp_grn\nfrom convnextv2_fast import testing, accelerate\n"
     text += "def f():\n    from convnextv2_fast.models.convnextv2 import Block\n"
 
     class Pretended:
@@ -59,7 +59,7 @@ def test_modules_of_the_library_are_found_in_every_form_of_import(tmp_path):
     names = {
         path.relative_to(imports.SOURCES / "convnextv2_fast").as_posix() for path in imports.of_the_library(Pretended())
     }
-    assert names == {"ops", "ops/mlp_grn", "testing.py", "models", "models/convnextv2.py"}
+    assert names == {"ops", "ops/_mlp_grn", "testing.py", "models", "models/convnextv2.py"}
 
 
 @pytest.mark.parametrize("area", areas.AREAS, ids=lambda area: area.name)

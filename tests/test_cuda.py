@@ -11,7 +11,7 @@ from convnextv2_fast.ops._mlp_grn.triton_tiles import WIDEST_FUSED
 from convnextv2_fast.ops._shared import cuda
 from convnextv2_fast.ops._triton import chip as chips
 from convnextv2_fast.testing import KERNEL_OPS, kinds, make
-from tests.triton.variants import persistent
+from tools.kernels.variants import persistent
 
 pytestmark = [
     pytest.mark.cuda,

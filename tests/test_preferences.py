@@ -2,13 +2,14 @@
 
 import pytest
 
-from benchmarks import naming, prefer, tidy
-from benchmarks.tidy import Origin, Row
+from benchmarks.reports import naming, tidy
+from benchmarks.reports.tidy import Origin, Row
 from convnextv2_fast import dispatch, preferences
 from convnextv2_fast.ops._shared import cuda
 from convnextv2_fast.preferences import ANY, DWCONV_KERNEL, Preference
 from convnextv2_fast.spec import Implementation, Spec, always
 from convnextv2_fast.testing import KERNEL_OPS
+from tools.kernels import prefer
 
 
 def test_every_op_has_a_prior_and_only_known_names():

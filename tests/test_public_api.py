@@ -90,6 +90,7 @@ def test_lean_import():
         assert not torch.cuda.is_initialized()
         heavy = new & {"triton", "timm", "transformers", "rich", "matplotlib", "torchvision", "safetensors"}
         assert not heavy, heavy
+        assert "convnextv2_fast.bench" not in sys.modules
         print(elapsed)
     """
     # an empty value is an unset one

@@ -2,5 +2,5 @@
 
 `chips` has the machines, `kernel` the formula and its constants, `depthwise` and `ops` what one call of an op runs,
 `models` and `pretraining` whole passes, `compiled` the same passes under torch.compile, `measured` the committed
-results, `comparison` both together. Pure arithmetic: no torch, no GPU. `python -m benchmarks.gpu_model` prints it.
+results, `comparison` both together. Pure arithmetic: no torch, no GPU. `python -m benchmarks gpu-model` prints it.
 """

@@ -10,7 +10,7 @@ class Chip:
     """Rates of one GPU.
 
     Attributes:
-        machine: part of the name that results call it by, see the column `machine` of `benchmarks.tidy`.
+        machine: part of the name that results call it by, see the column `machine` of `benchmarks.reports.tidy`.
         copy: bytes a second of a large copy, read and written together.
         gemm: floating-point operations a second of a large bfloat16 matrix product.
         processors: streaming multiprocessors.

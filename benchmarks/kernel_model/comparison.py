@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..naming import OURS
-from ..tidy import Row
+from ..reports.naming import OURS
+from ..reports.tidy import Row
 from . import depthwise, measured, ops, pretraining
 from .chips import CHIPS, Chip
 from .depthwise import Plane

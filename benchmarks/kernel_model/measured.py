@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from .. import tidy
-from ..naming import OURS
-from ..tidy import Row
+from ..reports import tidy
+from ..reports.naming import OURS
+from ..reports.tidy import Row
 from .chips import Chip
 
 PARTS = {"forward": "inference", "training": "training", "fcmae": "pretraining"}

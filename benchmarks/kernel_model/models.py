@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..sizes import SIZES
+from ..rivals.sizes import SIZES
 from . import ops
 from .depthwise import FLOAT, Plane
 from .kernel import Kernel, Step

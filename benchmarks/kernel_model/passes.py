@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..tidy import Row
+from ..reports.tidy import Row
 from . import chips, compiled, measured, models, pretraining
 from .chips import Chip
 from .kernel import Step, Total, total

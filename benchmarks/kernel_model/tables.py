@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from ..sizes import SIZES
+from ..rivals.sizes import SIZES
 from . import comparison, measured
 from .chips import CHIPS, Chip
 from .kernel import Kernel, Step, total

@@ -30,14 +30,6 @@ def room(op: str, module: str) -> ModuleType:
     return importlib.import_module(f"convnextv2_fast.ops.{FOLDERS.get(op, f'_{op}')}.{module}")
 
 
-def implementation(op: str, backend: str) -> Callable[..., Tensor]:
-    """One backend of an op as a function of the public signature, which neither checks nor chooses."""
-    run, call = room(op, backend).run, room(op, "call")
-    folder = FOLDERS.get(op, op)
-    of = getattr(call, "".join(word.title() for word in folder.split("_")) + "Call").of
-    return lambda *args, **options: run(of(*args, **options))
-
-
 @dataclass
 class Problem:
     """Arguments of one call: `tensors` by parameter name (all differentiable), `options` by keyword."""

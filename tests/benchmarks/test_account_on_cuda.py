@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import naming, tidy
-from benchmarks.account import correctness, host, kernels, ops, scale, workers
-from benchmarks.account.context import Context
-from benchmarks.account.scale import Subject
+from benchmarks.reports import naming, tidy
+from benchmarks.reports.account import correctness, host, kernels, ops, scale, workers
+from benchmarks.reports.account.context import Context
+from benchmarks.reports.account.scale import Subject
 from tests.benchmarks.pretended import pretend
 from tests.benchmarks.test_gpu_account import ORIGIN
 
@@ -69,7 +69,7 @@ def test_a_graph_that_gives_another_result_is_refused(context, monkeypatch):
     held.trace(subject)
     right = workers.graphed
     monkeypatch.setattr(workers, "graphed", lambda run, sets: lambda i: 1.5 * right(run, sets)(i))
-    with pytest.raises(workers._check.CheckFailed, match="beside its launches"):
+    with pytest.raises(workers.checks.CheckFailed, match="beside its launches"):
         held.ready(subject)
 
 

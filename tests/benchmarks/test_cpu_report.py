@@ -4,12 +4,12 @@ import mmap
 
 import pytest
 
-from benchmarks import _machine, cpu_pages, cpu_report, tidy
-from benchmarks._run import Run
-from benchmarks.cases import Setting
-from benchmarks.module_cases import ModelCase
-from benchmarks.naming import OURS, published
-from benchmarks.tidy import Origin, Row
+from benchmarks.reports import cpu_pages, cpu_report, machine, tidy
+from benchmarks.reports.naming import OURS, published
+from benchmarks.reports.program import Run
+from benchmarks.reports.tidy import Origin, Row
+from benchmarks.suite.cases import Setting
+from benchmarks.suite.module_cases import ModelCase
 from convnextv2_fast import library
 
 ORIGIN = Origin("a processor, avx2, 2 threads", "2.13.0", "", "abc", True)
@@ -122,15 +122,11 @@ def test_a_group_is_measured(run, capsys):
 @pytest.mark.skipif(library.why_not("cpu") is not None, reason="the CPU kernels are not built")
 def test_the_weight_gradient_is_measured(run, monkeypatch):
     monkeypatch.setattr(cpu_report, "PLANES", ((8, 7),))
-    monkeypatch.setattr(cpu_report, "compare", lambda calls: {name: _once(call) for name, call in calls.items()})
+    monkeypatch.setattr(cpu_report, "LIMITS", {"rounds": 1, "warmup": 0})
     cpu_report.weight_gradient(run, True)
     rows = tidy.read(run.path)
     assert [(row.provider, row.mode) for row in rows] == [(OURS, "cpu"), ("pytorch", "eager")]
     assert {(row.case, row.batch) for row in rows} == {("dwconv7x7-7x7x8-wgrad", 8)}
-
-
-def _once(call):
-    return cpu_report.interleaved({"it": call}, watch=cpu_report.CpuWatch(), rounds=1, warmup=0)["it"]
 
 
 def test_memory_is_that_of_the_process():
@@ -151,7 +147,7 @@ def test_a_run_cut_short_leaves_what_it_had(tmp_path, monkeypatch):
         run.add("growth-batch", "a", OURS, ms=1.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_machine, "origin", lambda **_: ORIGIN)
+    monkeypatch.setattr(machine, "origin", lambda **_: ORIGIN)
     monkeypatch.setattr(cpu_report, "PARTS", {"memory": measured, "growth": broken})
     with pytest.raises(KeyboardInterrupt):
         cpu_report.main(["--out", str(tmp_path)])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_account, keep, naming, tidy
-from benchmarks.account import (
+from benchmarks.reports import gpu_account, keep, naming, tidy
+from benchmarks.reports.account import (
     caches,
     children,
     correctness,
@@ -25,11 +25,11 @@ from benchmarks.account import (
     scale,
     workers,
 )
-from benchmarks.account.context import Context
-from benchmarks.account.crews import Task
-from benchmarks.account.page import Ended
-from benchmarks.account.plan import PARTS, Budget, Part
-from benchmarks.tidy import Origin
+from benchmarks.reports.account.context import Context
+from benchmarks.reports.account.crews import Task
+from benchmarks.reports.account.page import Ended
+from benchmarks.reports.account.plan import PARTS, Budget, Part
+from benchmarks.reports.tidy import Origin
 from tests.benchmarks import test_results
 from tools.docs import gpu
 
@@ -47,7 +47,7 @@ def context(tmp_path):
 
 def test_dry_run(tmp_path):
     """Takes half a minute: every part's code runs, on small shapes, and torch.compile traces three models."""
-    command = [sys.executable, "-m", "benchmarks.gpu_account", "--dry-run", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.reports.gpu_account", "--dry-run", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     rows, ended = tidy.read(tmp_path / "account.csv"), page.read_parts(tmp_path / "account.parts.csv")
@@ -181,7 +181,7 @@ def test_an_account_is_taken_up_again(context):
 
 def test_a_wrong_op_yields_no_figure(context, monkeypatch):
     """Found wrong by the correctness part, it is left out of the comparison of kernels."""
-    from benchmarks.account import ops
+    from benchmarks.reports.account import ops
 
     public = correctness.problems.public
     monkeypatch.setattr(correctness.problems, "public", lambda op: lambda *a, **k: 1.1 * public(op)(*a, **k))
@@ -510,11 +510,11 @@ def test_a_device_that_cannot_be_used_ends_the_account(context, tmp_path, monkey
 
 def test_without_a_commit_nothing_is_begun(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_account, "gpu_name", lambda: "NVIDIA H200")
-    monkeypatch.setattr(gpu_account._machine, "commit", lambda: {"commit": None, "dirty": None})
+    monkeypatch.setattr(gpu_account.machine, "commit", lambda: {"commit": None, "dirty": None})
     with pytest.raises(SystemExit):
         gpu_account.main(["--out", str(tmp_path / "a")])
     assert "name the commit" in capsys.readouterr().err
-    assert gpu_account._machine.origin("abc-dirty", "NVIDIA H200").dirty is True
+    assert gpu_account.machine.origin("abc-dirty", "NVIDIA H200").dirty is True
 
 
 def starts_what_starts(path):

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_model, problems, tidy
+from benchmarks.kernel_model import __main__ as gpu_model
 from benchmarks.kernel_model import chips, comparison, depthwise, measured, models, ops, pretraining, tables
 from benchmarks.kernel_model.depthwise import Plane
 from benchmarks.kernel_model.kernel import Kernel, total
 from benchmarks.kernel_model.passes import COUNTS, DTYPES, MODES, Pass
-from benchmarks.sizes import SIZES
+from benchmarks.reports import tidy
+from benchmarks.rivals.sizes import SIZES
+from benchmarks.suite import problems
 from convnextv2_fast.ops._mlp_grn import native
 from tests.static_figures import figures
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import naming
+from benchmarks.reports import naming
 
 
 @pytest.mark.parametrize("graph", [False, True])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import accelerate_report, fcmae_report, numerics_report, tidy
-from benchmarks._run import Run
-from benchmarks.naming import OURS, published
-from benchmarks.tidy import Origin, Row
+from benchmarks.reports import accelerate_report, fcmae_report, numerics_report, program, tidy
+from benchmarks.reports.naming import OURS, published
+from benchmarks.reports.program import Run
+from benchmarks.reports.tidy import Origin, Row
 
 ORIGIN = Origin("a processor, avx2, 2 threads", "2.13.0", "", "abc", False)
 
@@ -62,13 +62,13 @@ def test_fcmae_is_measured_beside_every_form_of_masked_dense(run, monkeypatch):
 def test_a_rival_that_differs_gets_no_row():
     calls = {"fast": lambda _: torch.ones(1), "masked-dense": lambda _: torch.ones(1) * 1.001}
     with pytest.raises(AssertionError, match=r"masked-dense: differs by 1\.0e-03"):
-        fcmae_report.agreed(calls)
+        program.agreed(calls)
 
 
 def test_accelerated_models_are_measured(run, monkeypatch):
     modes = ("eager", "compile", accelerate_report.FAST, accelerate_report.UNPACKED)
     monkeypatch.setattr(accelerate_report, "MODELS", {"timm/some": lambda: nn.Linear(1, 1)})
-    monkeypatch.setattr(accelerate_report._machine, "version", lambda package: "1.2")
+    monkeypatch.setattr(accelerate_report.machine, "version", lambda package: "1.2")
     monkeypatch.setattr(
         accelerate_report, "forms", lambda model, x, train: {m: lambda _: None for m in modes[: 4 - train]}
     )

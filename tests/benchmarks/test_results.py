@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks import naming, tidy
+from benchmarks.reports import naming, tidy
 from tools.docs import results
 
 FILES = sorted(path for path in tidy.RESULTS.iterdir() if not path.name.startswith("."))

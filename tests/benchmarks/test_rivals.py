@@ -4,14 +4,14 @@ import pytest
 import torch
 
 import convnextv2_fast as cf
-from benchmarks import _roofline, problems, providers
-from benchmarks.cases import OpCase, Setting
-from benchmarks.masked_dense import MaskedDenseFCMAE
-from benchmarks.measure import Effort, measure
-from benchmarks.module_cases import BlockCase, FcmaeCase, ModelCase, seeded
-from benchmarks.problems import Shape
-from benchmarks.sizes import SIZES
-from benchmarks.upstream_eager import ConvNeXtV2
+from benchmarks.rivals.masked_dense import MaskedDenseFCMAE
+from benchmarks.rivals.sizes import SIZES
+from benchmarks.rivals.upstream_eager import ConvNeXtV2
+from benchmarks.suite import problems, providers, roofline
+from benchmarks.suite.cases import OpCase, Setting
+from benchmarks.suite.measure import Effort, measure
+from benchmarks.suite.module_cases import BlockCase, FcmaeCase, ModelCase, seeded
+from benchmarks.suite.problems import Shape
 
 SMOKE = Setting(smoke=True)
 ATTO = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
@@ -91,9 +91,9 @@ def test_no_peer_compiles_in_smoke_but_one():
 
 def test_the_roofline_counts():
     """By hand: tiny's 4.47 GMAC (of which the head is 0.77 M), and the bytes of an elementwise op."""
-    work = _roofline.model_work("tiny", 1, 224, 4, backward=False)
+    work = roofline.model_work("tiny", 1, 224, 4, backward=False)
     assert work.flops / 2 == pytest.approx(4.47e9, rel=0.005)
-    assert _roofline.model_work("tiny", 1, 224, 4, backward=True).flops == pytest.approx(3 * work.flops)
+    assert roofline.model_work("tiny", 1, 224, 4, backward=True).flops == pytest.approx(3 * work.flops)
     grn = problems.work("grn", Shape(2, 7, 7, 8), 4, backward=False)
     assert grn.bytes == 2 * (2 * 7 * 7 * 8) * 4 + 2 * 8 * 4 and grn.flops == 0
     sparse = problems.work("sparse_dwconv", Shape(1, 14, 14, 8), 4, backward=False)
@@ -101,7 +101,7 @@ def test_the_roofline_counts():
 
 
 def test_ceilings_are_measured():
-    found = _roofline.ceilings("cpu", torch.float32)
+    found = roofline.ceilings("cpu", torch.float32)
     assert found.copy > 1e8 and found.gemm > 1e8
-    assert found.floor(_roofline.Work(found.copy, 0.0)) == pytest.approx(1.0)
-    assert found.floor(_roofline.Work(1.0, 2 * found.gemm)) == pytest.approx(2.0)
+    assert found.floor(roofline.Work(found.copy, 0.0)) == pytest.approx(1.0)
+    assert found.floor(roofline.Work(1.0, 2 * found.gemm)) == pytest.approx(2.0)

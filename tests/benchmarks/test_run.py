@@ -4,10 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import _machine, _run, accelerate_report, cpu_report, fcmae_report, numerics_report, photos, tidy
-from benchmarks._run import Plot, Run
-from benchmarks._timing import Timing
-from benchmarks.tidy import Origin
+from benchmarks.reports import (
+    accelerate_report,
+    cpu_report,
+    fcmae_report,
+    machine,
+    numerics_report,
+    photos,
+    program,
+    tidy,
+)
+from benchmarks.reports.program import Plot, Run
+from benchmarks.reports.tidy import Origin
+from convnextv2_fast.bench.timing import Timing
 
 CLEAN = Origin("CPU, 2 threads", "2.13.0", "", "a" * 40, False)
 PROGRAMS = (accelerate_report, cpu_report, fcmae_report, numerics_report, photos)
@@ -15,16 +24,16 @@ PROGRAMS = (accelerate_report, cpu_report, fcmae_report, numerics_report, photos
 
 @pytest.fixture
 def clean(monkeypatch):
-    monkeypatch.setattr(_machine, "origin", lambda **_: CLEAN)
+    monkeypatch.setattr(machine, "origin", lambda **_: CLEAN)
 
 
 def begun(tmp_path, *arguments):
-    parser = _run.options("a-report", "A report.")
-    return _run.begin(parser, parser.parse_args(["--out", str(tmp_path / "out"), *arguments]))
+    parser = program.options("a-report", "A report.")
+    return program.begin(parser, parser.parse_args(["--out", str(tmp_path / "out"), *arguments]))
 
 
 def page(rows):
-    return f"{_run.told(rows)}\n" + "".join(f"{row.case} {row.ms}\n" for row in rows)
+    return f"{program.told(rows)}\n" + "".join(f"{row.case} {row.ms}\n" for row in rows)
 
 
 def test_rows_are_on_disk_as_they_come(tmp_path, clean):
@@ -43,7 +52,7 @@ def test_nothing_measured_is_no_page(tmp_path, clean, capsys):
 
 
 def test_rows_are_kept_with_save_only(tmp_path, clean, monkeypatch):
-    monkeypatch.setattr(_run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
     for arguments, kept in (([], []), (["--save"], ["a"])):
         run = begun(tmp_path, *arguments)
         run.add("ops", "a", "timm", ms=1.0)
@@ -52,17 +61,17 @@ def test_rows_are_kept_with_save_only(tmp_path, clean, monkeypatch):
         assert found == kept and not list((tmp_path / "results").glob("*.md"))
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("report", PROGRAMS, ids=lambda report: report.__name__.rpartition(".")[2])
 @pytest.mark.parametrize("dirty", [True, None])
-def test_save_needs_a_clean_tree_before_anything_is_measured(tmp_path, monkeypatch, capsys, program, dirty):
-    monkeypatch.setattr(_machine, "origin", lambda **_: replace(CLEAN, dirty=dirty))
+def test_save_needs_a_clean_tree_before_anything_is_measured(tmp_path, monkeypatch, capsys, report, dirty):
+    monkeypatch.setattr(machine, "origin", lambda **_: replace(CLEAN, dirty=dirty))
     with pytest.raises(SystemExit):
-        program.main(["--save", "--out", str(tmp_path / "out")])
+        report.main(["--save", "--out", str(tmp_path / "out")])
     assert "--save needs a clean tree" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("program", "options"),
+    ("report", "options"),
     [
         (cpu_report, ["--quick"]),
         (fcmae_report, ["--quick"]),
@@ -70,18 +79,18 @@ def test_save_needs_a_clean_tree_before_anything_is_measured(tmp_path, monkeypat
         (numerics_report, ["--models", "atto"]),
     ],
 )
-def test_save_keeps_whole_runs_only(tmp_path, clean, capsys, program, options):
+def test_save_keeps_whole_runs_only(tmp_path, clean, capsys, report, options):
     with pytest.raises(SystemExit):
-        program.main(["--save", "--out", str(tmp_path / "out"), *options])
+        report.main(["--save", "--out", str(tmp_path / "out"), *options])
     assert f"leave {options[0]} out" in capsys.readouterr().err
 
 
 def test_columns_of_time(monkeypatch):
-    monkeypatch.setattr(_machine, "version", lambda package: {"timm": "1.0"}[package])
-    found = _run.timed(Timing([0.001, 0.002, 0.003]), "timm", kept_patches=19)
+    monkeypatch.setattr(machine, "version", lambda package: {"timm": "1.0"}[package])
+    found = program.timed(Timing([0.001, 0.002, 0.003]), "timm", kept_patches=19)
     assert {name: found[name] for name in ("ms", "p20", "p80")} == {"ms": 2.0, "p20": 1.4, "p80": 2.6}
     assert found["note"] == "rounds=3; best_ms=1; kept_patches=19; timm=1.0"
-    assert _run.timed(Timing([0.001]), "upstream")["note"] == "rounds=1; best_ms=1"
+    assert program.timed(Timing([0.001]), "upstream")["note"] == "rounds=1; best_ms=1"
 
 
 def test_a_plot_knows_the_rows_it_was_made_of(tmp_path, clean):
@@ -101,8 +110,8 @@ def test_a_plot_knows_the_rows_it_was_made_of(tmp_path, clean):
 def test_rows_of_two_runs_are_not_told_as_one():
     rows = [tidy.Row.of(replace(CLEAN, commit=commit), "ops", "a", "timm", ms=1.0) for commit in ("a", "b")]
     with pytest.raises(ValueError, match="too many values"):
-        _run.told(rows)
-    assert _run.told([replace(rows[0], dirty=True)]).endswith("commit a with uncommitted changes.")
+        program.told(rows)
+    assert program.told([replace(rows[0], dirty=True)]).endswith("commit a with uncommitted changes.")
 
 
 def test_a_run_is_of_today(tmp_path, clean):

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _machine, _run, peers, photos, tidy
-from benchmarks._timing import Timing
-from benchmarks.cases import Setting
-from benchmarks.measure import Outcome
-from benchmarks.naming import OURS
+from benchmarks.reports import machine, photos, program, tidy
+from benchmarks.reports.naming import OURS
+from benchmarks.suite.cases import Setting
+from benchmarks.suite.measure import Outcome
+from convnextv2_fast.bench.timing import Timing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +29,7 @@ def test_the_suite_reports_interleaved_rounds(tmp_path):
         sys.executable,
         "-m",
         "pytest",
-        "benchmarks/test_ops.py",
+        "benchmarks/suite/test_ops.py",
         "--smoke",
         "-q",
         "-k",
@@ -46,18 +46,18 @@ def test_the_suite_reports_interleaved_rounds(tmp_path):
         info = benchmark["extra_info"]
         assert benchmark["stats"]["median"] > 0 and info["max_relative_error"] < 1e-4
         assert {"gb_per_s", "gflop_per_s", "roofline_share"} <= set(info)
-    machine = json.dumps(found["machine_info"])
+    told = json.dumps(found["machine_info"])
     assert "torch" in found["machine_info"] and "node" not in found["machine_info"]
-    assert os.uname().nodename not in machine or len(os.uname().nodename) < 4
+    assert os.uname().nodename not in told or len(os.uname().nodename) < 4
     assert str(ROOT) not in out.read_text()
 
 
 def test_photos(capsys, monkeypatch, tmp_path):
     """`make bench`, on the smallest model and small photographs, without torch.compile."""
     pytest.importorskip("skimage")
-    monkeypatch.setattr(_run, "RESULTS", tmp_path / "results")
-    origin = replace(_machine.origin(), commit="a" * 40, dirty=False)
-    monkeypatch.setattr(_machine, "origin", lambda **_: origin)
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
+    origin = replace(machine.origin(), commit="a" * 40, dirty=False)
+    monkeypatch.setattr(machine, "origin", lambda **_: origin)
     out = ["--out", str(tmp_path / "out"), "--save"]
     assert photos.main(["--size", "atto", "--resolution", "64", "--rounds", "1", "--no-compile", *out]) == 0
     shown = capsys.readouterr().out
@@ -112,7 +112,7 @@ def test_photos_interrupted(capsys, monkeypatch, tmp_path):
 
 def test_interrupted_while_torch_is_imported():
     """`make bench` says what it does before the import, and Ctrl-C then ends it in a sentence too."""
-    program = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -120,26 +120,25 @@ def test_interrupted_while_torch_is_imported():
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
     )
-    assert program.stdout is not None and program.stdout.readline().startswith("importing torch")
+    assert process.stdout is not None and process.stdout.readline().startswith("importing torch")
     time.sleep(0.2)
-    program.send_signal(signal.SIGINT)
-    out, err = program.communicate(timeout=60)
-    assert program.returncode == 130 and "interrupted" in out and "Traceback" not in err
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in out and "Traceback" not in err
 
 
 def test_photos_without_timm(capsys, monkeypatch, tmp_path):
     """A timm that cannot be imported leaves upstream's code as the baseline, and a sentence."""
     pytest.importorskip("skimage")
 
-    def broken():
-        raise ImportError("no such file")
-
-    monkeypatch.setattr(peers, "need", lambda *_: None)
-    monkeypatch.setattr(peers, "import_torchvision", broken)
+    monkeypatch.setitem(sys.modules, "timm", None)
     small = ["--size", "atto", "--resolution", "64", "--rounds", "1", "--no-compile"]
     assert photos.main([*small, "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert "no timm here (timm cannot be imported: no such file): the baseline is upstream's code" in shown
+    assert (
+        "no timm here (ModuleNotFoundError: import of timm halted" in shown
+        and "the baseline is upstream's code" in shown
+    )
     assert shown.count("speed-up over upstream's code, eager") == 3 and "timm, eager" not in shown
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import tidy
-from benchmarks.tidy import Origin, Row
+from benchmarks.reports import tidy
+from benchmarks.reports.tidy import Origin, Row
 
 CLEAN = Origin("Some(R) CPU, avx2, 2 threads", "2.13.0+cpu", "3.9.0", "a" * 40, False)
 ROWS = [

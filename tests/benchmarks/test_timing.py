@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch._inductor.config
 
-from benchmarks import _check, measure, providers
-from benchmarks._timing import CpuWatch, Timing, graphed, interleaved, quantile, rotated
-from benchmarks.cases import Candidate, OpCase, Setting
 from benchmarks.conftest import ReplayClock
-from benchmarks.problems import Shape
+from benchmarks.suite import checks, measure, providers
+from benchmarks.suite.cases import Candidate, OpCase, Setting
+from benchmarks.suite.problems import Shape
+from convnextv2_fast.bench.timing import CpuWatch, Timing, graphed, interleaved, quantile, rotated
 
 
 class FakeWatch:
@@ -45,7 +45,8 @@ def test_quantile():
 def test_the_median_shrugs_off_one_slow_round():
     timing = Timing([1.0, 1.0, 1.0, 1.0, 100.0])
     assert timing.median == 1.0
-    assert timing.milliseconds() == {"ms": 1000.0, "ms_p20": 1000.0, "ms_p80": 20800.0, "rounds": 5}
+    assert timing.percentiles() == {"ms": 1000.0, "p20": 1000.0, "p80": 20800.0} and len(timing.seconds) == 5
+    assert timing.spread == pytest.approx(19.8)
 
 
 def test_rounds_interleave_and_their_order_rotates():
@@ -111,13 +112,13 @@ def test_the_clock_replays_what_was_recorded():
 
 def test_poison_fills_uninitialised_memory_and_is_lifted():
     before = torch.are_deterministic_algorithms_enabled()
-    with _check.poisoned("cpu"):
+    with checks.poisoned("cpu"):
         assert torch.empty(1000).isnan().all()
     assert torch.are_deterministic_algorithms_enabled() == before
 
 
 def test_difference_is_relative_to_the_largest_element():
-    found = _check.difference([torch.tensor([100.0, 1.1])], [torch.tensor([100.0, 1.0])])
+    found = checks.difference([torch.tensor([100.0, 1.1])], [torch.tensor([100.0, 1.0])])
     assert found.max_relative == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -130,8 +131,8 @@ def test_difference_is_relative_to_the_largest_element():
     ],
 )
 def test_difference_refuses(outputs, message):
-    with pytest.raises(_check.CheckFailed, match=message):
-        _check.difference(outputs, [torch.ones(2)])
+    with pytest.raises(checks.CheckFailed, match=message):
+        checks.difference(outputs, [torch.ones(2)])
 
 
 def test_a_wrong_result_gets_no_number(monkeypatch):

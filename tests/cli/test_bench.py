@@ -1,5 +1,6 @@
 """`bench`: what it prints and writes; that no row is timed before it is right; interrupts and missing packages."""
 
+import itertools
 import json
 import sys
 
@@ -8,9 +9,11 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
-from convnextv2_fast.cli import _measure, _peers, _providers, bench
-from convnextv2_fast.cli._measure import Row
-from convnextv2_fast.cli.text import plain_table
+from convnextv2_fast.bench import peers as measured_peers
+from convnextv2_fast.bench import providers, rows, tables, timing
+from convnextv2_fast.bench.rows import Row
+from convnextv2_fast.bench.timing import Timing
+from convnextv2_fast.cli import bench
 from convnextv2_fast.spec import Implementation, always
 from tests import peers
 
@@ -152,21 +155,23 @@ def test_an_exporter_that_fails_is_a_failure_and_leaves_the_others(cli, monkeypa
     def fails(*args):
         raise ValueError("no such operator")
 
-    monkeypatch.setattr(_peers, "onnx_model", fails)
+    monkeypatch.setattr(measured_peers, "onnx_model", fails)
     code, out, _ = cli(*QUICK, "--backend", "torch", "--peer", "onnxruntime")
     assert code == 1 and "onnxruntime: not measured: ValueError: no such operator" in out and "1.00x" in out
 
 
 def test_an_interrupt_reports_what_there_is(cli, monkeypatch, tmp_path):
-    rounds = _measure.rounds
+    take, turns = bench.take, itertools.count(1)
 
-    def interrupted(*args):
-        for i, step in enumerate(rounds(*args)):
-            if i == 2:
+    def interrupted(*args, after, **options):
+        def turn():
+            after()
+            if next(turns) == 3:
                 raise KeyboardInterrupt
-            yield step
 
-    monkeypatch.setattr(bench, "rounds", interrupted)
+        take(*args, after=turn, **options)
+
+    monkeypatch.setattr(bench, "take", interrupted)
     code, out, err = cli(*QUICK, "--json", str(tmp_path / "b.json"))
     assert code == 130 and err == "interrupted; this is what was measured until then\n"
     assert "fast (auto)" in out and "images/s" in out
@@ -175,10 +180,10 @@ def test_an_interrupt_reports_what_there_is(cli, monkeypatch, tmp_path):
 
 
 def test_an_interrupt_before_the_first_time(cli, monkeypatch):
-    def interrupted(*args):
+    def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "warm_up", interrupted)
+    monkeypatch.setattr(bench, "take", interrupted)
     code, out, _ = cli(*QUICK)
     assert code == 130 and "images/s" not in out
 
@@ -214,53 +219,71 @@ def test_the_specs_are_those_of_the_model(monkeypatch):
     with torch.inference_mode():
         for name in ("atto", "fcmae-atto"):
             asked.clear()
-            _providers.build(name)(_providers.images(1, 64))
-            assert asked == set(_providers._specs(name, torch.device("cpu"), torch.float32, False)), name
+            providers.build(name)(providers.images(1, 64))
+            assert asked == set(providers.specs_of(name, torch.device("cpu"), torch.float32, False)), name
 
 
 def test_rounds_are_interleaved_and_begin_with_another_row(monkeypatch):
     """On a CPU each turn begins with silence and an untimed call: another runtime's threads may still be spinning."""
     order = []
-    monkeypatch.setattr(_measure.time, "sleep", lambda seconds: order.append("." if seconds == 0.02 else "?"))
-    rows = [Row(name, lambda name=name: order.append(name)) for name in "abc"]
-    for _ in _measure.rounds(rows, torch.device("cpu"), 3):
-        pass
-    assert "".join(order) == ".aa.bb.cc.bb.cc.aa.cc.aa.bb" and all(len(row.times) == 3 for row in rows)
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: order.append("." if seconds == 0.02 else "?"))
+    monkeypatch.setattr(rows, "ROUND_SECONDS", 0.0)
+    found = [Row(name, lambda name=name: order.append(name)) for name in "abc"]
+    rows.take(found, torch.device("cpu"), warmup=0, rounds=3)
+    assert "".join(order) == ".aa.bb.cc.bb.cc.aa.cc.aa.bb" and all(len(row.timing.seconds) == 3 for row in found)
 
 
 def test_fast_calls_are_repeated_within_a_round(monkeypatch):
+    class Watch:
+        def measure(self, run, first, calls):
+            return sum(run(i) or 0.25e-3 for i in range(first, first + calls))
+
     calls = []
     row = Row("a", lambda: calls.append(1))
-    monkeypatch.setattr(_measure, "_milliseconds", lambda row, device: row.step() or 0.25)
-    _measure.warm_up(row, torch.device("cpu"), 3)
-    assert len(calls) == 3 and row.calls == 40
+    monkeypatch.setattr(rows, "watch_for", lambda device: Watch())
+    rows.take([row], torch.device("cpu"), warmup=3, rounds=0)
+    assert len(calls) == 3 and row.timing.iterations == 40
+
+
+def test_a_row_that_fails_while_it_is_timed_leaves_the_others():
+    def fails():
+        if next(calls) == 2:
+            raise RuntimeError("out of memory\nlong story")
+
+    calls, found = itertools.count(), [Row("fails", None), Row("fine", lambda: None)]
+    found[0].step = fails
+    rows.take(found, torch.device("cpu"), warmup=1, rounds=2)
+    assert found[0].error == "RuntimeError: out of memory" and len(found[1].timing.seconds) == 2
 
 
 def test_percentiles():
-    assert Row("a", list, times=[7.0]).percentiles() == (7.0, 7.0, 7.0)
-    assert Row("a", list, times=[5.0, 1.0, 2.0, 4.0, 3.0, 6.0]).percentiles() == (2.0, 3.5, 5.0)
+    assert Timing([7.0]).percentiles() == {"ms": 7e3, "p20": 7e3, "p80": 7e3}
+    assert Timing([5.0, 1.0, 2.0, 4.0, 3.0, 6.0]).percentiles() == {"ms": 3500.0, "p20": 2e3, "p80": 5e3}
 
 
 def test_compare_refuses_what_is_not_finite():
     row = Row("a", lambda: torch.tensor([1.0, float("nan")]))
-    _measure.compare(row, torch.ones(2).double(), 1e-4, torch.device("cpu"))
+    rows.compare(row, torch.ones(2).double(), 1e-4, torch.device("cpu"))
     assert row.difference is None and row.error.startswith("its output differs from the torch backend's by nan")
     row = Row("a", lambda: torch.ones(3))
-    _measure.compare(row, torch.ones(2).double(), 1e-4, torch.device("cpu"))
+    rows.compare(row, torch.ones(2).double(), 1e-4, torch.device("cpu"))
     assert row.error == "its output has shape (3,), the torch backend's (2,)"
 
 
 def test_plain_table():
-    table = plain_table(("", "ms"), [("fast (auto)", "1.25"), ("x", "100.50")])
+    table = tables.plain_table(("", "ms"), [("fast (auto)", "1.25"), ("x", "100.50")])
     assert table == "                 ms\n-----------  ------\nfast (auto)    1.25\nx            100.50"
 
 
 def test_speed_ups_are_against_timm_where_it_was_measured(capsys):
-    rows = [Row("fast (auto)", lambda: None, times=[1.0, 2.0, 3.0]), Row("fast (torch)", lambda: None, times=[4.0])]
-    bench._report("title", rows, 1, False)
+    def row(label, *milliseconds):
+        return Row(label, lambda: None, timing=Timing([1e-3 * each for each in milliseconds]))
+
+    found = [row("fast (auto)", 1.0, 2.0, 3.0), row("fast (torch)", 4.0)]
+    bench.report("title", found, 1, False)
     shown = capsys.readouterr().out
     assert "2.00x" in shown and "speed-up: against fast (torch); --peer timm adds timm's model" in shown
     assert "spread over more than 30%: fast (auto)\n" in shown
-    bench._report("title", [*rows, Row("timm (eager)", lambda: None, times=[8.0])], 1, False)
+    bench.report("title", [*found, row("timm (eager)", 8.0)], 1, False)
     shown = capsys.readouterr().out
     assert "4.00x" in shown and "speed-up: against timm (eager)\n" in shown

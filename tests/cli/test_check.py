@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from convnextv2_fast import dispatch, library
+from convnextv2_fast.bench.checks import Line, check_models, judge
+from convnextv2_fast.bench.settings import no_tf32, threads
 from convnextv2_fast.cli import check
-from convnextv2_fast.cli._judge import Line, judge, no_tf32, threads
-from convnextv2_fast.cli._models import check_models
 from convnextv2_fast.spec import Implementation, always
 
 CPU = torch.device("cpu")

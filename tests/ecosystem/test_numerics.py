@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks import numerics_report, tidy
-from benchmarks._run import Run
-from benchmarks.tidy import Origin
+from benchmarks.reports import numerics_report, tidy
+from benchmarks.reports.program import Run
+from benchmarks.reports.tidy import Origin
 from convnextv2_fast.models.convnextv2 import SIZES
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks._machine import cpu_model
+from benchmarks.reports.machine import cpu_model
 from tests.cuda_code.compiling import FILTER, NVCC, disassembler, nvcc_version
 from tests.native.cxx import COMPILER
 

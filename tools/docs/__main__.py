@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import tidy
+from benchmarks.reports import tidy
 
 from . import pages, results
 from .blocks import BLOCKS

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import gpu_model
-from benchmarks._run import table
+from benchmarks.kernel_model import __main__ as gpu_model
+from benchmarks.reports.program import table
 from convnextv2_fast import dispatch, environment
 from convnextv2_fast.dispatch import Implementation, Spec
 from tests.static_figures import figures

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import cpu_pages, tidy
-from benchmarks._run import Plot, Rows, table
-from benchmarks.naming import OURS
-from benchmarks.tidy import Row, newest
+from benchmarks.reports import cpu_pages, tidy
+from benchmarks.reports.naming import OURS
+from benchmarks.reports.program import Plot, Rows, table
+from benchmarks.reports.tidy import Row, newest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

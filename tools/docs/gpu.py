@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks import naming, tidy
-from benchmarks._run import table
-from benchmarks.account import page, scale
-from benchmarks.tidy import Row
+from benchmarks.reports import naming, tidy
+from benchmarks.reports.account import page, scale
+from benchmarks.reports.program import table
+from benchmarks.reports.tidy import Row
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from benchmarks._run import table
-from benchmarks.naming import OURS
-from benchmarks.tidy import Row, newest
+from benchmarks.reports.naming import OURS
+from benchmarks.reports.program import table
+from benchmarks.reports.tidy import Row, newest
 
 from .front import ANOTHER, H100, TASKS, link, shown
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import accelerate_report, cpu_pages, fcmae_report, numerics_report, photos, tidy
-from benchmarks._run import Plot, table
-from benchmarks.naming import OURS, published
-from benchmarks.tidy import Row, newest
+from benchmarks.reports import accelerate_report, cpu_pages, fcmae_report, numerics_report, photos, tidy
+from benchmarks.reports.naming import OURS, published
+from benchmarks.reports.program import Plot, table
+from benchmarks.reports.tidy import Row, newest
 
 from . import front, h100
 from .front import CPU, link, machine
@@ -26,9 +26,9 @@ def _drawn(plot: Plot, title: str) -> str:
 
 
 def columns() -> str:
-    """The columns of a result, as benchmarks/tidy.py says."""
+    """The columns of a result, as benchmarks/reports/tidy.py says."""
     found = re.search(r"^\| column .*?(?=\n\n)", tidy.__doc__ or "", re.DOTALL | re.MULTILINE)
-    assert found, "benchmarks/tidy.py has no table of columns"
+    assert found, "benchmarks/reports/tidy.py has no table of columns"
     return found[0]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 
-from benchmarks import tidy
-from benchmarks._run import table
+from benchmarks.reports import tidy
+from benchmarks.reports.program import table
 
 _HEAD = ("where, or what", "backend", "has run there", "how it is tested")
 _ROWS = (

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from .. import dispatch
-from . import _peers, _plot, env
-from ._judge import first_line, threads
-from ._measure import Row, compare, output, rounds, warm_up
-from ._models import NAMES
-from ._providers import rows as make_rows
+from ..bench import peers, plot, providers
+from ..bench.models import NAMES
+from ..bench.rows import Row, compare, output, take
+from ..bench.settings import first_line, one_line, threads
+from ..bench.tables import print_table
+from . import env
 from .arguments import DTYPES, CommandError, count, device, path, positive, require_device
-from .text import print_table, progress
+from .text import progress
 
 SCHEMA = 1
 _PLOT_TYPES = (".png", ".svg", ".pdf")
@@ -46,7 +47,7 @@ def add_parser(commands: Any) -> None:
     add("--warmup", type=count, default=3, help="calls of each row beforehand (default: 3, at least 1)")
     add("--backend", action="append", choices=dispatch.NAMES, help="repeatable (default: auto and torch)")
     add("--compile", action="store_true", help="add rows: torch.compile of the torch backend and of peers")
-    add("--peer", action="append", choices=_peers.NAMES, default=[], help="the same weights elsewhere; repeatable")
+    add("--peer", action="append", choices=peers.NAMES, default=[], help="the same weights elsewhere; repeatable")
     add("--threads", type=positive, help="threads on the CPU (default: torch's)")
     add("--json", type=path, metavar="FILE", help="write everything measured")
     add("--plot", type=path, metavar="FILE", help=f"draw a bar chart ({', '.join(_PLOT_TYPES)}); needs matplotlib")
@@ -69,7 +70,29 @@ def _check_outputs(args: argparse.Namespace) -> None:
     if args.plot is not None:
         if args.plot.suffix not in _PLOT_TYPES:
             raise CommandError(f"--plot {args.plot.name}: the name must end in {', '.join(_PLOT_TYPES)}")
-        _plot.require_matplotlib()
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            raise CommandError("--plot needs matplotlib: python -m pip install matplotlib") from None
+
+
+def _rows(args: argparse.Namespace) -> tuple[list[Row], Row]:
+    """What is asked for, and the row that all are compared with."""
+    request = providers.Request(
+        args.model,
+        args.batch,
+        args.size,
+        DTYPES[args.dtype],
+        args.device,
+        args.mode == "train",
+        args.backend or (),
+        args.peer,
+        args.compile,
+    )
+    try:
+        return providers.rows(request)
+    except peers.Unavailable as reason:
+        raise CommandError(str(reason)) from None
 
 
 def _measure(rows: Sequence[Row], reference: Row, args: argparse.Namespace, at: torch.device) -> bool:
@@ -86,13 +109,10 @@ def _measure(rows: Sequence[Row], reference: Row, args: argparse.Namespace, at: 
                 if row.error is None:
                     try:
                         compare(row, want, _limit(DTYPES[args.dtype], at), at)
-                        if row.error is None:
-                            warm_up(row, at, args.warmup)
                     except Exception as error:  # of a kernel or a compiler: a line of the report, not its end
-                        row.error = f"{type(error).__name__}: {first_line(error)}"
+                        row.error = one_line(error, 1)
                 advance()
-            for _ in rounds([row for row in rows if row.error is None], at, args.rounds):
-                advance()
+            take(rows, at, warmup=args.warmup, rounds=args.rounds, after=advance)
     except KeyboardInterrupt:
         return False
     return True
@@ -106,17 +126,18 @@ def _title(args: argparse.Namespace, found: dict[str, Any], at: torch.device) ->
     return f"{args.model}, {work}, {sizes}; {where}; torch {found['versions']['torch']}"
 
 
-def _report(title: str, rows: Sequence[Row], batch: int, on_gpu: bool) -> None:
+def report(title: str, rows: Sequence[Row], batch: int, on_gpu: bool) -> None:
     """The table, and below it which backends ran each op and which rows were not measured, and why."""
-    timed = {row.label: row.percentiles()[1] for row in rows if row.times}
+    timed = {row.label: row.timing.percentiles()["ms"] for row in rows if row.timed}
     against = next((label for label in BASELINES if label in timed), None)
     base = timed[against] if against else None
     headers = ["", "ms", "p20", "p80", "images/s", "speed-up", *(["extra MiB"] if on_gpu else []), "difference"]
     lines = []
     for row in rows:
-        if row.times:
-            low, middle, high = row.percentiles()
-            cells = [f"{value:.2f}" for value in (middle, low, high)]
+        if row.timed:
+            times = row.timing.percentiles()
+            middle = times["ms"]
+            cells = [f"{value:.2f}" for value in times.values()]
             cells += [f"{batch * 1e3 / middle:.1f}", f"{base / middle:.2f}x" if base else "-"]
             if on_gpu:
                 cells.append("-" if row.extra_memory is None else f"{row.extra_memory / 2**20:.0f}")
@@ -128,7 +149,7 @@ def _report(title: str, rows: Sequence[Row], batch: int, on_gpu: bool) -> None:
         if against is not None:
             hint = "" if against in BASELINES[:-1] else "; --peer timm adds timm's model and compares with that"
             print(f"speed-up: against {against}{hint}")
-        noisy = [row.label for row in rows if row.times and row.spread() > NOISY]
+        noisy = [row.label for row in rows if row.timed and row.timing.spread > NOISY]
         if noisy:
             print(f"noisy, the times of a row spread over more than {NOISY:.0%}: {', '.join(noisy)}")
     for row in rows:
@@ -143,19 +164,20 @@ def _as_json(args: argparse.Namespace, found: dict[str, Any], rows: Sequence[Row
     arguments = {k: v for k, v in vars(args).items() if k not in ("run", "command", "json", "plot")}
     results = []
     for row in rows:
-        low, middle, high = row.percentiles() if row.times else (None, None, None)
+        times = row.timing.percentiles() if row.timed else dict.fromkeys(("ms", "p20", "p80"))
+        middle = times["ms"]
         results.append(
             {
                 "label": row.label,
                 "ops": row.ops,
                 "median_ms": middle,
-                "p20_ms": low,
-                "p80_ms": high,
+                "p20_ms": times["p20"],
+                "p80_ms": times["p80"],
                 "images_per_second": args.batch * 1e3 / middle if middle else None,
                 "extra_memory_bytes": row.extra_memory,
                 "difference_from_torch_backend": row.difference,
-                "calls_per_round": row.calls,
-                "times_ms": row.times,
+                "calls_per_round": row.timing.iterations,
+                "times_ms": [1e3 * seconds for seconds in row.timing.seconds],
                 "error": row.error,
             }
         )
@@ -179,17 +201,17 @@ def run(args: argparse.Namespace) -> int:
     _check_outputs(args)
     with threads(args.threads), torch.cuda.device(at) if at.type == "cuda" else contextlib.nullcontext():
         found = env.collect()
-        rows, reference = make_rows(args, at)
+        rows, reference = _rows(args)
         complete = _measure(rows, reference, args, at)
         title = _title(args, found, at)
     if not complete:
         print("interrupted; this is what was measured until then", file=sys.stderr)
-    _report(title, rows, args.batch, at.type == "cuda")
+    report(title, rows, args.batch, at.type == "cuda")
     try:
         if args.json is not None:
             args.json.write_text(json.dumps(_as_json(args, found, rows, complete), indent=1) + "\n", encoding="utf-8")
-        if args.plot is not None and any(row.times for row in rows):
-            _plot.draw(args.plot, title, [row for row in rows if row.times])
+        if args.plot is not None and any(row.timed for row in rows):
+            plot.draw(args.plot, title, rows)
     except OSError as error:
         raise CommandError(f"cannot write: {error}") from error
     if not complete:

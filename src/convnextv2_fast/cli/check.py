@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import dispatch, library, testing
-from ._judge import HEAD, Line, Results, first_line, judge, no_tf32, threads
-from ._models import check_models
+from ..bench.checks import HEAD, Line, Results, check_models, judge
+from ..bench.settings import no_tf32, one_line, threads
 from .arguments import CommandError, device, devices, require_device
 
 # Activations and parameters; the last pair is what autocast gives.
@@ -82,7 +82,7 @@ class OpChecks:
         key = (shape, kind, at, dtype, params)
         if key not in self._known:
             problem = testing.make(self.op, *shape, kind).to(dtype, device=at, param_dtype=params)
-            with threads(1):  # see _judge.threads
+            with threads(1):  # see bench.settings.threads
                 self._known[key] = evaluate(problem, None, gradients=True)
         return self._known[key]
 
@@ -106,7 +106,7 @@ class OpChecks:
                 plain = self._reference(shape, kind, at, dtype, params)
                 judge(line, evaluate(problem, candidate.backend, not only_forward), plain, exact, dtype)
             except Exception as error:  # whatever a kernel does wrong is a finding, not the end of the report
-                return line.fail(f"{type(error).__name__}: {first_line(error)}")
+                return line.fail(one_line(error, 1))
         if only_forward:
             line.note += f"; inference only: {'; '.join(only_forward)}"
         return line

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from .. import dispatch, ops
+from ..bench.tables import print_table
 from .arguments import DTYPES, CommandError, device, positive
-from .text import print_table
 
 _LAYOUTS = ("dense", "patch", "site")
 

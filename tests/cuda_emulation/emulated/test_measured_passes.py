@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.depthwise import UNITS, our_pass, torch_pass
+from benchmarks.suite.depthwise import UNITS, our_pass, torch_pass
 from convnextv2_fast.ops._shared import cuda
 
 

@@ -12,7 +12,7 @@ from convnextv2_fast.ops._triton import chip, tiles
 from convnextv2_fast.ops._triton.launch import intercept
 from convnextv2_fast.testing import KERNEL_OPS, Problem, kinds, make
 from tests.ops.test_all_ops import assert_as_good_as_torch, run, strided_gradient
-from tests.triton.variants import persistent
+from tools.kernels.variants import persistent
 
 F32, F16 = torch.float32, torch.float16  # the interpreter multiplies bfloat16 matrices wrongly
 OPS = [op for op in KERNEL_OPS if any(i.backend == "triton" for i in dispatch.implementations(op))]

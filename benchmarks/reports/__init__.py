@@ -1,0 +1,1 @@
+"""Programs that measure a question as a whole and leave a CSV, a page and plots; and the committed results."""
