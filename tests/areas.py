@@ -27,6 +27,7 @@ COMPUTING = (
     f"{PACKAGE}/library.py",
     f"{PACKAGE}/preferences.py",
     f"{PACKAGE}/preferences.tsv",
+    f"{PACKAGE}/spec.py",
     f"{PACKAGE}/testing.py",
 )
 # Not pyproject.toml, which changes for the linters and the metadata; packaging judges it.

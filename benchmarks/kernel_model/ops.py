@@ -1,4 +1,4 @@
-"""What one call of an op runs on the CUDA backend, kernel by kernel, as `src/convnextv2_fast/ops/*/native.py` does it.
+"""What one call of an op runs on the CUDA backend, kernel by kernel, as `src/convnextv2_fast/ops/*/cuda.py` does it.
 
 u stands for rows x channels elements of an op's input. K, the hidden channels, are 4 C.
 """
@@ -111,7 +111,7 @@ def splits(rows: int, groups: int, columns: int, chip: Chip) -> int:
 
 
 def folds(rows: int, groups: int, c: int) -> bool:
-    """Whether GRN's scale goes into a copy of the second weight for each group, as `mlp_grn.native.folds`."""
+    """Whether GRN's scale goes into a copy of the second weight for each group, as `folds` in ops/_mlp_grn/cuda.py."""
     return rows // groups >= 2 * c
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from convnextv2_fast import dispatch
+from convnextv2_fast.testing import KERNEL_OPS
 
 from .cases import Case, OpCase, Setting
 from .problems import Shape
@@ -24,7 +24,7 @@ def cases(setting: Setting) -> list[Case]:
     precision = "bfloat16" if setting.precision == "amp" else setting.precision
     setting = Setting(setting.device, precision, setting.smoke)
     batch = 64 if setting.device == "cuda" else 4
-    for op in dispatch.registered_ops():
+    for op in KERNEL_OPS:
         shapes = TINY.get(op, [Shape(1, 7, 7, 8)]) if setting.smoke else SHAPES.get(op, USUAL)
         for shape in shapes:
             sized = Shape(2 if setting.smoke else batch, shape.h, shape.w, shape.c, shape.c_out, shape.k)

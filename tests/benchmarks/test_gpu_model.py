@@ -16,7 +16,7 @@ from benchmarks.kernel_model.passes import COUNTS, DTYPES, MODES, Pass
 from benchmarks.reports import tidy
 from benchmarks.rivals.sizes import SIZES
 from benchmarks.suite import problems
-from convnextv2_fast.ops._mlp_grn import native
+from convnextv2_fast.ops._mlp_grn import cuda
 from tests.static_figures import figures
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,7 @@ def test_the_tensor_cores_kernels_are_cut_as_in_the_sources():
 
 def test_the_scale_is_folded_where_the_op_folds_it():
     for rows, groups, c in ((3136 * 64, 64, 96), (196 * 64, 64, 384), (77824, 1, 96), (1216, 1, 768), (49, 1, 40)):
-        assert ops.folds(rows, groups, c) == native.folds(rows // groups, c)
+        assert ops.folds(rows, groups, c) == cuda.folds(rows // groups, c)
 
 
 # The tool -----------------------------------------------------------------------------------------------------------

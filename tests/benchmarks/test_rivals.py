@@ -12,6 +12,7 @@ from benchmarks.suite.cases import OpCase, Setting
 from benchmarks.suite.measure import Effort, measure
 from benchmarks.suite.module_cases import BlockCase, FcmaeCase, ModelCase, seeded
 from benchmarks.suite.problems import Shape
+from convnextv2_fast.testing import KERNEL_OPS
 
 SMOKE = Setting(smoke=True)
 ATTO = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
@@ -48,7 +49,7 @@ def test_masked_dense_is_the_sparse_reference(scope):
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward_backward"])
-@pytest.mark.parametrize("op", cf.dispatch.registered_ops())
+@pytest.mark.parametrize("op", KERNEL_OPS)
 def test_ops(op, backward):
     shape = {"patch_conv": Shape(1, 9, 8, 3, 8, 2), "sparse_dwconv": Shape(2, 14, 14, 8)}.get(op, Shape(2, 7, 7, 8))
     outcomes = quick(OpCase(op, shape, SMOKE, backward))

@@ -10,6 +10,7 @@ from benchmarks.kernel_model import __main__ as gpu_model
 from benchmarks.reports.program import table
 from convnextv2_fast import dispatch, environment
 from convnextv2_fast.dispatch import Implementation, Spec
+from convnextv2_fast.testing import KERNEL_OPS
 from tests.static_figures import figures
 
 from . import gpu, results, support
@@ -32,7 +33,7 @@ def _able(entry: Implementation, spec: Spec, baseline: Spec) -> bool:
 def backends() -> str:
     """Op by op, what each backend's own code takes, as its predicate says."""
     rows = []
-    for op in dispatch.registered_ops():
+    for op in KERNEL_OPS:
         entries = {entry.backend: entry for entry in dispatch.implementations(op)}
         cells = []
         for name in ("cuda", "triton", "cpu", "torch"):

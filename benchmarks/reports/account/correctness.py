@@ -11,6 +11,7 @@ import torch
 
 from convnextv2_fast import UnsupportedInputError, dispatch
 from convnextv2_fast.bench.settings import one_line
+from convnextv2_fast.testing import KERNEL_OPS
 
 from ...suite import checks, problems
 from ...suite.cases import OpCase, Setting
@@ -30,7 +31,7 @@ def backends(context: Context) -> tuple[str, ...]:
 def run(context: Context) -> None:
     jobs = []
     for backend in backends(context):
-        for op in dispatch.registered_ops():
+        for op in KERNEL_OPS:
             if any(each.backend == backend for each in dispatch.implementations(op)):
                 jobs.append((f"{op}-{backend}", one, (op, backend, context)))
     at_once = 2 if context.dry else max(2, (os.cpu_count() or 2) - 2)

@@ -14,6 +14,7 @@ from convnextv2_fast import UnsupportedInputError, dispatch
 from convnextv2_fast.bench import inside
 from convnextv2_fast.bench.settings import one_line
 from convnextv2_fast.bench.timing import Run, Timing, graphed, interleaved, watch_for
+from convnextv2_fast.testing import KERNEL_OPS
 
 from ...suite import checks, depthwise, problems
 from ...suite.cases import OpCase, Setting
@@ -28,7 +29,7 @@ LIMITS: Mapping[str, Any] = {"rounds": 9, "warmup": 2, "round_seconds": 0.003, "
 DRY: Mapping[str, Any] = {"rounds": 1, "warmup": 0}
 ALONE = "dwconv7x7"  # the depthwise convolution without LayerNorm, beside cuDNN's
 FIRST = ("mlp_grn", "dwconv_layer_norm", ALONE, "sparse_dwconv", "patch_conv")  # what a model spends its time in
-NAMES = (*FIRST, *(op for op in dispatch.registered_ops() if op not in FIRST))
+NAMES = (*FIRST, *(op for op in KERNEL_OPS if op not in FIRST))
 CONVOLUTIONS = ("dwconv_layer_norm", "sparse_dwconv")
 STRATEGIES = ("materialize", "recompute", "chunked")
 

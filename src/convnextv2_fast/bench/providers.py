@@ -45,22 +45,25 @@ class Request:
 
 
 def specs_of(name: str, device: torch.device, dtype: torch.dtype, gradients: bool) -> list[dispatch.Spec]:
-    """What dispatch sees in one call of the model `name`."""
+    """What dispatch is asked in one call of the model `name`, with the backend that is in use."""
     sparse = name.startswith("fcmae-")
     dims = SIZES[name.removeprefix("fcmae-")][1]
     spec = functools.partial(dispatch.Spec, device=device.type, dtype=dtype, param_dtype=dtype, needs_grad=gradients)
     layout = "patch" if sparse else "dense"
     found = [spec(op="patch_conv", channels=c, layout=layout) for c in (3, *dims[:3])]
-    for c in dims:
-        found.append(spec(op="dwconv_layer_norm", channels=c, layout=layout))
-        found.append(spec(op="mlp_grn", channels=c, layout="dense"))
-    if sparse:  # the decoder is a dense block
-        found += [spec(op=op, channels=512, layout="dense") for op in ("dwconv_layer_norm", "mlp_grn")]
+    blocks = [(c, layout) for c in dims] + [(512, "dense")] * sparse  # FCMAE's decoder is a dense block
+    for c, kind in blocks:
+        extras = (("autograd",) if gradients else ()) + (("rows [T, C]", "a kernel [49, C]") if kind == "patch" else ())
+        block = spec(op="block", channels=c, layout=kind, extras=extras)
+        found.append(block)
+        if dispatch.choose(block).backend == "composed":
+            found.append(spec(op="dwconv_layer_norm", channels=c, layout=kind))
+            found.append(spec(op="mlp_grn", channels=c, layout="dense"))
     return found
 
 
-def _ops(backend: str, specs: Sequence[dispatch.Spec]) -> dict[str, list[str]]:
-    """For each op, the backends that run it in this model.
+def _ops(backend: str, request: Request) -> dict[str, list[str]]:
+    """For each op, the backends that run it in this model; a block that is two ops is not among them.
 
     Raises:
         Unavailable: this backend runs nothing here, so a row named after it would be another backend's.
@@ -68,8 +71,10 @@ def _ops(backend: str, specs: Sequence[dispatch.Spec]) -> dict[str, list[str]]:
     """
     found: dict[str, set[str]] = {}
     with dispatch.use_backend(backend):
-        for spec in specs:
-            found.setdefault(spec.op, set()).add(dispatch.choose(spec).backend)
+        for spec in specs_of(request.model, request.device, request.dtype, request.train):
+            chosen = dispatch.choose(spec).backend
+            if chosen != "composed":
+                found.setdefault(spec.op, set()).add(chosen)
     if backend != "auto" and not any(backend in names for names in found.values()):
         raise Unavailable(f"backend {backend!r}: no op of this model has such an implementation yet")
     return {op: sorted(names) for op, names in found.items()}
@@ -152,9 +157,8 @@ def rows(request: Request) -> tuple[list[Row], Row]:
     """
     device, dtype, train = request.device, request.dtype, request.train
     _check_peers(request)
-    specs = specs_of(request.model, device, dtype, train)
     names = list(dict.fromkeys(request.backends or ("auto", "torch")))
-    used = {name: _ops(name, specs) for name in names}
+    used = {name: _ops(name, request) for name in names}
     original = build(request.model)
     x = images(request.batch, request.size).to(device, dtype)
 
@@ -170,7 +174,7 @@ def rows(request: Request) -> tuple[list[Row], Row]:
     found = [row(f"fast ({name})", name, model, model, used[name]) for name in names]
     if request.compile:
         compiled = torch.compile(model)
-        found.append(row("torch.compile (torch backend)", "torch", compiled, model, _ops("torch", specs)))
+        found.append(row("torch.compile (torch backend)", "torch", compiled, model, _ops("torch", request)))
     for peer in dict.fromkeys(request.peers):
         try:
             if peer in peers.RUNTIMES:

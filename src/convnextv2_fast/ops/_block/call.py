@@ -49,6 +49,12 @@ def spec(x: Tensor, *params: Tensor | None, layout: Layout | None = None, drop_p
     as many as are at hand."""
     tracing = torch.compiler.is_compiling()  # then it runs as two ops, whatever the parameters are
     dtype, grad, extras = x.dtype, torch.is_grad_enabled(), ["drop path"] if drop_path else []
+    if grad:
+        extras.append("autograd")
+    if tracing:
+        extras.append("torch.compile")
+    elif torch.is_autocast_enabled(x.device.type):
+        extras.append("autocast")
     needs_grad = grad and x.requires_grad
     dtypes: list[torch.dtype] = []
     strided = False

@@ -87,15 +87,16 @@ def _zeros(count: int) -> Tensor:
         return torch.zeros(count)
 
 
+_WORDS = {
+    "autograd": "it is for inference, under torch.no_grad() or torch.inference_mode()",
+    "autocast": "it does not run under autocast",
+    "torch.compile": "torch.compile traces the two ops",
+}
+
+
 def reasons(spec: Spec) -> list[str]:
     """Why one operator cannot stand for the two ops, a sentence each."""
     found = cpu.reasons(spec)
-    if torch.is_grad_enabled():
-        found.append("it is for inference, under torch.no_grad() or torch.inference_mode()")
-    if torch.is_autocast_enabled("cpu"):
-        found.append("it does not run under autocast")
-    if torch.compiler.is_compiling():
-        found.append("torch.compile traces the two ops")
     if spec.layout != "dense":
         found.append(f"it takes dense planes, not the {spec.layout} layout")
     if not packed.enabled:
@@ -107,7 +108,7 @@ def reasons(spec: Spec) -> list[str]:
         if asked != "cpu":
             found.append(f"{op} is asked to run on {asked}")
     if spec.extras:
-        found += [f"it does not take {extra}" for extra in spec.extras]
+        found += [_WORDS.get(extra, f"it does not take {extra}") for extra in spec.extras]
     return found
 
 
