@@ -3,7 +3,7 @@
 // coefficients were fitted for the smallest relative error of Phi. float32 takes erff.
 #pragma once
 
-#include "cuda/common/dtype.cuh"
+#include "cuda/common/platform.cuh"
 
 namespace cnv2 {
 

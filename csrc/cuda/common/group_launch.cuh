@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "cuda/common/dtype.cuh"
 #include "cuda/common/groups.cuh"
 
 namespace cnv2 {

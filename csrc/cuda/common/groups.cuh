@@ -2,9 +2,9 @@
 // the rows below. What belongs to a column (parameters, sums) stays in a thread's registers.
 #pragma once
 
+#include "common/row_groups.h"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/vector.cuh"
-#include "common/row_groups.h"
 
 namespace cnv2 {
 

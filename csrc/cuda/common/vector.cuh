@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-#include "cuda/common/dtype.cuh"
+#include "common/dtype.h"
+#include "cuda/common/platform.cuh"
 
 namespace cnv2 {
 
@@ -47,24 +48,6 @@ __device__ inline void load_vector(const T* p, float (&out)[kCount]) {
   v.word = *reinterpret_cast<const typename Vector<T, kCount>::Word*>(p);
 #pragma unroll
   for (int i = 0; i < kCount; ++i) out[i] = load_float(&v.element[i]);
-}
-
-// One store of 16 bytes to global or to shared memory. Assigned, a uint4 made of four values may become four stores.
-__device__ inline void store_global16(void* p, const uint4& v) {
-#ifdef __CUDACC__
-  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-#else
-  *static_cast<uint4*>(p) = v;
-#endif
-}
-
-__device__ inline void store_shared16(void* p, const uint4& v) {
-#ifdef __CUDACC__
-  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(p));
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-#else
-  *static_cast<uint4*>(p) = v;
-#endif
 }
 
 // A vector of 16 bytes goes to global memory; smaller ones anywhere.

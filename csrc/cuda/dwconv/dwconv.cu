@@ -1,7 +1,7 @@
 // Hands a call to the code of its storage type.
 #include "dwconv.h"
 
-#include "cuda/common/launch.cuh"
+#include "cuda/common/dtype.cuh"
 #include "cuda/layer_norm/layer_norm.h"
 
 namespace cnv2 {

@@ -1,8 +1,8 @@
 // Launches the CUDA kernels of the depthwise convolution. No framework header.
 #pragma once
 
-#include "cuda/common/api.h"
 #include "common/dwconv.h"
+#include "cuda/common/api.h"
 
 namespace cnv2 {
 

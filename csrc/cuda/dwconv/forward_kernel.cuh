@@ -4,8 +4,8 @@
 // and write it.
 #pragma once
 
-#include "cuda/dwconv/tiling.cuh"
 #include "cuda/common/row_norm.cuh"
+#include "cuda/dwconv/tiling.cuh"
 
 namespace cnv2 {
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "cuda/dwconv/tiling.cuh"
-#include "cuda/common/mma.cuh"
 
 namespace cnv2 {
 
@@ -64,49 +63,13 @@ struct MmaLaunch {
   dim3 size() const { return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(chunks)); }
 };
 
-// The low halves, or the high halves, of two words as one; the first's is the low one.
-__device__ inline unsigned low_halves(unsigned a, unsigned b) {
-#ifdef __CUDACC__
-  return __byte_perm(a, b, 0x5410);  // one instruction; written out it takes two
-#else
-  return (a & 0xffffu) | b << 16;
-#endif
-}
-__device__ inline unsigned high_halves(unsigned a, unsigned b) {
-#ifdef __CUDACC__
-  return __byte_perm(a, b, 0x7632);
-#else
-  return a >> 16 | (b & 0xffff0000u);
-#endif
-}
+// The low halves, or the high halves, of two words as one; the first's is the low one. Written with shifts each would
+// take two instructions.
+__device__ inline unsigned low_halves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x5410); }
+__device__ inline unsigned high_halves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x7632); }
 
 // The high half of one word and the low half of the next.
-__device__ inline unsigned straddle(unsigned a, unsigned b) {
-#ifdef __CUDACC__
-  return __byte_perm(a, b, 0x5432);
-#else
-  return a >> 16 | b << 16;
-#endif
-}
-
-// Two values as one word of T, the first in the low half.
-template <class T>
-__device__ inline unsigned pack_pair(float low, float high) {
-#ifdef __CUDACC__
-  if constexpr (std::is_same<T, BFloat16>::value) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return __bfloat16_as_ushort(pair.x) | static_cast<unsigned>(__bfloat16_as_ushort(pair.y)) << 16;
-  } else {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return __half_as_ushort(__low2half(pair)) | static_cast<unsigned>(__half_as_ushort(__high2half(pair))) << 16;
-  }
-#else
-  T pair[2];
-  store_float(&pair[0], low);
-  store_float(&pair[1], high);
-  return pair[0].bits | static_cast<unsigned>(pair[1].bits) << 16;
-#endif
-}
+__device__ inline unsigned straddle(unsigned a, unsigned b) { return __byte_perm(a, b, 0x5432); }
 
 // Stores two columns of 8 channels: beside each other in a word, channels kPlane words apart.
 template <int kPlane>

@@ -2,10 +2,9 @@
 // Lanes run across pairs of channels; a thread slides a register window along a row of its window in shared memory.
 #pragma once
 
-#include "cuda/common/async.cuh"
+#include "common/dwconv.h"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/vector.cuh"
-#include "common/dwconv.h"
 
 namespace cnv2 {
 

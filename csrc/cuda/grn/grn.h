@@ -1,9 +1,9 @@
 // Launches the CUDA kernels of global response normalisation. No framework header.
 #pragma once
 
-#include "cuda/common/api.h"
 #include "common/dtype.h"
 #include "common/row_groups.h"
+#include "cuda/common/api.h"
 
 namespace cnv2 {
 

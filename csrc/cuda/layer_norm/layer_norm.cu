@@ -1,5 +1,6 @@
 #include "layer_norm.h"
 
+#include "cuda/common/dtype.cuh"
 #include "layer_norm_kernel.cuh"
 
 namespace cnv2 {

@@ -1,8 +1,8 @@
 // Launches the CUDA kernels of LayerNorm over rows. No framework header.
 #pragma once
 
-#include "cuda/common/api.h"
 #include "common/dtype.h"
+#include "cuda/common/api.h"
 
 namespace cnv2 {
 

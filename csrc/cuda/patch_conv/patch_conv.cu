@@ -1,5 +1,6 @@
 #include "patch_conv.h"
 
+#include "cuda/common/dtype.cuh"
 #include "patch_conv_kernel.cuh"
 
 namespace cnv2 {

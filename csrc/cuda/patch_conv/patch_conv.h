@@ -1,8 +1,8 @@
 // Launches the CUDA kernels that gather and scatter the blocks of a patch convolution. No framework header.
 #pragma once
 
-#include "cuda/common/api.h"
 #include "common/dtype.h"
+#include "cuda/common/api.h"
 
 namespace cnv2 {
 
