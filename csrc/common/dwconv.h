@@ -8,6 +8,8 @@
 
 namespace cnv2 {
 
+constexpr int kDwconvSide = 7, kDwconvPad = 3, kDwconvTaps = 49, kDwconvSums = 50;
+
 // Where rows sit. Dense: site (n, y, x) is row (n * H + y) * W + x.
 struct DwconvPlane {
   int64_t n;

@@ -34,7 +34,7 @@ std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, 
   DwconvBackward p = backward_params({"sparse_dwconv_bwd", x, kernel, map}, dy, h, w);
   const CudaScope scope(x);
   Tensor dx = of_input ? new_contiguous(x) : torch::stable::new_empty(x, {0, x.size(1)});
-  Tensor dparams = torch::stable::new_empty(x, {of_params ? 50 : 0, x.size(1)}, ScalarType::Float);
+  Tensor dparams = torch::stable::new_empty(x, {of_params ? kDwconvSums : 0, x.size(1)}, ScalarType::Float);
   p.dx = of_input ? dx.mutable_data_ptr() : nullptr;
   int64_t mma_blocks = 0;
   if (mma && of_params) check_cuda(dwconv_taps_mma_blocks(p, &mma_blocks));
@@ -44,12 +44,12 @@ std::tuple<Tensor, Tensor> sparse_dwconv_bwd(const Tensor& dy, const Tensor& x, 
   if (of_params) {
     int64_t blocks = mma_blocks;
     if (mma_blocks == 0) check_cuda(dwconv_backward_blocks(p, &blocks));
-    Tensor partial = torch::stable::new_empty(x, {blocks, 50, p.c}, ScalarType::Float);
+    Tensor partial = torch::stable::new_empty(x, {blocks, kDwconvSums, p.c}, ScalarType::Float);
     p.partial = static_cast<float*>(partial.mutable_data_ptr());
     check_cuda(mma_blocks > 0 ? launch_dwconv_taps_mma(p, scope.stream())
                               : launch_dwconv_backward(p, blocks, scope.stream()));
-    check_cuda(launch_sum_partials(p.partial, static_cast<float*>(dparams.mutable_data_ptr()), blocks, 50 * p.c,
-                                   scope.stream()));
+    check_cuda(launch_sum_partials(p.partial, static_cast<float*>(dparams.mutable_data_ptr()), blocks,
+                                   kDwconvSums * p.c, scope.stream()));
   }
   return {std::move(dx), std::move(dparams)};
 }

@@ -9,7 +9,7 @@ namespace cnv2 {
 // What a choice would be like on the device: larger is better. No timing has gone into it: it weighs, in this order,
 // how many threads have work at a time, the outputs that a tile computes beyond the plane, the instructions per output,
 // and what tiles read twice.
-inline double dwconv_score(const DwconvTiling& t, const DwconvPlane& plane, const CudaDevice& device, int64_t bytes,
+inline double dwconv_score(const DwconvCudaTiling& t, const DwconvPlane& plane, const CudaDevice& device, int64_t bytes,
                            int items, int threads, double instructions) {
   constexpr int64_t kReserved = 1024;        // of each block, by the system
   constexpr double kEnough = 512;            // threads of a processor that hide its latencies, with their parallel sums
@@ -20,7 +20,8 @@ inline double dwconv_score(const DwconvTiling& t, const DwconvPlane& plane, cons
   const double busy = static_cast<double>(blocks * (items < threads ? items : threads)) / kEnough;
   const double outputs = static_cast<double>(t.tiles_x * t.columns) * (t.tiles_y * t.rows);
   const double useful = static_cast<double>(plane.h) * plane.w / outputs;
-  const double halo = static_cast<double>(t.rows + 6) * (t.columns + 6) / (t.rows * t.columns);
+  const double halo =
+      static_cast<double>(t.rows + kDwconvSide - 1) * (t.columns + kDwconvSide - 1) / (t.rows * t.columns);
   return (busy < 1.0 ? busy : 1.0) * useful / (instructions * (1.0 + 0.05 * halo)) * (t.stages == 2 ? 1.02 : 1.0);
 }
 
@@ -31,11 +32,11 @@ struct ForwardVariant {
   // Instructions per multiply-add: loads and conversions of kStrip + 6 inputs and 7 taps feed 7 * kStrip * kRows.
   static constexpr double kInstructions = 1.0 + (1.5 * (kStrip + 6) + 3.5) / (7.0 * kStrip * kRows);
 
-  static DwconvTiling tiling(const DwconvForward& p, int rows, int columns, int stages, bool aligned) {
-    DwconvTiling t{};
+  static DwconvCudaTiling tiling(const DwconvForward& p, int rows, int columns, int stages, bool aligned) {
+    DwconvCudaTiling t{};
     t.rows = rows;
     t.columns = columns;
-    t.pitch = (columns + kSide - 1) | 1;
+    t.pitch = (columns + kDwconvSide - 1) | 1;
     t.tiles_x = (p.plane.w + columns - 1) / columns;
     t.tiles_y = (p.plane.h + rows - 1) / rows;
     t.chunks = static_cast<int>((p.c + kChannels - 1) / kChannels);
@@ -49,16 +50,16 @@ struct ForwardVariant {
     return t;
   }
 
-  static int items(const DwconvTiling& t) { return t.rows / kRows * (t.columns / kStrip) * kPairs; }
-  static int threads(const DwconvTiling& t) {
+  static int items(const DwconvCudaTiling& t) { return t.rows / kRows * (t.columns / kStrip) * kPairs; }
+  static int threads(const DwconvCudaTiling& t) {
     const int wanted = (items(t) + 31) / 32 * 32;
     return wanted < 128 ? 128 : wanted < kDwconvThreads ? wanted : kDwconvThreads;
   }
-  static int64_t bytes(const DwconvForward& p, const DwconvTiling& t) {
+  static int64_t bytes(const DwconvForward& p, const DwconvCudaTiling& t) {
     return DwconvForwardShared(t, kChannels, sizeof(T), p.c, p.ln_weight != nullptr).bytes(t.stages);
   }
 
-  static void consider(const DwconvForward& p, const CudaDevice& device, bool aligned, DwconvTiling* best,
+  static void consider(const DwconvForward& p, const CudaDevice& device, bool aligned, DwconvCudaTiling* best,
                        double* best_score, int* chosen, int number) {
     for (const int rows : {14, 8, 7, 4, 2, 1}) {
       const int needed = (p.plane.h + kRows - 1) / kRows * kRows;
@@ -66,7 +67,7 @@ struct ForwardVariant {
       for (const int columns : {2 * kStrip, kStrip}) {
         if (columns >= p.plane.w + kStrip) continue;
         for (const int stages : {2, 1}) {
-          const DwconvTiling t = tiling(p, rows < needed ? rows : needed, columns, stages, aligned);
+          const DwconvCudaTiling t = tiling(p, rows < needed ? rows : needed, columns, stages, aligned);
           const double score = dwconv_score(t, p.plane, device, bytes(p, t), items(t), threads(t), kInstructions);
           if (score <= *best_score) continue;
           *best = t;
@@ -77,7 +78,7 @@ struct ForwardVariant {
     }
   }
 
-  static cudaError_t start(const DwconvForward& p, const DwconvTiling& t, cudaStream_t stream) {
+  static cudaError_t start(const DwconvForward& p, const DwconvCudaTiling& t, cudaStream_t stream) {
     const int64_t tiles = p.plane.n * t.tiles_x * t.tiles_y;
     if (tiles > 0x7fffffff) return cudaErrorInvalidValue;
     const dim3 grid(static_cast<unsigned>(tiles), p.ln_weight != nullptr ? 1u : static_cast<unsigned>(t.chunks));
@@ -93,9 +94,9 @@ template <class T, int kChannels>
 cudaError_t launch_forward_chunks(const DwconvForward& p, const CudaDevice& device, bool aligned, cudaStream_t stream,
                                   bool* fused) {
   using Sites = ForwardVariant<T, kChannels, 4, 2, true>;
-  using Two = ForwardVariant<T, kChannels, kSide, 2, false>;
-  using One = ForwardVariant<T, kChannels, kSide, 1, false>;
-  DwconvTiling best{};
+  using Two = ForwardVariant<T, kChannels, kDwconvSide, 2, false>;
+  using One = ForwardVariant<T, kChannels, kDwconvSide, 1, false>;
+  DwconvCudaTiling best{};
   double score = 0.0;
   int chosen = 0;
   if (p.plane.map != nullptr) {

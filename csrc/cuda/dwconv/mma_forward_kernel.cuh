@@ -37,8 +37,8 @@ struct MmaWindow {
   bool left, right;  // inside the plane
 
   __device__ MmaWindow(const DwconvForward& p, const MmaSlot& slot, int pair, int channel) {
-    const int x = slot.tile * kMmaColumns - kHalo + 2 * pair, w = p.plane.w, c = static_cast<int>(p.c);
-    y = slot.band * kMmaRows - kHalo;
+    const int x = slot.tile * kMmaColumns - kDwconvPad + 2 * pair, w = p.plane.w, c = static_cast<int>(p.c);
+    y = slot.band * kMmaRows - kDwconvPad;
     at = ((int64_t{slot.n} * p.plane.h + y) * w + x) * c + channel;
     const bool live = slot.n < p.plane.n && channel < c && pair < 7;  // no tap reaches the last two columns
     left = live && x >= 0 && x < w;
@@ -59,16 +59,16 @@ struct MmaWindow {
 // The fragments of T_r, all r, of one channel. Of k, which may be in any order that X shares, lane t of 4 holds 4t to
 // 4t + 3, so that X's fragment is 16 adjacent bytes.
 template <class T>
-__device__ inline void load_bands(const DwconvForward& p, int channel, int lane, unsigned (&to)[kSide][2]) {
+__device__ inline void load_bands(const DwconvForward& p, int channel, int lane, unsigned (&to)[kDwconvSide][2]) {
   const int first = lane % 4 * 4 - lane / 4, c = static_cast<int>(p.c);
 #pragma unroll
-  for (int r = 0; r < kSide; ++r) {
+  for (int r = 0; r < kDwconvSide; ++r) {
     float value[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int k = first + i, tap = k * kSide + r;
-      const bool live = k >= 0 && k < kSide && channel < c;
-      value[i] = live ? p.taps[(p.flipped ? kTapCount - 1 - tap : tap) * c + channel] : 0.0f;
+      const int k = first + i, tap = k * kDwconvSide + r;
+      const bool live = k >= 0 && k < kDwconvSide && channel < c;
+      value[i] = live ? p.taps[(p.flipped ? kDwconvTaps - 1 - tap : tap) * c + channel] : 0.0f;
     }
     to[r][0] = pack_pair<T>(value[0], value[1]);
     to[r][1] = pack_pair<T>(value[2], value[3]);
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
   const int pair = blockIdx.y * kMmaChannels + warp * 2;
   const int fragment = lane * 4 + warp / 4 * kMmaShift;
 
-  unsigned bands[2][kSide][2];
+  unsigned bands[2][kDwconvSide][2];
   load_bands<T>(p, pair, lane, bands[0]);
   load_bands<T>(p, pair + 1, lane, bands[1]);
   float* const biases = reinterpret_cast<float*>(results + 2 * kMmaResults);  // here because registers are dear
@@ -124,18 +124,18 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
       if (row + 1 == kMmaInputRows) window = MmaWindow<T>(p, here, column, channel);
       window.load_next(p, staged);
       __syncthreads();
-      if (row >= kSide) store_row(row - kSide);
+      if (row >= kDwconvSide) store_row(row - kDwconvSide);
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
         const uint4 v = *reinterpret_cast<const uint4*>(planes + (warp * 2 + k) * kMmaPlane + fragment);
         const unsigned a[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-        for (int r = 0; r < kSide; ++r) {
+        for (int r = 0; r < kDwconvSide; ++r) {
           if (row - r >= 0 && row - r < kMmaRows) mma_m16n8k16<T>(acc[k][row - r], a, bands[k][r]);
         }
       }
-      if (row >= kSide - 1) {  // the bias last: a large one does not cost the sums their low bits
-        const int done = row - (kSide - 1);
+      if (row >= kDwconvSide - 1) {  // the bias last: a large one does not cost the sums their low bits
+        const int done = row - (kDwconvSide - 1);
         const float bias[2] = {biases[warp * 2], biases[warp * 2 + 1]};
         const auto value = [&](int i) { return pack_pair<T>(acc[0][done][i] + bias[0], acc[1][done][i] + bias[1]); };
         store_shared16(results + done % 2 * kMmaResults + warp * kMmaPlane + fragment,

@@ -8,7 +8,7 @@ namespace cnv2 {
 constexpr int kMmaThreads = 256, kMmaResident = 2;  // blocks of a processor that the registers allow
 constexpr int kMmaChannels = 16;                    // of a block, two of each warp
 constexpr int kMmaRows = 7, kMmaColumns = 8;        // of a slot, a piece of a plane
-constexpr int kMmaInputRows = kMmaRows + kSide - 1;
+constexpr int kMmaInputRows = kMmaRows + kDwconvSide - 1;
 
 // How slots are numbered: (image, band of 7 rows, tile of 8 columns). A block takes groups of adjacent slots, every
 // gridDim.x-th.

@@ -23,7 +23,7 @@ constexpr int kTapPlane = kTapInputs + kMmaRows * kMmaColumns / 2;  // of a chan
 // follows, after the last plane a row of nothing.
 constexpr int kTapStage = kTapSlots * kMmaChannels * kTapPlane + kMmaColumns / 2;
 constexpr int kTapShared = 2 * kTapStage * 4;
-constexpr int kTapMatrix = 16 * 8, kTapMatrices = kSide + 1;
+constexpr int kTapMatrix = 16 * 8, kTapMatrices = kDwconvSide + 1;
 static_assert(kTapShared >= kMmaThreads / 32 * kTapMatrices * kTapMatrix * 4, "the sums take the stages' place");
 
 // What a thread stages of its slot in every group: two columns of 8 channels of x or of dy.
@@ -35,12 +35,12 @@ struct TapCopy {
   int channel;
 
   __device__ TapCopy(const DwconvBackward& p, int slot, int number, int c0) {
-    constexpr int kPairs = kSide, kGradPairs = kMmaColumns / 2, kInputs = kMmaInputRows * kPairs;
+    constexpr int kPairs = kDwconvSide, kGradPairs = kMmaColumns / 2, kInputs = kMmaInputRows * kPairs;
     const int vector = number % 2, place = number / 2, in_dy = place - kInputs;
     const bool is_x = in_dy < 0;
     from = static_cast<const T*>(is_x ? p.x : p.dy);
-    row = is_x ? place / kPairs - kHalo : in_dy / kGradPairs;
-    column = is_x ? place % kPairs * 2 - kHalo : in_dy % kGradPairs * 2;
+    row = is_x ? place / kPairs - kDwconvPad : in_dy / kGradPairs;
+    column = is_x ? place % kPairs * 2 - kDwconvPad : in_dy % kGradPairs * 2;
     word = (slot * kMmaChannels + vector * 8) * kTapPlane +
            (is_x ? place / kPairs * kTapPitch + place % kPairs : kTapInputs + in_dy);
     channel = c0 + vector * 8;
@@ -76,14 +76,14 @@ __device__ __forceinline__ void add_products(const unsigned* plane, int lane, fl
 #pragma unroll
   for (int k = 0; k < 2; ++k) b[k] = plane[k * kOther + kTapInputs + g * (kMmaColumns / 2) + t];
 #pragma unroll
-  for (int s = 0; s < kSide; ++s) {
+  for (int s = 0; s < kDwconvSide; ++s) {
     unsigned a[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) a[k] = s % 2 == 0 ? x[s / 2][k] : straddle(x[s / 2][k], x[s / 2 + 1][k]);
     mma_m16n8k16<T>(acc[s], a, b);
   }
   const unsigned one = pack_pair<T>(1.0f, 1.0f), ones[4] = {one, one, one, one};
-  mma_m16n8k16<T>(acc[kSide], ones, b);
+  mma_m16n8k16<T>(acc[kDwconvSide], ones, b);
 }
 
 // Grid: blocks that share the groups of slots, chunks of 16 channels.
@@ -132,11 +132,11 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     }
     __syncwarp();
     const int channel = c0 + 2 * warp + k;
-    for (int i = lane; i <= kTapCount && channel < p.c; i += 32) {
-      const int s = i / kSide, r = i < kTapCount ? i % kSide : 0;
+    for (int i = lane; i < kDwconvSums && channel < p.c; i += 32) {
+      const int s = i / kDwconvSide, r = i < kDwconvTaps ? i % kDwconvSide : 0;
       float sum = 0.0f;
       for (int n = 0; n < kMmaRows; ++n) sum += sums[s * kTapMatrix + (n + r) * 8 + n];
-      p.partial[(int64_t{blockIdx.x} * (kTapCount + 1) + i) * p.c + channel] = sum;
+      p.partial[(int64_t{blockIdx.x} * kDwconvSums + i) * p.c + channel] = sum;
     }
     __syncwarp();
   }
