@@ -8,7 +8,10 @@
 
 namespace cnv2 {
 
-constexpr int kDwconvSide = 7, kDwconvPad = 3, kDwconvTaps = 49, kDwconvSums = 50;
+constexpr int kDwconvSide = 7;
+constexpr int kDwconvPad = 3;
+constexpr int kDwconvTaps = kDwconvSide * kDwconvSide;
+constexpr int kDwconvSums = kDwconvTaps + 1;  // gradients of a channel's parameters: of the taps, then of the bias
 
 // Where rows sit. Dense: site (n, y, x) is row (n * H + y) * W + x.
 struct DwconvPlane {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "backward_kernel.cuh"
-#include "dwconv.h"
+#include "launchers.h"
 
 namespace cnv2 {
 

@@ -1,8 +1,8 @@
 // Chooses tile, strip and channels per chunk for a forward call, and starts the kernel. Included once per storage type.
 #pragma once
 
-#include "dwconv.h"
 #include "forward_kernel.cuh"
+#include "launchers.h"
 
 namespace cnv2 {
 
@@ -92,7 +92,7 @@ constexpr double kWorthFusing = 0.2;
 
 template <class T, int kChannels>
 cudaError_t launch_forward_chunks(const DwconvForward& p, const CudaDevice& device, bool aligned, cudaStream_t stream,
-                                  bool* fused) {
+                                  bool* ran) {
   using Sites = ForwardVariant<T, kChannels, 4, 2, true>;
   using Two = ForwardVariant<T, kChannels, kDwconvSide, 2, false>;
   using One = ForwardVariant<T, kChannels, kDwconvSide, 1, false>;
@@ -106,10 +106,10 @@ cudaError_t launch_forward_chunks(const DwconvForward& p, const CudaDevice& devi
     One::consider(p, device, aligned, &best, &score, &chosen, 2);
   }
   if (score == 0.0 || (p.ln_weight != nullptr && score < kWorthFusing)) {
-    *fused = false;
+    *ran = false;
     return p.ln_weight != nullptr ? cudaSuccess : cudaErrorInvalidValue;
   }
-  *fused = true;
+  *ran = true;
   return chosen == 0   ? Sites::start(p, best, stream)
          : chosen == 1 ? Two::start(p, best, stream)
                        : One::start(p, best, stream);
@@ -117,15 +117,15 @@ cudaError_t launch_forward_chunks(const DwconvForward& p, const CudaDevice& devi
 
 // 32 channels a chunk where they are used up, in half precision; the same bytes in float32 are 16.
 template <class T>
-cudaError_t launch_forward_as(const DwconvForward& p, cudaStream_t stream, bool* fused) {
+cudaError_t launch_forward_as(const DwconvForward& p, cudaStream_t stream, bool* ran) {
   CudaDevice device{};
   const cudaError_t error = cuda_device(&device);
   if (error != cudaSuccess) return error;
   const bool aligned = is_aligned16(p.c, sizeof(T), p.x, p.y, p.z);
   if constexpr (sizeof(T) == 2) {
-    if (p.c % 32 == 0) return launch_forward_chunks<T, 32>(p, device, aligned, stream, fused);
+    if (p.c % 32 == 0) return launch_forward_chunks<T, 32>(p, device, aligned, stream, ran);
   }
-  return launch_forward_chunks<T, 16>(p, device, aligned, stream, fused);
+  return launch_forward_chunks<T, 16>(p, device, aligned, stream, ran);
 }
 
 }  // namespace cnv2

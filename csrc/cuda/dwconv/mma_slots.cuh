@@ -63,6 +63,14 @@ struct MmaLaunch {
   dim3 size() const { return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(chunks)); }
 };
 
+// How a call starts on the current device; it has no blocks where memory is not `aligned` to 16 bytes.
+inline cudaError_t mma_launch(const DwconvPlane& plane, int64_t c, int slots_of_group, bool aligned, MmaLaunch* out) {
+  CudaDevice device{};
+  const cudaError_t error = cuda_device(&device);
+  if (error == cudaSuccess && aligned) *out = MmaLaunch(plane, c, slots_of_group, device);
+  return error;
+}
+
 // The low halves, or the high halves, of two words as one; the first's is the low one. Written with shifts each would
 // take two instructions.
 __device__ inline unsigned low_halves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x5410); }

@@ -25,13 +25,14 @@ struct LayerNormBackward {
   const void* weight;  // [c] param_dtype
   void* dx;            // [rows, c] dtype
   float* partial;      // [blocks, 2, c]: sums of each block; of dy xhat, then of dy
+  float* dparams;      // [2, c]: their totals, the gradients of weight and bias
   int64_t rows, c;
   float eps;
   DType dtype;
   DType param_dtype;
 };
 
-// Each enqueues one call on `stream` of the current device and returns the launch's error.
+// Each enqueues one call on `stream` of the current device and returns the first error of a launch.
 cudaError_t launch_layer_norm_forward(const LayerNormForward& params, cudaStream_t stream);
 
 // Blocks that a backward call uses, each with a row of `partial`: a function of sizes and device only.
