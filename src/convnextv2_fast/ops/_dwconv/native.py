@@ -13,7 +13,7 @@ from ...layouts import Layout
 from .._shared import cpu as _cpu
 from .._shared import cuda as _cuda
 from .._shared.checks import float_taps
-from .._shared.sites import SITES, Sites
+from .._shared.sites import PLANE, Sites
 from .autograd import SparseDwconv
 
 
@@ -22,33 +22,58 @@ def _forward_fake(x: Tensor, *_: Any) -> Tensor:
 
 
 def _backward_fake(
-    dy: Tensor, x: Tensor, kernel: Tensor, of_input: bool, of_params: bool, *_: Any
+    dy: Tensor, x: Tensor, kernel: Tensor, wants_dx: bool, wants_dparams: bool, *_: Any
 ) -> tuple[Tensor, Tensor]:
     rows, c = x.shape
-    dparams = x.new_empty((50 if of_params else 0, c), dtype=torch.float32)
-    return x.new_empty((rows if of_input else 0, c)), dparams
+    dparams = x.new_empty((50 if wants_dparams else 0, c), dtype=torch.float32)
+    return x.new_empty((rows if wants_dx else 0, c)), dparams
 
 
-library.define(f"sparse_dwconv_fwd(Tensor x, Tensor kernel, Tensor? bias, {SITES}, bool mma) -> Tensor", _forward_fake)
-library.define(
-    f"sparse_dwconv_bwd(Tensor dy, Tensor x, Tensor kernel, bool of_input, bool of_params, {SITES}, bool mma) "
-    "-> (Tensor dx, Tensor dparams)",
-    _backward_fake,
-)
 # Contiguous rows [T, C], kernel float32 [49, C] with tap = kx*7 + ky, bias [C]; no autograd. Both gradients are
 # taken in one call; dparams is float32 [50, C], the taps', then the bias's; what is not wanted comes back empty.
-# mma: on the tensor cores where their kernels take the call, the gradients of input and parameters in one kernel each.
+# mma: on the tensor cores, the gradients of input and parameters in one kernel each; see `takes_mma`.
+for _op in ("dwconv", "dwconv_mma"):
+    library.define(f"{_op}_fwd(Tensor x, Tensor kernel, Tensor? bias, {PLANE}) -> Tensor", _forward_fake)
+    library.define(
+        f"{_op}_bwd(Tensor dy, Tensor x, Tensor kernel, bool wants_dx, bool wants_dparams, {PLANE}) "
+        "-> (Tensor dx, Tensor dparams)",
+        _backward_fake,
+    )
 
 
-def _forward(x: Tensor, kernel: Tensor, bias: Tensor | None, *sites: Any) -> Tensor:
-    return torch.ops.convnextv2_fast.sparse_dwconv_fwd.default(x, kernel, bias, *sites, _cuda.tensor_cores())
+def takes_mma(dtype: torch.dtype, channels: int, layout: Layout | None) -> bool:
+    """Whether the tensor cores' kernels take a call. They take 16-bit activations of a dense plane whose C is a multiple
+    of 8, on compute capability 8.0 and newer."""
+    dense = layout is None or layout.kind == "dense"
+    capable = _cuda.DEVICE != "cuda" or library.capability() >= (8, 0)
+    return dtype != torch.float32 and channels % 8 == 0 and dense and capable
+
+
+def _op(name: str, x: Tensor, site_map: Tensor | None) -> Any:
+    ops = torch.ops.convnextv2_fast
+    mma = x.device.type == _cuda.DEVICE and _cuda.tensor_cores() and site_map is None
+    on = "_mma" if mma and takes_mma(x.dtype, x.shape[1], None) else ""
+    return getattr(ops, f"dwconv{on}_{name}").default
+
+
+def _forward(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, h: int, w: int, index: Tensor | None, site_map: Tensor | None
+) -> Tensor:
+    return _op("fwd", x, site_map)(x, kernel, bias, h, w, site_map)
 
 
 def _backward(
-    dy: Tensor, x: Tensor, kernel: Tensor, of_input: bool, of_params: bool, *sites: Any
+    dy: Tensor,
+    x: Tensor,
+    kernel: Tensor,
+    wants_dx: bool,
+    wants_dparams: bool,
+    h: int,
+    w: int,
+    index: Tensor | None,
+    site_map: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    mma = _cuda.tensor_cores()
-    return torch.ops.convnextv2_fast.sparse_dwconv_bwd.default(dy, x, kernel, of_input, of_params, *sites, mma)
+    return _op("bwd", x, site_map)(dy, x, kernel, wants_dx, wants_dparams, h, w, site_map)
 
 
 KERNELS = SimpleNamespace(forward=_forward, backward=_backward)

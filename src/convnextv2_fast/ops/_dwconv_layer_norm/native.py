@@ -15,10 +15,10 @@ from .._layer_norm import native as layer_norm
 from .._shared import cpu as _cpu
 from .._shared import cuda as _cuda
 from .._shared.checks import float_taps, in_one_dtype
-from .._shared.sites import SITES, Sites
+from .._shared.sites import PLANE, Sites
 from .autograd import DwconvLayerNorm
 
-_ARGUMENTS = f"Tensor x, Tensor kernel, Tensor? bias, Tensor ln_weight, Tensor ln_bias, float eps, {SITES}"
+_ARGUMENTS = f"Tensor x, Tensor kernel, Tensor? bias, Tensor ln_weight, Tensor ln_bias, float eps, {PLANE}"
 
 
 def _check(x: Tensor, kernel: Tensor) -> None:
@@ -44,8 +44,8 @@ library.define(f"dwconv_layer_norm_fwd_train({_ARGUMENTS}) -> (Tensor y, Tensor 
 # Contiguous rows x [T, C]; kernel float32 [49, C], tap = kx*7 + ky; bias, ln_weight, ln_bias [C].
 # forward returns y; forward_train returns (y, z): z is LayerNorm's input.
 KERNELS = SimpleNamespace(
-    forward=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd.default,
-    forward_train=torch.ops.convnextv2_fast.dwconv_layer_norm_fwd_train.default,
+    forward=lambda *a: torch.ops.convnextv2_fast.dwconv_layer_norm_fwd.default(*a[:-2], a[-1]),
+    forward_train=lambda *a: torch.ops.convnextv2_fast.dwconv_layer_norm_fwd_train.default(*a[:-2], a[-1]),
     norm_backward=layer_norm.backward,
     backward=sparse_dwconv.KERNELS.backward,
 )
@@ -87,8 +87,7 @@ def run(
     on_tensor_cores = (
         x.device.type == _cuda.DEVICE
         and _cuda.tensor_cores()
-        and x.dtype != torch.float32
-        and (layout is None or layout.kind == "dense")
+        and sparse_dwconv.takes_mma(x.dtype, x.shape[-1], layout)
     )
     kernels = APART if on_tensor_cores else KERNELS
     sites = Sites.around(x, layout)

@@ -32,3 +32,4 @@ class Sites(NamedTuple):
 
 
 SITES = "SymInt h, SymInt w, Tensor? index, Tensor? site_map"  # Sites in a schema
+PLANE = "SymInt h, SymInt w, Tensor? site_map"  # what C++ takes of them
