@@ -31,11 +31,13 @@ __global__ void __launch_bounds__(kDwconvThreads, 2)
   constexpr int kPairs = kChannels / 2;
   const int c = static_cast<int>(p.c);
   const int window = (t.rows + kDwconvSide - 1) * t.pitch * kChannels;
-  T* const windows = reinterpret_cast<T*>(shared);
-  float* const taps = reinterpret_cast<float*>(windows + t.stages * window);
-  T* const results = reinterpret_cast<T*>(taps + t.stages * kDwconvTaps * kChannels);
-  float* const params = reinterpret_cast<float*>(results + t.rows * t.columns * t.z_pitch);
-  const T* const x = static_cast<const T*>(p.x);
+  T* const windows = reinterpret_cast<T*>(shared);                            // [stages, rows + 6, pitch, kChannels]
+  float* const taps = reinterpret_cast<float*>(windows + t.stages * window);  // [stages, 49, kChannels]
+  T* const results = reinterpret_cast<T*>(taps + t.stages * kDwconvTaps * kChannels);        // [rows, columns, z_pitch]
+  float* const params = reinterpret_cast<float*>(results + t.rows * t.columns * t.z_pitch);  // [2, C]
+  const T* __restrict__ const x = static_cast<const T*>(p.x);                                // [T, C]
+  T* __restrict__ const y = static_cast<T*>(p.y);                                            // [T, C]
+  T* __restrict__ const z = static_cast<T*>(p.z);                                            // [T, C], or null
   const bool norm = p.ln_weight != nullptr;
 
   const Tile tile = tile_of(p.plane, t, blockIdx.x);
@@ -99,9 +101,7 @@ __global__ void __launch_bounds__(kDwconvThreads, 2)
     if (t.stages == 1 && chunk + 1 < last) load(chunk + 1, 0);
   }
 
-  T* const y = static_cast<T*>(p.y);
   if (norm) {
-    T* const z = static_cast<T*>(p.z);
     const int group = threadIdx.x / t.lanes, lane = threadIdx.x % t.lanes, groups = blockDim.x / t.lanes;
     for (int begin = 0; begin < tile.rows * tile.columns; begin += groups) {
       const int number = begin + group, row = number / tile.columns, column = number % tile.columns;

@@ -29,9 +29,9 @@ static_assert(kTapShared >= kMmaThreads / 32 * kTapMatrices * kTapMatrix * 4, "t
 // What a thread stages of its slot in every group: two columns of 8 channels of x or of dy.
 template <class T>
 struct TapCopy {
-  const T* from;
-  int row, column;  // of the left one, from the slot's first output
-  int word;         // in the stage
+  const T* __restrict__ from;  // [T, C]: x or dy
+  int row, column;             // of the left one, from the slot's first output
+  int word;                    // in the stage
   int channel;
 
   __device__ TapCopy(const DwconvBackward& p, int slot, int number, int c0) {
@@ -91,7 +91,8 @@ template <class T>
 __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     dwconv_taps_mma_kernel(const DwconvBackward p, const MmaGrid grid) {
   CNV2_SHARED(shared);
-  unsigned* const stages = reinterpret_cast<unsigned*>(shared);
+  unsigned* const stages = reinterpret_cast<unsigned*>(shared);  // [2, kTapStage]
+  float* __restrict__ const partial = p.partial;                 // [blocks, 50, C]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c0 = blockIdx.y * kMmaChannels;
   constexpr int kThreads = kMmaThreads / kTapSlots;  // of a slot; two copies each are enough
   const int slot = threadIdx.x / kThreads, thread = threadIdx.x % kThreads;
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
       const int s = i / kDwconvSide, r = i < kDwconvTaps ? i % kDwconvSide : 0;
       float sum = 0.0f;
       for (int n = 0; n < kMmaRows; ++n) sum += sums[s * kTapMatrix + (n + r) * 8 + n];
-      p.partial[(int64_t{blockIdx.x} * kDwconvSums + i) * p.c + channel] = sum;
+      partial[(int64_t{blockIdx.x} * kDwconvSums + i) * p.c + channel] = sum;
     }
     __syncwarp();
   }

@@ -49,8 +49,10 @@ __device__ inline int64_t row_of(const DwconvPlane& plane, const Tile& tile, int
 // Copies channels [c0, c0 + kChannels) of the window of `rows` x `columns` sites at (y, x) to shared memory
 // [rows][pitch][kChannels]; zeros outside the plane, at inactive sites and beyond the last channel.
 template <class T, int kChannels, bool kSites>
-__device__ inline void load_window(T* to, const T* from, const DwconvPlane& plane, const DwconvCudaTiling& t,
-                                   const Tile& tile, int y, int x, int rows, int columns, int64_t c0, int64_t c) {
+__device__ inline void load_window(T* __restrict__ to,          // in shared memory
+                                   const T* __restrict__ from,  // [T, C]
+                                   const DwconvPlane& plane, const DwconvCudaTiling& t, const Tile& tile, int y, int x,
+                                   int rows, int columns, int64_t c0, int64_t c) {
   constexpr int kVectors = kChannels / kWide<T>;
   const int vector = threadIdx.x % kVectors, first = threadIdx.x / kVectors, step = blockDim.x / kVectors;
   const int down = step / columns, right = step % columns;
@@ -80,7 +82,9 @@ __device__ inline void load_window(T* to, const T* from, const DwconvPlane& plan
 
 // Copies the taps of the same channels to shared memory [49][kChannels]; zeros beyond the last channel.
 template <int kChannels>
-__device__ inline void load_taps(float* to, const float* from, bool flipped, bool aligned, int64_t c0, int64_t c) {
+__device__ inline void load_taps(float* __restrict__ to,          // in shared memory
+                                 const float* __restrict__ from,  // [49, C]
+                                 bool flipped, bool aligned, int64_t c0, int64_t c) {
   constexpr int kVectors = kChannels / 4;
   for (int i = threadIdx.x; i < kDwconvTaps * kVectors; i += blockDim.x) {
     const int tap = i / kVectors;
