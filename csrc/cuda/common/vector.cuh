@@ -27,7 +27,7 @@ struct WordOf<16> {
   using type = uint4;
 };
 
-// Elements of T in 16 bytes.
+// How many elements of T 16 bytes hold.
 template <class T>
 constexpr int kWide = 16 / static_cast<int>(sizeof(T));
 
@@ -50,7 +50,7 @@ __device__ inline void load_vector(const T* p, float (&out)[kCount]) {
   for (int i = 0; i < kCount; ++i) out[i] = load_float(&v.element[i]);
 }
 
-// A vector of 16 bytes goes to global memory; smaller ones anywhere.
+// Vectors of 16 bytes can only be stored to global memory, smaller ones anywhere.
 template <int kCount, class T>
 __device__ inline void store_vector(T* p, const float (&in)[kCount]) {
   Vector<T, kCount> v;

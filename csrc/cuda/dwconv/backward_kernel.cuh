@@ -10,8 +10,8 @@ namespace cnv2 {
 
 constexpr int kDwconvBackwardThreads = 128;
 
-// Blocks of a processor that the registers allow: 98 sums and what surrounds them. From sm_100 on the compiler wants a
-// few more registers than three blocks leave it.
+// How many blocks of a processor the registers allow: a thread holds 98 sums and what surrounds them. From sm_100 on
+// the compiler wants a few more registers than three blocks leave it.
 constexpr int dwconv_backward_resident(int capability) { return capability >= 100 ? 2 : 3; }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int kDwconvBackwardResident = dwconv_backward_resident(100);
@@ -19,8 +19,8 @@ constexpr int kDwconvBackwardResident = dwconv_backward_resident(100);
 constexpr int kDwconvBackwardResident = dwconv_backward_resident(80);
 #endif
 
-// Bytes of each piece of a block's shared memory, in this order: windows of dy, tiles of x, taps. At the end, the
-// threads' sums take the place of all.
+// The bytes of each piece of a block's shared memory, in this order: windows of dy, tiles of x, taps. At the end the
+// threads' sums take the place of them all.
 struct DwconvBackwardShared {
   int64_t dy, x, taps, sums;
 
@@ -35,7 +35,7 @@ struct DwconvBackwardShared {
   }
 };
 
-// Grid: blocks that share the tiles, chunks of channels.
+// The grid has blocks that share the tiles (x) and chunks of channels (y).
 template <class T, int kChannels, int kStrip, bool kSites>
 __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResident)
     dwconv_backward_kernel(const DwconvBackward p, const DwconvCudaTiling t, const int tiles) {
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
     commit_copies();
   };
 
-  float dtap[kDwconvSide][kDwconvSide][2] = {};  // [y][x] of the window: the taps in reverse order
+  float dtap[kDwconvSide][kDwconvSide][2] = {};  // by [y][x] of the window, which is the reverse order of the taps
   float dbias[2] = {};
   load_taps<kChannels>(taps, p.taps, true, t.taps_aligned, c0, p.c);
   const int step = static_cast<int>(gridDim.x);
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
   wait_for_copies<0>();
   __syncthreads();
 
-  // [gradient][slot][channel], then over the slots in order.
+  // Leaves the sums as [gradient][slot][channel], then adds them up over the slots in order.
   float* const sums = reinterpret_cast<float*>(shared);
   const auto put = [&](int gradient, const float (&v)[2]) {
     store_vector<2>(sums + (gradient * kSlots + slot) * kChannels + pair, v);

@@ -8,7 +8,7 @@ namespace cnv2 {
 
 template <class T, int kChannels, int kStrip, bool kSites>
 struct BackwardVariant {
-  // Tiles whose strips come out even among the slots of a block.
+  // Chooses tiles whose strips come out even among the slots of a block.
   static DwconvCudaTiling tiling(const DwconvBackward& p, const CudaDevice& device) {
     DwconvCudaTiling t{};
     t.rows = p.plane.h < 8 ? p.plane.h : 8;
@@ -27,7 +27,7 @@ struct BackwardVariant {
     return DwconvBackwardShared(t, kChannels, sizeof(T)).bytes(stages);
   }
 
-  // As many as run at a time, or one for each tile.
+  // As many blocks as run at a time, or one for each tile where there are fewer tiles.
   static int64_t blocks(const DwconvBackward& p, const CudaDevice& device) {
     const DwconvCudaTiling t = tiling(p, device);
     const int64_t tiles = p.plane.n * t.tiles_x * t.tiles_y;
@@ -48,7 +48,7 @@ struct BackwardVariant {
   }
 };
 
-// run(Variant{}) with the variant that a call uses.
+// Calls run(Variant{}) with the variant that the call uses.
 template <class T, class F>
 cudaError_t with_backward_variant(const DwconvBackward& p, F&& run) {
   if constexpr (sizeof(T) == 2) {

@@ -11,7 +11,7 @@ namespace cnv2 {
 
 constexpr int kDwconvThreads = 256;
 
-// Bytes of each piece of a block's shared memory, in this order: windows, taps, results, LayerNorm's parameters.
+// The bytes of each piece of a block's shared memory, in this order: windows, taps, results, LayerNorm's parameters.
 struct DwconvForwardShared {
   int64_t window, taps, results, params;
 
@@ -23,7 +23,7 @@ struct DwconvForwardShared {
   int64_t bytes(int stages) const { return stages * (window + taps) + results + params; }
 };
 
-// One block per tile and, without LayerNorm, per chunk (blockIdx.y).
+// There is a block for each tile and, without LayerNorm, for each chunk of channels (blockIdx.y).
 template <class T, int kChannels, int kStrip, int kRows, bool kSites>
 __global__ void __launch_bounds__(kDwconvThreads, 2)
     dwconv_forward_kernel(const DwconvForward p, const DwconvCudaTiling t) {

@@ -6,13 +6,13 @@
 
 namespace cnv2 {
 
-// What a choice would be like on the device: larger is better. No timing has gone into it: it weighs, in this order,
-// how many threads have work at a time, the outputs that a tile computes beyond the plane, the instructions per output,
-// and what tiles read twice.
+// How good a choice would be on the device: larger is better. It is an estimate that no timing has gone into. It
+// weighs, in this order, how many threads have work at a time, the outputs that a tile computes beyond the plane, the
+// instructions per output, and what tiles read twice.
 inline double dwconv_score(const DwconvCudaTiling& t, const DwconvPlane& plane, const CudaDevice& device, int64_t bytes,
                            int items, int threads, double instructions) {
-  constexpr int64_t kReserved = 1024;        // of each block, by the system
-  constexpr double kEnough = 512;            // threads of a processor that hide its latencies, with their parallel sums
+  constexpr int64_t kReserved = 1024;        // bytes of each block that the system takes
+  constexpr double kEnough = 512;            // threads of a processor that hide its latencies, as each has several sums
   constexpr int64_t kRegisterThreads = 512;  // threads of 128 registers that fit a processor
   if (bytes > device.shared_bytes) return 0.0;
   int64_t blocks = device.shared_bytes_per_processor / (bytes + kReserved);
@@ -25,11 +25,12 @@ inline double dwconv_score(const DwconvCudaTiling& t, const DwconvPlane& plane, 
   return (busy < 1.0 ? busy : 1.0) * useful / (instructions * (1.0 + 0.05 * halo)) * (t.stages == 2 ? 1.02 : 1.0);
 }
 
-// One shape of strips: finds the best tile for it and keeps it in `best` if it beats what is there.
+// One shape of strips. `consider` finds the best tile for it and keeps that in `best` if it beats what is there.
 template <class T, int kChannels, int kStrip, int kRows, bool kSites>
 struct ForwardVariant {
   static constexpr int kPairs = kChannels / 2;
-  // Instructions per multiply-add: loads and conversions of kStrip + 6 inputs and 7 taps feed 7 * kStrip * kRows.
+  // Instructions per multiply-add: loads and conversions of kStrip + 6 inputs and 7 taps serve 7 * kStrip * kRows
+  // multiply-adds.
   static constexpr double kInstructions = 1.0 + (1.5 * (kStrip + 6) + 3.5) / (7.0 * kStrip * kRows);
 
   static DwconvCudaTiling tiling(const DwconvForward& p, int rows, int columns, int stages, bool aligned) {
@@ -87,7 +88,7 @@ struct ForwardVariant {
   }
 };
 
-// A kernel that keeps less than this busy loses to two: convolution, then LayerNorm.
+// A fused kernel whose score is lower loses to two kernels, convolution and then LayerNorm.
 constexpr double kWorthFusing = 0.2;
 
 template <class T, int kChannels>

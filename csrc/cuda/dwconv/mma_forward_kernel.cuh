@@ -21,7 +21,7 @@
 
 namespace cnv2 {
 
-constexpr int kMmaSlots = 16;   // of a group
+constexpr int kMmaSlots = 16;   // slots of a group
 constexpr int kMmaPlane = 128;  // words: 16 slots x 8
 // Words of shared memory: planes of inputs, a channel each, and of results, a pair of channels each; both twice, for
 // the step that writes and the step that reads. The second vector's planes start in the other half of the banks.
@@ -32,9 +32,9 @@ constexpr int kMmaShared = 2 * (kMmaInputs + kMmaResults) * 4 + kMmaChannels * 4
 // What one thread stages of its slot, row after row: two columns of 8 channels.
 template <class T>
 struct MmaWindow {
-  int64_t at;  // of the left one in the next row
+  int64_t at;  // where the left column is in the next row
   int y;
-  bool left, right;  // inside the plane
+  bool left, right;  // whether each column is inside the plane
 
   __device__ MmaWindow(const DwconvForward& p, const MmaSlot& slot, int pair, int channel) {
     const int x = slot.tile * kMmaColumns - kDwconvPad + 2 * pair, w = p.plane.w, c = static_cast<int>(p.c);
@@ -56,8 +56,8 @@ struct MmaWindow {
   }
 };
 
-// The fragments of T_r, all r, of one channel. Of k, which may be in any order that X shares, lane t of 4 holds 4t to
-// 4t + 3, so that X's fragment is 16 adjacent bytes.
+// The fragments of T_r of one channel for all r. Lane t of 4 holds k from 4t to 4t + 3, an order that X shares, so that
+// X's fragment is 16 adjacent bytes.
 template <class T>
 __device__ inline void load_bands(const DwconvForward& p, int channel, int lane, unsigned (&to)[kDwconvSide][2]) {
   const int first = lane % 4 * 4 - lane / 4, c = static_cast<int>(p.c);
@@ -75,7 +75,7 @@ __device__ inline void load_bands(const DwconvForward& p, int channel, int lane,
   }
 }
 
-// Grid: blocks that share the groups of slots, chunks of 16 channels.
+// The grid has blocks that share the groups of slots (x) and chunks of 16 channels (y).
 template <class T>
 __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     dwconv_forward_mma_kernel(const DwconvForward p, const MmaGrid grid) {
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
   window.load_next(p, staged);
   for (int group = blockIdx.x; group < grid.groups; group += gridDim.x) {
     const int y = here.band * kMmaRows, x = here.tile * kMmaColumns + column;
-    const int rows = here.n < p.plane.n && x < p.plane.w && channel < c ? p.plane.h - y : 0;  // to write
+    const int rows = here.n < p.plane.n && x < p.plane.w && channel < c ? p.plane.h - y : 0;  // how many to write
     T* out = all_y + ((int64_t{here.n} * p.plane.h + y) * p.plane.w + x) * c + channel;
     const auto store_row = [&](int row) {
       const unsigned* const from = results + row % 2 * kMmaResults + vector * 4 * kMmaPlane + word;

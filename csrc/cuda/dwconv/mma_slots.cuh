@@ -5,16 +5,16 @@
 
 namespace cnv2 {
 
-constexpr int kMmaThreads = 256, kMmaResident = 2;  // blocks of a processor that the registers allow
-constexpr int kMmaChannels = 16;                    // of a block, two of each warp
-constexpr int kMmaRows = 7, kMmaColumns = 8;        // of a slot, a piece of a plane
+constexpr int kMmaThreads = 256, kMmaResident = 2;  // kMmaResident: blocks of a processor that the registers allow
+constexpr int kMmaChannels = 16;                    // channels of a block, two for each warp
+constexpr int kMmaRows = 7, kMmaColumns = 8;        // outputs of a slot, which is a piece of a plane
 constexpr int kMmaInputRows = kMmaRows + kDwconvSide - 1;
 
 // How slots are numbered: (image, band of 7 rows, tile of 8 columns). A block takes groups of adjacent slots, every
 // gridDim.x-th.
 struct MmaGrid {
   int bands, tiles, groups;
-  int step_n, step_band, step_tile;  // from a slot to that of the block's next group
+  int step_n, step_band, step_tile;  // from a slot to the corresponding one of the block's next group
 };
 
 struct MmaSlot {
@@ -36,7 +36,7 @@ struct MmaSlot {
   }
 };
 
-// A launch's blocks and the grid they work on; no blocks: too many slots for an int.
+// A launch's blocks and the slots they work on. There are no blocks where there are no slots, or too many for an int.
 struct MmaLaunch {
   int64_t blocks = 0, chunks = 0;
   MmaGrid grid{};

@@ -10,21 +10,21 @@ namespace cnv2 {
 
 // How a plane is cut into tiles, and a block's shared memory into pieces; chosen by the launchers.
 struct DwconvCudaTiling {
-  int rows, columns;     // of the outputs of a tile
+  int rows, columns;     // outputs of a tile
   int pitch;             // columns of a window in shared memory; odd, so that neighbouring rows lie in other banks
-  int tiles_x, tiles_y;  // of a plane
-  int chunks;            // of the channels
+  int tiles_x, tiles_y;  // tiles of a plane
+  int chunks;            // pieces that the channels are cut into
   int stages;            // windows in shared memory: 2 let copies run beside the computation
   bool aligned;          // whether the activations' rows are made of 16-byte vectors
-  bool taps_aligned;     // and those of the taps
+  bool taps_aligned;     // the same of the taps' rows
   int z_pitch;           // elements of a staged row of results
-  int lanes;             // that normalise one row together, a power of 2
+  int lanes;             // how many lanes normalise a row together, a power of 2
 };
 
 struct Tile {
   int64_t origin;     // flat index of site (n, 0, 0)
-  int y, x;           // of its first output
-  int rows, columns;  // inside the plane
+  int y, x;           // its first output
+  int rows, columns;  // how many of its outputs lie inside the plane
 };
 
 __device__ inline Tile tile_of(const DwconvPlane& plane, const DwconvCudaTiling& t, unsigned number) {
@@ -39,7 +39,7 @@ __device__ inline Tile tile_of(const DwconvPlane& plane, const DwconvCudaTiling&
   return tile;
 }
 
-// The row of a site inside the plane; -1: inactive.
+// The row of a site inside the plane; -1 where the site is inactive.
 template <bool kSites>
 __device__ inline int64_t row_of(const DwconvPlane& plane, const Tile& tile, int y, int x) {
   const int64_t site = tile.origin + int64_t{y} * plane.w + x;
@@ -155,7 +155,7 @@ __device__ inline unsigned active_strips(const DwconvPlane& plane, const DwconvC
   return __ballot_sync(0xffffffffu, active);
 }
 
-// Position of the n-th set bit, n < popc(bits).
+// The position of the n-th set bit, with n < popc(bits).
 __device__ inline int nth_bit(unsigned bits, int n) {
   for (; n > 0; --n) bits &= bits - 1;
   return __ffs(static_cast<int>(bits)) - 1;

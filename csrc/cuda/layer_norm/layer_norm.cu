@@ -7,7 +7,8 @@
 namespace cnv2 {
 namespace {
 
-// Lanes that share a row so that each has at most kLayerNormHeld of its vectors; 64: a row is too wide for a warp.
+// How many lanes share a row so that each has at most kLayerNormHeld of its vectors; 64 if a row is too wide for a
+// warp.
 int lanes_for(int64_t vectors) {
   int lanes = 1;
   while (lanes < 64 && int64_t{lanes} * kLayerNormHeld < vectors) lanes *= 2;
@@ -49,7 +50,7 @@ struct Backward {
   }
 };
 
-// run(Backward<T, kVector>{}, device): by 16-byte vectors where the rows are made of them, by elements else.
+// Calls run(Backward<T, kVector>{}, device) with 16-byte vectors where the rows are made of them, else with elements.
 template <class F>
 cudaError_t with_backward(const LayerNormBackward& p, F&& run) {
   CudaDevice device{};

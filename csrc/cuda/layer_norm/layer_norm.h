@@ -6,7 +6,7 @@
 
 namespace cnv2 {
 
-constexpr int64_t kLayerNormWidest = 8192;  // channels: three floats of each must fit 99 KB of shared memory
+constexpr int64_t kLayerNormWidest = 8192;  // channels; three floats for each must fit into 99 KB of shared memory
 
 struct LayerNormForward {
   const void* x;       // [rows, c] dtype
@@ -35,7 +35,7 @@ struct LayerNormBackward {
 // Each enqueues one call on `stream` of the current device and returns the first error of a launch.
 cudaError_t launch_layer_norm_forward(const LayerNormForward& params, cudaStream_t stream);
 
-// Blocks that a backward call uses, each with a row of `partial`: a function of sizes and device only.
+// How many blocks a backward call uses, each with a row of `partial`: a function of sizes and device only.
 cudaError_t layer_norm_backward_blocks(const LayerNormBackward& params, int64_t* blocks);
 cudaError_t launch_layer_norm_backward(const LayerNormBackward& params, int64_t blocks, cudaStream_t stream);
 

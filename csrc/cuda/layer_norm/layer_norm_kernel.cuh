@@ -11,7 +11,7 @@ namespace cnv2 {
 
 constexpr int kLayerNormThreads = 256, kLayerNormHeld = 4;
 
-// Shared memory: weight and bias, float32. `lanes`: a power of 2, at most 32.
+// Shared memory holds weight and bias in float32. `lanes` is a power of 2, at most 32.
 template <class T, int kVector, int kHeld>
 __global__ void __launch_bounds__(kLayerNormThreads)
     layer_norm_forward_kernel(const LayerNormForward p, const int lanes) {
@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(kLayerNormThreads)
 }
 
 // Rows of at most kLayerNormHeld vectors a lane. The gradients of weight and bias stay in registers over a thread's
-// rows; x and dy are kept as they lie in memory, which takes half the registers. Shared memory: weight, then the
-// threads' sums [groups, 2, C].
+// rows; x and dy are kept as they lie in memory, which takes half the registers. Shared memory holds weight, then
+// the threads' sums [groups, 2, C].
 template <class T, int kVector>
 __global__ void __launch_bounds__(kLayerNormThreads, 2)
     layer_norm_backward_kernel(const LayerNormBackward p, const int lanes) {
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kLayerNormThreads, 2)
   const int group = threadIdx.x / lanes, lane = threadIdx.x % lanes, groups = blockDim.x / lanes;
   const float inverse_c = 1.0f / static_cast<float>(c);
   float dweight[kLayerNormHeld][kVector] = {}, dbias[kLayerNormHeld][kVector] = {};
-  // work(k, x, dy, at) for each vector of this lane
+  // Calls work(k, at) for each vector of this lane.
   Raw x[kLayerNormHeld], dy[kLayerNormHeld];
   const auto each = [&](bool live, auto&& work) {
 #pragma unroll
@@ -122,8 +122,8 @@ __global__ void __launch_bounds__(kLayerNormThreads, 2)
   }
 }
 
-// Rows of any width, a block each at a time; a thread has every blockDim.x-th vector. Shared memory: weight, the sums
-// [2, C] over the block's rows, and the reduction's.
+// Rows of any width. A block takes one at a time, and a thread every blockDim.x-th vector of it. Shared memory holds
+// weight, the sums [2, C] over the block's rows, and what the reduction needs.
 template <class T, int kVector>
 __global__ void __launch_bounds__(kLayerNormThreads) layer_norm_backward_wide_kernel(const LayerNormBackward p) {
   CNV2_SHARED(shared);

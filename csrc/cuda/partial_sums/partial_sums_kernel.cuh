@@ -8,7 +8,7 @@ namespace cnv2 {
 
 constexpr int kSumPartialsMaxWarps = 16;
 
-// Shared memory: a float per thread.
+// Shared memory holds a float for each thread.
 __global__ void __launch_bounds__(kSumPartialsMaxWarps* kWarp)
     sum_partials_kernel(const float* __restrict__ partial,  // [parts, columns]
                         float* __restrict__ out,            // [columns]

@@ -15,7 +15,7 @@ __device__ inline int64_t source_row(const PatchBlocks& b, int64_t t, int ky, in
   if (b.kind == BlockTable::kChildren) return b.table[(t * b.k + ky) * b.k + kx];
   const auto site = static_cast<unsigned>(b.kind == BlockTable::kSites ? b.table[t] : t);  // fewer than 2^31 of them
   const unsigned across = b.width / b.k, down = b.height / b.k;
-  const unsigned line = site / across;  // of result sites, over all samples
+  const unsigned line = site / across;  // a line of result sites, counted over all samples
   const unsigned n = line / down;
   const unsigned y = (line - n * down) * b.k + ky, x = (site - line * across) * b.k + kx;
   return (int64_t{n} * b.height + y) * b.width + x;
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kPatchThreads)
   }
 }
 
-// `lanes` lanes normalise a source row on its way. Shared memory: weight and bias, float32.
+// `lanes` lanes normalise a source row on its way. Shared memory holds weight and bias in float32.
 template <class T, int kVector>
 __global__ void __launch_bounds__(kPatchThreads) patch_gather_norm_kernel(const PatchNorm p, const int lanes) {
   CNV2_SHARED(shared);
