@@ -17,11 +17,8 @@ cudaError_t launch_products(const GroupShape& s, const MlpBackward& p, float* pa
 
 cudaError_t launch_input_gradient(const GroupShape& s, const MlpBackward& p, const GrnGrad& grad, cudaStream_t stream) {
   return with_shape(s, [&](auto type, auto vector, const GroupTiling& t) {
-    using T = decltype(type);
-    return launch_groups(mlp_backward_kernel<T, vector()>, s, t, kGroupShared<vector()>, stream,
-                         static_cast<const T*>(p.dg), static_cast<const T*>(p.h), p.b1, p.b1_dtype, p.beta,
-                         p.beta_dtype, grad.scale, grad.factor, static_cast<T*>(p.dh), static_cast<T*>(p.g),
-                         grad.partial);
+    return launch_groups(mlp_backward_kernel<decltype(type), vector()>, s, t, kGroupShared<vector()>, stream, p,
+                         grad.scale, grad.factor, grad.partial);
   });
 }
 

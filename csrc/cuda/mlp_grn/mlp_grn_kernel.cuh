@@ -1,13 +1,16 @@
 // What surrounds mlp_grn's matrix products: bias, GELU and the groups' sums on the way in, scale on the way out, and
 // their gradients. The activations are computed again from h in each pass, rounded as the forward stored them.
+//
+// Where a kernel both reads and writes rows, these have no __restrict__: with it the compiler moves loads ahead of
+// stores, which takes up to 15 more registers (sm_100).
 #pragma once
 
 #include "cuda/common/gelu.cuh"
 #include "cuda/common/groups.cuh"
+#include "mlp_grn.h"
 
 namespace cnv2 {
 
-// No __restrict__ on the rows: with it, loads move ahead of stores and float32 takes 4 more registers.
 template <class T, int kVector>
 __global__ void __launch_bounds__(kGroupThreads, 3)
     mlp_activate_kernel(const RowGroups groups, const GroupTiling t, const int columns,
@@ -62,24 +65,20 @@ __global__ void __launch_bounds__(kGroupThreads, 3)
 
 template <class T, int kVector>
 __global__ void __launch_bounds__(kGroupThreads, 2)
-    mlp_backward_kernel(const RowGroups groups, const GroupTiling t, const int columns,
-                        const T* __restrict__ dg,     // [T, K]
-                        const T* __restrict__ h,      // [T, K]
-                        const void* __restrict__ b1,  // [K] b1_dtype
-                        const DType b1_dtype,
-                        const void* __restrict__ beta,  // [K] beta_dtype
-                        const DType beta_dtype,
+    mlp_backward_kernel(const RowGroups groups, const GroupTiling t, const int columns, const MlpBackward p,
                         const float* __restrict__ scale,   // [G, K]
                         const float* __restrict__ factor,  // [G, K]
-                        T* __restrict__ dh,                // [T, K]
-                        T* __restrict__ g,                 // [T, K]
                         float* __restrict__ partial)       // [splits, G, K]: sums of dh
 {
   CNV2_SHARED(shared);
+  const T* const dg = static_cast<const T*>(p.dg);  // [T, K]
+  const T* const h = static_cast<const T*>(p.h);    // [T, K]
+  T* const dh = static_cast<T*>(p.dh);              // [T, K]
+  T* const g = static_cast<T*>(p.g);                // [T, K]
   const GroupWalk<kVector> walk(groups, t, columns);
   float bias[kVector], b[kVector], s[kVector], f[kVector], sums[1][kVector] = {};
-  walk.params(b1, b1_dtype, bias);
-  walk.params(beta, beta_dtype, b);
+  walk.params(p.b1, p.b1_dtype, bias);
+  walk.params(p.beta, p.beta_dtype, b);
   walk.of_group(scale, s);
   walk.of_group(factor, f);
   walk.each([&](int64_t at) {
@@ -104,9 +103,9 @@ __global__ void __launch_bounds__(kGroupThreads, 2)
 template <class T, int kVector>
 __global__ void __launch_bounds__(kGroupThreads, 4)
     mlp_scale_weight_kernel(const RowGroups groups, const GroupTiling t, const int columns,
-                            const T* __restrict__ w,          // [C', K]
+                            const T* w,                       // [C', K]
                             const float* __restrict__ scale,  // [G, K]
-                            T* __restrict__ out)              // [G, C', K]
+                            T* out)                           // [G, C', K]
 {
   const GroupWalk<kVector> walk(groups, t, columns);
   const int64_t first = walk.group * groups.rows_per_group * columns;
@@ -122,7 +121,6 @@ __global__ void __launch_bounds__(kGroupThreads, 4)
 }
 
 // O: type of residual and result. Groups: the runs of rows that share a row_scale.
-// No __restrict__ on the rows: with it, loads move ahead of stores and float32 takes 4 more registers.
 template <class T, class O, int kVector>
 __global__ void __launch_bounds__(kGroupThreads, 4)
     mlp_finish_kernel(const RowGroups groups, const GroupTiling t, const int columns,

@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(kPatchThreads)
         reinterpret_cast<Word*>(to + source * row_bytes)[word] = reinterpret_cast<const Word*>(from)[first * words + i];
       } else {
         Word value{};
-        if (source >= 0) value = reinterpret_cast<const Word*>(from + source * row_bytes)[word];
+        const auto* const line = reinterpret_cast<const Word*>(from + source * row_bytes);
+        if (source >= 0) value = line[word];
         reinterpret_cast<Word*>(to)[first * words + i] = value;
       }
     }
