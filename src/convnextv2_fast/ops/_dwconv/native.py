@@ -32,18 +32,19 @@ def _backward_fake(
 # Contiguous rows [T, C], kernel float32 [49, C] with tap = kx*7 + ky, bias [C]; no autograd. Both gradients are
 # taken in one call; dparams is float32 [50, C], the taps', then the bias's; what is not wanted comes back empty.
 # mma: on the tensor cores, the gradients of input and parameters in one kernel each; see `takes_mma`.
-for _op in ("dwconv", "dwconv_mma"):
-    library.define(f"{_op}_fwd(Tensor x, Tensor kernel, Tensor? bias, {PLANE}) -> Tensor", _forward_fake)
+for _name in ("dwconv", "dwconv_mma"):
+    library.define(f"{_name}_fwd(Tensor x, Tensor kernel, Tensor? bias, {PLANE}) -> Tensor", _forward_fake)
     library.define(
-        f"{_op}_bwd(Tensor dy, Tensor x, Tensor kernel, bool wants_dx, bool wants_dparams, {PLANE}) "
+        f"{_name}_bwd(Tensor dy, Tensor x, Tensor kernel, bool wants_dx, bool wants_dparams, {PLANE}) "
         "-> (Tensor dx, Tensor dparams)",
         _backward_fake,
     )
 
 
 def takes_mma(dtype: torch.dtype, channels: int, layout: Layout | None) -> bool:
-    """Whether the tensor cores' kernels take a call. They take 16-bit activations of a dense plane whose C is a multiple
-    of 8, on compute capability 8.0 and newer."""
+    """Whether the tensor cores' kernels take a call.
+
+    They take 16-bit activations of a dense plane whose C is a multiple of 8, on compute capability 8.0 and newer."""
     dense = layout is None or layout.kind == "dense"
     capable = _cuda.DEVICE != "cuda" or library.capability() >= (8, 0)
     return dtype != torch.float32 and channels % 8 == 0 and dense and capable
