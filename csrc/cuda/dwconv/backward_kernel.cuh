@@ -45,10 +45,8 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
   T* const windows = reinterpret_cast<T*>(shared);                          // [stages, rows + 6, pitch, kChannels]
   T* const inners = windows + t.stages * window;                            // [stages, rows, pitch, kChannels]
   float* const taps = reinterpret_cast<float*>(inners + t.stages * inner);  // [49, kChannels]
-  const T* __restrict__ const dy = static_cast<const T*>(p.dy);             // [T, C]
-  const T* __restrict__ const x = static_cast<const T*>(p.x);               // [T, C]
-  T* __restrict__ const dx = static_cast<T*>(p.dx);                         // [T, C], or null
-  float* __restrict__ const partial = p.partial;                            // [blocks, 50, C]
+  const T* const dy = static_cast<const T*>(p.dy);                          // [T, C]
+  const T* const x = static_cast<const T*>(p.x);                            // [T, C]
   const int64_t c0 = int64_t{blockIdx.y} * kChannels;
   const int pair = threadIdx.x % kPairs * 2, slot = threadIdx.x / kPairs;
   const bool whole_pairs = p.c % 2 == 0;
@@ -91,7 +89,7 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
       const int row = strip % strips_y, column = strip / strips_y * kStrip;
       const T* const in = inners + stage * inner + (row * t.pitch + column) * kChannels + pair;
       const T* const around = windows + stage * window + (row * t.pitch + column) * kChannels + pair;
-      float value[kStrip][2], sum[kStrip][2] = {};
+      float value[kStrip][2], dx[kStrip][2] = {};
 #pragma unroll
       for (int j = 0; j < kStrip; ++j) load_vector<2>(in + j * kChannels, value[j]);
 #pragma unroll
@@ -112,24 +110,24 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
             if (k - j < 0 || k - j >= kDwconvSide) continue;
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-              sum[j][h] = fmaf(g[h], tap[k - j][h], sum[j][h]);
+              dx[j][h] = fmaf(g[h], tap[k - j][h], dx[j][h]);
               dtap[r][k - j][h] = fmaf(g[h], value[j][h], dtap[r][k - j][h]);
             }
           }
         }
       }
-      if (dx == nullptr) continue;
+      if (p.dx == nullptr) continue;
 #pragma unroll
       for (int j = 0; j < kStrip; ++j) {
         if (column + j >= tile.columns || c0 + pair >= p.c) continue;
         const int64_t at = row_of<kSites>(p.plane, tile, tile.y + row, tile.x + column + j);
         if (at < 0) continue;
-        T* const out = dx + at * p.c + c0 + pair;
+        T* const out = static_cast<T*>(p.dx) + at * p.c + c0 + pair;
         if (whole_pairs) {
-          store_vector<2>(out, sum[j]);
+          store_vector<2>(out, dx[j]);
         } else {
-          store_float(out, sum[j][0]);
-          if (c0 + pair + 1 < p.c) store_float(out + 1, sum[j][1]);
+          store_float(out, dx[j][0]);
+          if (c0 + pair + 1 < p.c) store_float(out + 1, dx[j][1]);
         }
       }
     }
@@ -152,7 +150,7 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
   }
   put(kDwconvTaps, dbias);
   __syncthreads();
-  float* const out = partial + int64_t{blockIdx.x} * kDwconvSums * p.c;
+  float* const out = p.partial + int64_t{blockIdx.x} * kDwconvSums * p.c;
   for (int i = threadIdx.x; i < kDwconvSums * kChannels; i += kDwconvBackwardThreads) {
     const int gradient = i / kChannels, channel = i % kChannels;
     if (c0 + channel >= p.c) continue;

@@ -14,6 +14,8 @@
 // forward_kernel.cuh take 64. Wavefronts of shared memory: 832 to stage, 832 to load, 448 for results: 4.7 an output.
 // No two lanes meet in a bank. Of a product's 16 terms 7 count.
 //
+// Pointers have no __restrict__: with it a row takes more instructions.
+//
 // A value that is not finite spoils the slot's whole row: 0 * inf in the matrix where the sum has no term at all.
 #pragma once
 
@@ -46,7 +48,7 @@ struct MmaWindow {
   }
 
   __device__ void load_next(const DwconvForward& p, uint4 (&to)[2]) {
-    const T* __restrict__ const from = static_cast<const T*>(p.x) + at;  // in [T, C]
+    const T* const from = static_cast<const T*>(p.x) + at;
     const bool inside = static_cast<unsigned>(y) < static_cast<unsigned>(p.plane.h);
     to[0] = to[1] = uint4{0, 0, 0, 0};
     if (inside && left) to[0] = *reinterpret_cast<const uint4*>(from);
@@ -82,7 +84,6 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
   CNV2_SHARED(shared);
   unsigned* const inputs = reinterpret_cast<unsigned*>(shared);  // [2, kMmaInputs]
   unsigned* const results = inputs + 2 * kMmaInputs;             // [2, kMmaResults]
-  T* __restrict__ const all_y = static_cast<T*>(p.y);            // [T, C]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = static_cast<int>(p.c);
   // To stage and to store, a thread has a vector of 8 channels and, of a slot, a pair of columns or one column of
   // results. Its word in a plane lies where the matrix instructions' lane (slot % 8, column / 4) takes 4 words at once.
@@ -108,7 +109,7 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
   for (int group = blockIdx.x; group < grid.groups; group += gridDim.x) {
     const int y = here.band * kMmaRows, x = here.tile * kMmaColumns + column;
     const int rows = here.n < p.plane.n && x < p.plane.w && channel < c ? p.plane.h - y : 0;  // how many to write
-    T* out = all_y + ((int64_t{here.n} * p.plane.h + y) * p.plane.w + x) * c + channel;
+    T* out = static_cast<T*>(p.y) + ((int64_t{here.n} * p.plane.h + y) * p.plane.w + x) * c + channel;
     const auto store_row = [&](int row) {
       const unsigned* const from = results + row % 2 * kMmaResults + vector * 4 * kMmaPlane + word;
       const uint4 value{from[0], from[kMmaPlane], from[2 * kMmaPlane], from[3 * kMmaPlane]};

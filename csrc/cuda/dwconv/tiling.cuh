@@ -47,10 +47,11 @@ __device__ inline int64_t row_of(const DwconvPlane& plane, const Tile& tile, int
 }
 
 // Copies channels [c0, c0 + kChannels) of the window of `rows` x `columns` sites at (y, x) to shared memory
-// [rows][pitch][kChannels]; zeros outside the plane, at inactive sites and beyond the last channel.
+// [rows][pitch][kChannels]; zeros outside the plane, at inactive sites and beyond the last channel. Pointers have no
+// __restrict__ here and in the backward kernel: with it that kernel's loop takes more instructions.
 template <class T, int kChannels, bool kSites>
-__device__ inline void load_window(T* __restrict__ to,          // in shared memory
-                                   const T* __restrict__ from,  // [T, C]
+__device__ inline void load_window(T* to,          // in shared memory
+                                   const T* from,  // [T, C]
                                    const DwconvPlane& plane, const DwconvCudaTiling& t, const Tile& tile, int y, int x,
                                    int rows, int columns, int64_t c0, int64_t c) {
   constexpr int kVectors = kChannels / kWide<T>;
@@ -82,8 +83,8 @@ __device__ inline void load_window(T* __restrict__ to,          // in shared mem
 
 // Copies the taps of the same channels to shared memory [49][kChannels]; zeros beyond the last channel.
 template <int kChannels>
-__device__ inline void load_taps(float* __restrict__ to,          // in shared memory
-                                 const float* __restrict__ from,  // [49, C]
+__device__ inline void load_taps(float* to,          // in shared memory
+                                 const float* from,  // [49, C]
                                  bool flipped, bool aligned, int64_t c0, int64_t c) {
   constexpr int kVectors = kChannels / 4;
   for (int i = threadIdx.x; i < kDwconvTaps * kVectors; i += blockDim.x) {
