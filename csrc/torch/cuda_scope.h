@@ -5,27 +5,15 @@
 #include "tensor_utils.h"
 
 #ifdef CNV2_CUDA_EMULATION
-#define CNV2_CUDA_KEY CPU
+#include "emulated_scope.h"  // the same for the tests' emulation, whose tensors are the CPU's
 #else
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
+
 #define CNV2_CUDA_KEY CUDA
-#endif
 
 namespace cnv2 {
-
-#ifdef CNV2_CUDA_EMULATION
-
-struct CudaScope {
-  explicit CudaScope(const Tensor&) {}
-  cudaStream_t stream() const { return nullptr; }
-};
-
-inline void check_cuda(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error("CUDA error " + std::to_string(static_cast<int>(error)));
-}
-
-#else
 
 // While it lives, x's device is the current one.
 class CudaScope {
@@ -42,6 +30,6 @@ class CudaScope {
 
 inline void check_cuda(cudaError_t error) { STD_CUDA_CHECK(error); }
 
-#endif
-
 }  // namespace cnv2
+
+#endif

@@ -4,8 +4,8 @@
 #include <tuple>
 #include <utility>
 
-#include "cuda/partial_sums/partial_sums.h"
 #include "cuda_scope.h"
+#include "groups.h"
 
 namespace cnv2 {
 namespace {
@@ -44,18 +44,24 @@ std::tuple<Tensor, Tensor> layer_norm_bwd(const Tensor& dy, const Tensor& x, con
       dy.scalar_type() != x.scalar_type())
     refuse("layer_norm_bwd", "dy must be like x", describe("dy", dy), describe("x", x));
   Tensor dx = new_contiguous(x);
-  Tensor dparams = torch::stable::new_empty(x, {2, x.size(1)}, ScalarType::Float);
-  LayerNormBackward p{
-      dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(), dx.mutable_data_ptr(), nullptr,
-      x.size(0),           x.size(1),          static_cast<float>(eps), *dtype_of(x),          *dtype_of(weight)};
+  Tensor dparams = floats(x, {2, x.size(1)});
+  LayerNormBackward p{dy.const_data_ptr(),
+                      x.const_data_ptr(),
+                      weight.const_data_ptr(),
+                      dx.mutable_data_ptr(),
+                      nullptr,
+                      float_data(dparams),
+                      x.size(0),
+                      x.size(1),
+                      static_cast<float>(eps),
+                      *dtype_of(x),
+                      *dtype_of(weight)};
   const CudaScope scope(x);
   int64_t blocks = 0;
   check_cuda(layer_norm_backward_blocks(p, &blocks));
-  Tensor partial = torch::stable::new_empty(x, {blocks, 2, p.c}, ScalarType::Float);
-  p.partial = static_cast<float*>(partial.mutable_data_ptr());
+  Tensor partial = floats(x, {blocks, 2, p.c});
+  p.partial = float_data(partial);
   check_cuda(launch_layer_norm_backward(p, blocks, scope.stream()));
-  check_cuda(
-      launch_sum_partials(p.partial, static_cast<float*>(dparams.mutable_data_ptr()), blocks, 2 * p.c, scope.stream()));
   return {std::move(dx), std::move(dparams)};
 }
 

@@ -4,9 +4,7 @@
 #include <tuple>
 #include <utility>
 
-#include "cuda/partial_sums/partial_sums.h"
-#include "cuda_scope.h"
-#include "groups.h"
+#include "grn_cuda.h"
 
 namespace cnv2 {
 namespace {
@@ -18,20 +16,14 @@ std::tuple<Tensor, Tensor, Tensor> mlp_grn_activate(const Tensor& h, const Tenso
                                                     const std::optional<Tensor>& offsets) {
   const char* op = "mlp_grn_activate";
   const RowGroups groups = groups_of(op, h, rows_per_group, count, row_group, offsets);
-  const int64_t k = h.size(1);
-  const DType b1_dtype = vector_dtype(op, "b1", h, k, b1), gamma_dtype = vector_dtype(op, "gamma", h, k, gamma);
-  Tensor a = new_contiguous(h), norm = floats(h, {count, k}), scale = floats(h, {count, k});
+  const DType b1_dtype = vector_dtype(op, "b1", h, h.size(1), b1);
+  Tensor a = new_contiguous(h);
   const CudaScope scope(h);
-  const GrnShape shape{groups, k, *dtype_of(h), rows_of_vectors(h, a)};
-  int64_t splits = 0;
-  check_cuda(grn_splits(shape, &splits));
-  Tensor partial = floats(h, {splits, count, k}), squares = floats(h, {count, k});
-  check_cuda(launch_mlp_activate(shape, h.const_data_ptr(), b1.const_data_ptr(), b1_dtype, a.mutable_data_ptr(),
-                                 float_data(partial), scope.stream()));
-  check_cuda(launch_sum_partials(float_data(partial), float_data(squares), splits, count * k, scope.stream()));
-  check_cuda(launch_grn_scale(count, k, float_data(squares), gamma.const_data_ptr(), gamma_dtype,
-                              static_cast<float>(eps), float_data(norm), float_data(scale), scope.stream()));
-  return {std::move(a), std::move(norm), std::move(scale)};
+  GroupShape shape{groups, h.size(1), *dtype_of(h), rows_of_vectors(h, a)};
+  GrnNorms norms = grn_norms(op, h, gamma, eps, &shape);
+  const MlpActivate p{h.const_data_ptr(), b1.const_data_ptr(), a.mutable_data_ptr(), b1_dtype};
+  check_cuda(launch_mlp_activate(shape, p, norms.params, scope.stream()));
+  return {std::move(a), std::move(norms.norm), std::move(norms.scale)};
 }
 
 // a scale + beta
@@ -43,9 +35,9 @@ Tensor mlp_grn_scale(const Tensor& a, const Tensor& scale, const Tensor& beta, i
   const DType beta_dtype = vector_dtype(op, "beta", a, k, beta);
   Tensor g = new_contiguous(a);
   const CudaScope scope(a);
-  check_cuda(launch_grn_apply({groups, k, *dtype_of(a), rows_of_vectors(a, g)}, a.const_data_ptr(),
-                              of_groups(op, "scale", a, groups, k, scale), beta.const_data_ptr(), beta_dtype,
-                              g.mutable_data_ptr(), scope.stream()));
+  const GrnApply p{a.const_data_ptr(), of_groups(op, "scale", a, groups, k, scale), beta.const_data_ptr(),
+                   g.mutable_data_ptr(), beta_dtype};
+  check_cuda(launch_grn_apply({groups, k, *dtype_of(a), rows_of_vectors(a, g)}, p, scope.stream()));
   return g;
 }
 
@@ -56,12 +48,16 @@ Tensor mlp_grn_scale_weight(const Tensor& w2, const Tensor& scale) {
       !(scale.device() == w2.device()))
     refuse("mlp_grn_scale_weight", "wants contiguous w2 [C', K] and float32 scale [G, K]", describe("w2", w2),
            describe("scale", scale));
-  const int64_t groups = scale.size(0), c_out = w2.size(0), k = w2.size(1);
-  Tensor out = torch::stable::new_empty(w2, {groups, c_out, k});
+  Tensor out = torch::stable::new_empty(w2, {scale.size(0), w2.size(0), w2.size(1)});
   const CudaScope scope(w2);
-  check_cuda(launch_mlp_scale_weight(groups, c_out, k, *dtype_of(w2), w2.const_data_ptr(),
-                                     static_cast<const float*>(scale.const_data_ptr()), out.mutable_data_ptr(),
-                                     scope.stream()));
+  const MlpScaleWeight p{w2.const_data_ptr(),
+                         static_cast<const float*>(scale.const_data_ptr()),
+                         out.mutable_data_ptr(),
+                         scale.size(0),
+                         w2.size(0),
+                         w2.size(1),
+                         *dtype_of(w2)};
+  check_cuda(launch_mlp_scale_weight(p, scope.stream()));
   return out;
 }
 
@@ -112,42 +108,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_bwd(const Tensor& dg,
                                                                const std::optional<Tensor>& offsets) {
   const char* op = "mlp_grn_bwd";
   const RowGroups groups = groups_of(op, h, rows_per_group, count, row_group, offsets);
-  const int64_t k = h.size(1), all = count * k;
+  const int64_t k = h.size(1);
   check_like(op, "dg", h, dg);
-  const DType gamma_dtype = vector_dtype(op, "gamma", h, k, gamma);
-  Tensor dh = new_contiguous(h), g = new_contiguous(h);
-  Tensor db1 = floats(h, {k}), dgamma = floats(h, {k}), dbeta = floats(h, {k});
+  const DType b1_dtype = vector_dtype(op, "b1", h, k, b1), beta_dtype = vector_dtype(op, "beta", h, k, beta);
+  Tensor dh = new_contiguous(h), g = new_contiguous(h), db1 = floats(h, {k});
   const CudaScope scope(h);
-  const GrnShape shape{groups, k, *dtype_of(h), rows_of_vectors(h, dg, dh, g)};
-  int64_t splits = 0;
-  check_cuda(grn_splits(shape, &splits));
-  Tensor partial = floats(h, {2, splits, count, k}), sums = floats(h, {2, count, k});
-  Tensor scale = floats(h, {count, k}), factor = floats(h, {count, k}), shares = floats(h, {count, k});
-  const DType b1_dtype = vector_dtype(op, "b1", h, k, b1);
-  check_cuda(launch_mlp_products(shape, dg.const_data_ptr(), h.const_data_ptr(), b1.const_data_ptr(), b1_dtype,
-                                 float_data(partial), scope.stream()));
-  for (int i = 0; i < 2; ++i)
-    check_cuda(launch_sum_partials(float_data(partial) + i * splits * all, float_data(sums) + i * all, splits, all,
-                                   scope.stream()));
-  check_cuda(launch_grn_grad(count, k, float_data(sums), of_groups(op, "norm", h, groups, k, norm),
-                             gamma.const_data_ptr(), gamma_dtype, static_cast<float>(eps), float_data(scale),
-                             float_data(factor), float_data(shares), scope.stream()));
+  GroupShape shape{groups, k, *dtype_of(h), rows_of_vectors(h, dg, dh, g)};
+  GrnGradients grad = grn_gradients(op, h, gamma, norm, eps, &shape);
   const MlpBackward p{dg.const_data_ptr(),
                       h.const_data_ptr(),
                       b1.const_data_ptr(),
                       beta.const_data_ptr(),
-                      float_data(scale),
-                      float_data(factor),
                       dh.mutable_data_ptr(),
                       g.mutable_data_ptr(),
-                      float_data(partial),
+                      float_data(db1),
                       b1_dtype,
-                      vector_dtype(op, "beta", h, k, beta)};
-  check_cuda(launch_mlp_backward(shape, p, scope.stream()));
-  check_cuda(launch_sum_partials(float_data(partial), float_data(db1), splits * count, k, scope.stream()));
-  check_cuda(launch_sum_partials(float_data(shares), float_data(dgamma), count, k, scope.stream()));
-  check_cuda(launch_sum_partials(float_data(sums) + all, float_data(dbeta), count, k, scope.stream()));
-  return {std::move(dh), std::move(g), std::move(db1), std::move(dgamma), std::move(dbeta)};
+                      beta_dtype};
+  check_cuda(launch_mlp_backward(shape, p, grad.params, scope.stream()));
+  return {std::move(dh), std::move(g), std::move(db1), std::move(grad.dgamma), std::move(grad.dbeta)};
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 namespace cnv2 {
 namespace {
 
-// Refuses what the kernels cannot run. `rows`, `height`, `width`, `k`: as src/convnextv2_fast/ops/patch_conv/gather.py
+// Refuses what the kernels cannot run. `rows`, `height`, `width`, `k`: as src/convnextv2_fast/ops/_patch_conv/gather.py
 // says.
 PatchBlocks blocks_of(const char* op, const Tensor& x, const std::optional<Tensor>& table, int64_t rows, int64_t height,
                       int64_t width, int64_t k) {
@@ -40,7 +40,7 @@ Tensor patch_conv_gather(const Tensor& x, const std::optional<Tensor>& weight, c
   Tensor out = torch::stable::new_empty(x, {rows, k * k * c});
   const CudaScope scope(x);
   if (!weight.has_value()) {
-    const int64_t size = *dtype_of(x) == DType::kFloat32 ? 4 : 2;
+    const auto size = static_cast<int64_t>(x.element_size());
     check_cuda(launch_patch_gather({x.const_data_ptr(), out.mutable_data_ptr(), blocks, c, size}, scope.stream()));
     return out;
   }
@@ -65,7 +65,7 @@ Tensor patch_conv_scatter(const Tensor& blocks, int64_t sources, bool covers, co
   const PatchBlocks b = blocks_of("patch_conv_scatter", blocks, table, rows, height, width, k);
   if (blocks.size(0) != rows || blocks.size(1) % (k * k) != 0)
     refuse("patch_conv_scatter", "blocks must be [rows, k*k*C]", describe("blocks", blocks));
-  const int64_t c = blocks.size(1) / (k * k), size = *dtype_of(blocks) == DType::kFloat32 ? 4 : 2;
+  const int64_t c = blocks.size(1) / (k * k), size = static_cast<int64_t>(blocks.element_size());
   const CudaScope scope(blocks);
   Tensor out = covers ? torch::stable::new_empty(blocks, {sources, c}) : torch::stable::new_zeros(blocks, {sources, c});
   check_cuda(launch_patch_scatter({blocks.const_data_ptr(), out.mutable_data_ptr(), b, c, size}, scope.stream()));

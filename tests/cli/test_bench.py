@@ -220,7 +220,7 @@ def test_the_specs_are_those_of_the_model(monkeypatch):
         return choose(spec, backend)
 
     monkeypatch.setattr(dispatch, "choose", recorded)
-    models = {name: providers.build(name) for name in ("atto", "fcmae-atto")}
+    models = {name: providers.build(name).eval() for name in ("atto", "fcmae-atto")}
     with torch.inference_mode():
         for name, model in models.items():
             asked.clear()

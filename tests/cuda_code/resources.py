@@ -1,5 +1,5 @@
-"""Registers of every CUDA kernel on every architecture: the table `resources.tsv`, which names the sources that it was
-made from. It holds no spills, as none may be.
+"""Registers of the CUDA kernels on every architecture: the table `resources.tsv`. It has the most that any instance of
+a kernel takes, a digest of what each instance takes, and a digest of the sources. It holds no spills, as none may be.
 
 python -m tests.cuda_code.resources          compiles all, compares with the table
 python -m tests.cuda_code.resources --write  writes it anew
@@ -7,6 +7,7 @@ python -m tests.cuda_code.resources --write  writes it anew
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from tests.compile_cache import ROOT, digest
 from .compiling import Usage, architectures, nvcc_version, sources, usage, warnings
 
 TABLE = Path(__file__).with_name("resources.tsv")
+DIGEST = "digest of all instances"
 Found = Mapping[tuple[str, str], Usage]
 
 
@@ -34,22 +36,37 @@ def made_from() -> str:
     return digest(found)
 
 
-def read() -> tuple[str, str, dict[tuple[str, str], int]]:
-    """The version of nvcc that made the table, its sources, and its rows: (kernel, architecture) to registers."""
+def rows(found: Found) -> dict[tuple[str, str], str]:
+    """Of (kernel, architecture), the most registers of the kernel's instances; of (DIGEST, architecture), a digest of
+    all instances with their registers."""
+    most: dict[tuple[str, str], int] = {}
+    each: dict[str, list[str]] = {}
+    for (instance, arch), u in sorted(found.items()):
+        key = instance.partition("<")[0], arch
+        most[key] = max(u.registers, most.get(key, 0))
+        each.setdefault(arch, []).append(f"{instance} {u.registers}")
+    digests = {
+        (DIGEST, arch): hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8] for arch, lines in each.items()
+    }
+    return {key: str(count) for key, count in most.items()} | digests
+
+
+def read() -> tuple[str, str, dict[tuple[str, str], str]]:
+    """The version of nvcc that made the table, its sources, and its rows."""
     head, columns, *lines = TABLE.read_text().splitlines()
-    archs, rows = columns.split("\t")[1:], {}
+    archs, table = columns.split("\t")[1:], {}
     for line in lines:
-        kernel, *registers = line.split("\t")
-        rows |= {(kernel, arch): int(count) for arch, count in zip(archs, registers, strict=True)}
+        kernel, *values = line.split("\t")
+        table |= {(kernel, arch): value for arch, value in zip(archs, values, strict=True)}
     version, _, of_these = head.removeprefix("# registers, nvcc ").partition(", sources ")
-    return version, of_these, rows
+    return version, of_these, table
 
 
 def write(found: Found) -> None:
-    archs = architectures()
+    archs, table = architectures(), rows(found)
     lines = [f"# registers, nvcc {nvcc_version()}, sources {made_from()}", "\t".join(("kernel", *archs))]
-    for kernel in sorted({kernel for kernel, _ in found}):
-        lines.append("\t".join((kernel, *(str(found[kernel, arch].registers) for arch in archs))))
+    for kernel in sorted({kernel for kernel, _ in table}):
+        lines.append("\t".join((kernel, *(table[kernel, arch] for arch in archs))))
     TABLE.write_text("\n".join(lines) + "\n")
 
 
@@ -69,16 +86,16 @@ def faults(found: Found) -> list[str]:
 def differences(found: Found) -> list[str]:
     """From the table, on the architectures that were compiled: in the kernels that there are and, on the version of
     nvcc that made it, in registers."""
-    version, of_these, rows = read()
-    archs = {arch for _, arch in found}
+    version, of_these, table = read()
+    here, archs = rows(found), {arch for _, arch in found}
     bad = [] if of_these == made_from() else ["the sources changed since the table was written"]
-    bad += [f"{kernel} {arch}: not in the table" for kernel, arch in sorted(found.keys() - rows.keys())]
-    gone = sorted((kernel, arch) for kernel, arch in rows.keys() - found.keys() if arch in archs)
+    bad += [f"{kernel} {arch}: not in the table" for kernel, arch in sorted(here.keys() - table.keys())]
+    gone = sorted((kernel, arch) for kernel, arch in table.keys() - here.keys() if arch in archs)
     bad += [f"{kernel} {arch}: in the table, but compiled no longer" for kernel, arch in gone]
     if version == nvcc_version():
-        for key in sorted(found.keys() & rows.keys()):
-            if found[key].registers != rows[key]:
-                bad.append(f"{' '.join(key)}: {found[key].registers} registers, {rows[key]} in the table")
+        for key in sorted(here.keys() & table.keys()):
+            if here[key] != table[key]:
+                bad.append(f"{' '.join(key)}: {here[key]}, {table[key]} in the table")
     return bad
 
 

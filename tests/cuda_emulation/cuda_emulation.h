@@ -42,5 +42,40 @@ inline cudaError_t launch(dim3 grid, unsigned threads, int64_t shared_bytes, con
 
 }  // namespace cuda_emulation
 
+inline cudaError_t cudaGetDevice(int* number) { return *number = 0, cudaSuccess; }
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {
+  const cuda_emulation::Device& device = cuda_emulation::device;
+  switch (what) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = device.processors;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(device.shared_bytes);
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = static_cast<int>(device.shared_bytes_per_processor);
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = device.capability / 10;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = device.capability % 10;
+      break;
+  }
+  return cudaSuccess;
+}
+
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
+template <class... P, class... A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), const A&... arguments) {
+  return cuda_emulation::launch(config->gridDim, config->blockDim.x, static_cast<int64_t>(config->dynamicSmemBytes),
+                                [&] { kernel(arguments...); });
+}
+
+#include "emulated_instructions.h"
 #include "emulated_intrinsics.h"
-#include "emulated_matrix.h"

@@ -97,6 +97,13 @@ inline int __all_sync(unsigned mask, int vote, const cuda_emulation::Site& site 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
+// Byte i of the result is byte (selector >> 4 i) % 8 of the 8 bytes of a, then b.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const uint64_t both = uint64_t{b} << 32 | a;
+  unsigned result = 0;
+  for (unsigned i = 0; i < 4; ++i) result |= (both >> 8 * (selector >> 4 * i & 7) & 0xffu) << 8 * i;
+  return result;
+}
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline unsigned __float_as_uint(float x) { return cuda_emulation::bits_as<unsigned>(&x); }

@@ -7,7 +7,8 @@ namespace cuda_emulation {
 
 // ldmatrix: row r of matrix m is the 16 bytes that lane 8 m + r points to. Each lane's row is read when the lane
 // arrives, so that one which another lane has yet to write, with no __syncwarp between, shows.
-inline void load_matrix_x4(unsigned (&out)[4], const void* row, bool transposed, const Site& site) {
+inline void load_matrix_x4(unsigned (&out)[4], const void* row, bool transposed,
+                           const Site& site = Site("load_matrix_x4")) {
   if (!running.is_shared(row, 16)) running.fail(site.text() + ": the row is not in the block's shared memory");
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) running.fail(site.text() + ": the row is not aligned to 16 bytes");
   const Slot* const slots = running.exchange(row, 16, ~0u, site);

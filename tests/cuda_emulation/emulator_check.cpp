@@ -9,9 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/common/async.cuh"
 #include "cuda/common/launch.cuh"
-#include "cuda/common/mma.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/common/vector.cuh"
 
@@ -54,6 +52,8 @@ __global__ void warp_functions_kernel(int* wrong) {
   EXPECT(__syncthreads_or(threadIdx.x == 63) && !__syncthreads_or(threadIdx.x == 64));
   EXPECT(__syncthreads_and(threadIdx.x < 64) && !__syncthreads_and(threadIdx.x < 63));
   EXPECT(__popc(0xf0f0u) == 8 && __ffs(0x50) == 5 && __ffs(0) == 0 && __clz(1) == 31 && __clz(0) == 32);
+  EXPECT(__byte_perm(0x44332211u, 0x88776655u, 0x7632) == 0x88774433u);
+  EXPECT(__byte_perm(0x44332211u, 0x88776655u, 0x5410) == 0x66552211u);
   EXPECT(__uint_as_float(__float_as_uint(1.5f)) == 1.5f && rsqrtf(4.0f) == 0.5f && fmaf(2.0f, 3.0f, 1.0f) == 7.0f);
   EXPECT(min(lane, 3) <= 3 && max(lane, 3) >= 3 && make_uint4(1, 2, 3, 4).z == 3 && make_float2(1, 2).y == 2);
 }
@@ -295,8 +295,8 @@ __global__ void product_kernel(const T* a, const T* b, float* d) {
   __syncwarp();
   unsigned of_a[4], of_b[4];
   // Matrices of a: rows 0 and 8 of columns 0, then of columns 8.
-  load_matrix_x4(of_a, mine_a + (lane % 16) * 16 + lane / 16 * 8);
-  load_matrix_x4_transposed(of_b, mine_b + (lane % 16) * 8);
+  cuda_emulation::load_matrix_x4(of_a, mine_a + (lane % 16) * 16 + lane / 16 * 8, false);
+  cuda_emulation::load_matrix_x4(of_b, mine_b + (lane % 16) * 8, true);
   const unsigned two[2] = {of_b[0], of_b[1]};
   float sums[4];
   for (int i = 0; i < 4; ++i) sums[i] = d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2];
@@ -331,11 +331,7 @@ __global__ void fragments_kernel(int* wrong, bool transposed) {
   for (int i = threadIdx.x; i < 256; i += 32) matrices[i] = static_cast<uint16_t>(i);
   __syncwarp();
   unsigned r[4];
-  if (transposed) {
-    load_matrix_x4_transposed(r, matrices + 8 * threadIdx.x);
-  } else {
-    load_matrix_x4(r, matrices + 8 * threadIdx.x);
-  }
+  cuda_emulation::load_matrix_x4(r, matrices + 8 * threadIdx.x, transposed);
   const unsigned g = threadIdx.x / 4, t = threadIdx.x % 4;
   for (unsigned m = 0; m < 4; ++m) {
     const unsigned low = 64 * m + (transposed ? 2 * t * 8 + g : 8 * g + 2 * t), high = low + (transposed ? 8 : 1);

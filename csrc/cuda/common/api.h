@@ -1,13 +1,9 @@
-// The CUDA runtime's types and calls; in the tests' emulation, stand-ins for them. For launchers and what calls them.
+// The CUDA runtime's types and calls, for launchers and what calls them, and what launchers ask of a device.
 #pragma once
 
-#ifdef CNV2_CUDA_EMULATION
-#include "cuda_emulation.h"
-#else
-#include <cuda_runtime_api.h>
-#endif
-
 #include <cstdint>
+
+#include "cuda/common/platform.cuh"
 
 namespace cnv2 {
 
@@ -18,13 +14,8 @@ struct CudaDevice {
   int capability;  // 90 for sm_90
 };
 
-// Of the current device.
+// Describes the current device in `out`.
 inline cudaError_t cuda_device(CudaDevice* out) {
-#ifdef CNV2_CUDA_EMULATION
-  *out = {cuda_emulation::device.processors, cuda_emulation::device.shared_bytes,
-          cuda_emulation::device.shared_bytes_per_processor, cuda_emulation::device.capability};
-  return cudaSuccess;
-#else
   int device = 0, major = 0, minor = 0, bytes = 0, all = 0;
   cudaError_t error = cudaGetDevice(&device);
   const auto ask = [&](int* value, cudaDeviceAttr what) {
@@ -39,7 +30,6 @@ inline cudaError_t cuda_device(CudaDevice* out) {
   out->shared_bytes_per_processor = all;
   out->capability = 10 * major + minor;
   return error;
-#endif
 }
 
 }  // namespace cnv2

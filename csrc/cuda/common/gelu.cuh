@@ -3,7 +3,7 @@
 // coefficients were fitted for the smallest relative error of Phi. float32 takes erff.
 #pragma once
 
-#include "cuda/common/dtype.cuh"
+#include "cuda/common/platform.cuh"
 
 namespace cnv2 {
 
@@ -30,7 +30,7 @@ __device__ inline Gelu gelu(float x) {
   return {x * phi, fmaf(x * e, 0.3989422804014327f, phi)};
 }
 
-// `value` as it is stored in T.
+// The value that is read back after storing `value` as T.
 template <class T>
 __device__ inline float rounded(float value) {
   T stored;

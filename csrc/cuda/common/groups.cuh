@@ -2,9 +2,9 @@
 // the rows below. What belongs to a column (parameters, sums) stays in a thread's registers.
 #pragma once
 
+#include "common/row_groups.h"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/vector.cuh"
-#include "common/row_groups.h"
 
 namespace cnv2 {
 
@@ -12,8 +12,8 @@ constexpr int kGroupThreads = 256;
 
 struct GroupTiling {
   int splits;         // blocks that share the rows of a group
-  int lanes;          // that take a row together, a power of 2, at most 32
-  int column_blocks;  // of lanes * kVector columns
+  int lanes;          // how many lanes take a row together: a power of 2, at most 32
+  int column_blocks;  // blocks side by side, each of lanes * kVector columns
 };
 
 inline GroupTiling group_tiling(const RowGroups& groups, int64_t columns, int vector, const CudaDevice& device) {
@@ -23,7 +23,7 @@ inline GroupTiling group_tiling(const RowGroups& groups, int64_t columns, int ve
   t.column_blocks = static_cast<int>((columns + width - 1) / width);
   const int64_t count = groups.count > 0 ? groups.count : 1, rows = groups.rows / count;
   const int64_t wanted = (int64_t{8} * device.processors + count * t.column_blocks - 1) / (count * t.column_blocks);
-  constexpr int kDeep = 4;  // rows that a thread has at least: fewer do not pay for the sums' way out
+  constexpr int kDeep = 4;  // rows of a thread, at least: with fewer, adding up the sums costs more than it saves
   const int64_t most = rows / (kGroupThreads / t.lanes * kDeep);
   t.splits = static_cast<int>(wanted < most ? wanted : most);
   if (t.splits < 1) t.splits = 1;
@@ -34,11 +34,11 @@ inline dim3 group_grid(const RowGroups& groups, const GroupTiling& t) {
   return dim3(static_cast<unsigned>(groups.count * t.splits), static_cast<unsigned>(t.column_blocks));
 }
 
-// A block's share. Grid: group_grid.
+// The rows and columns that a block works on. The grid is that of group_grid.
 template <int kVector>
 struct GroupWalk {
   int64_t begin, end, group;
-  int column;  // this thread's first
+  int column;  // the first column of this thread
   int lanes, line, lines, columns;
   bool inside;  // whether the thread has columns
 
@@ -57,7 +57,7 @@ struct GroupWalk {
     inside = column < columns;
   }
 
-  // work(at): for each of this thread's rows, the index of its vector in [T, columns]
+  // Calls work(at) for each of this thread's rows with the index of its vector in [T, C].
   template <class F>
   __device__ void each(F&& work) const {
     if (!inside) return;
@@ -65,19 +65,20 @@ struct GroupWalk {
     for (int64_t row = begin + line; row < end; row += lines) work(row * columns + column);
   }
 
-  // Per column parameters of this thread's vector; `p` may be of either dtype.
+  // Loads the parameters of this thread's columns from `p` [C], which has x's dtype or is float32; zeros where the
+  // thread has no columns.
   __device__ void params(const void* p, DType dtype, float (&out)[kVector]) const {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) out[i] = inside ? load_param(p, dtype, column + i) : 0.0f;
   }
 
-  // The same of a float32 [groups, columns].
+  // The same from the group's row of `p`, float32 [G, C].
   __device__ void of_group(const float* p, float (&out)[kVector]) const {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) out[i] = inside ? p[group * columns + column + i] : 0.0f;
   }
 
-  // Adds up kSums vectors over the block's lines, in order, into `partial` [kSums][splits, groups, columns].
+  // Adds up kSums vectors over the block's lines, in order, into `partial` [kSums, splits, G, C].
   // Shared memory: blockDim.x * kVector floats. All threads must call it.
   template <int kSums>
   __device__ void add_up(const float (&sums)[kSums][kVector], unsigned char* shared, float* partial, int64_t groups,

@@ -1,4 +1,4 @@
-// Sums over the threads of a block, in a fixed order: the same bits on every run. No framework header.
+// Sums over the threads of a block in a fixed order, so that every run gives the same bits.
 #pragma once
 
 namespace cnv2 {

@@ -1,4 +1,4 @@
-// LayerNorm of a row in shared memory by some lanes of a warp.
+// LayerNorm of a row by some lanes of a warp.
 #pragma once
 
 #include "cuda/common/vector.cuh"
@@ -11,12 +11,16 @@ __device__ inline float lanes_sum(float value, int lanes) {
   return value;
 }
 
-// Normalises `row` [c] in shared memory into `y`, and copies it to `z` if that is not null; `live`: whether there is
-// one. Vectors of kVector elements; with kHeld > 0 each lane keeps its vectors, at most kHeld, in registers, else it
-// reads them three times. Two passes: the mean, then the squares of what differs from it.
+// Normalises `row` into `y`, and copies it to `z` if that is not null. `live` says whether these lanes have a row at
+// all. A lane takes vectors of kVector elements. With kHeld > 0 it keeps them in registers, at most kHeld; otherwise it
+// reads them three times. The statistics take two passes: the mean, then the squared differences from it.
 template <int kVector, int kHeld, class T>
-__device__ inline void normalise_row(const T* row, const float* weight, const float* bias, T* y, T* z, int c, float eps,
-                                     int lane, int lanes, bool live) {
+__device__ inline void normalise_row(const T* __restrict__ row,         // [c]
+                                     const float* __restrict__ weight,  // [c], in shared memory
+                                     const float* __restrict__ bias,    // [c], in shared memory
+                                     T* __restrict__ y,                 // [c]
+                                     T* __restrict__ z,                 // [c], or null
+                                     int c, float eps, int lane, int lanes, bool live) {
   const int vectors = live ? c / kVector : 0;
   float held[kHeld > 0 ? kHeld : 1][kVector];
   const auto each = [&](auto&& work) {

@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-#include "cuda/common/dtype.cuh"
+#include "common/dtype.h"
+#include "cuda/common/platform.cuh"
 
 namespace cnv2 {
 
@@ -26,7 +27,7 @@ struct WordOf<16> {
   using type = uint4;
 };
 
-// Elements of T in 16 bytes.
+// How many elements of T 16 bytes hold.
 template <class T>
 constexpr int kWide = 16 / static_cast<int>(sizeof(T));
 
@@ -49,25 +50,7 @@ __device__ inline void load_vector(const T* p, float (&out)[kCount]) {
   for (int i = 0; i < kCount; ++i) out[i] = load_float(&v.element[i]);
 }
 
-// One store of 16 bytes to global or to shared memory. Assigned, a uint4 made of four values may become four stores.
-__device__ inline void store_global16(void* p, const uint4& v) {
-#ifdef __CUDACC__
-  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-#else
-  *static_cast<uint4*>(p) = v;
-#endif
-}
-
-__device__ inline void store_shared16(void* p, const uint4& v) {
-#ifdef __CUDACC__
-  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(p));
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-#else
-  *static_cast<uint4*>(p) = v;
-#endif
-}
-
-// A vector of 16 bytes goes to global memory; smaller ones anywhere.
+// Vectors of 16 bytes can only be stored to global memory, smaller ones anywhere.
 template <int kCount, class T>
 __device__ inline void store_vector(T* p, const float (&in)[kCount]) {
   Vector<T, kCount> v;

@@ -9,10 +9,9 @@
 namespace cnv2 {
 
 constexpr int kDwconvBackwardThreads = 128;
-constexpr int kGradients = kTapCount + 1;  // the taps' and the bias's
 
-// Blocks of a processor that the registers allow: 98 sums and what surrounds them. From sm_100 on the compiler wants a
-// few more registers than three blocks leave it.
+// How many blocks of a processor the registers allow: a thread holds 98 sums and what surrounds them. From sm_100 on
+// the compiler wants a few more registers than three blocks leave it.
 constexpr int dwconv_backward_resident(int capability) { return capability >= 100 ? 2 : 3; }
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int kDwconvBackwardResident = dwconv_backward_resident(100);
@@ -20,34 +19,34 @@ constexpr int kDwconvBackwardResident = dwconv_backward_resident(100);
 constexpr int kDwconvBackwardResident = dwconv_backward_resident(80);
 #endif
 
-// Bytes of each piece of a block's shared memory, in this order: windows of dy, tiles of x, taps. At the end, the
-// threads' sums take the place of all.
+// The bytes of each piece of a block's shared memory, in this order: windows of dy, tiles of x, taps. At the end the
+// threads' sums take the place of them all.
 struct DwconvBackwardShared {
   int64_t dy, x, taps, sums;
 
-  DwconvBackwardShared(const DwconvTiling& t, int channels, int64_t size)
-      : dy((t.rows + kSide - 1) * int64_t{t.pitch} * channels * size),
+  DwconvBackwardShared(const DwconvCudaTiling& t, int channels, int64_t size)
+      : dy((t.rows + kDwconvSide - 1) * int64_t{t.pitch} * channels * size),
         x(int64_t{t.rows} * t.pitch * channels * size),
-        taps(int64_t{kTapCount} * channels * int64_t{sizeof(float)}),
-        sums(int64_t{kDwconvBackwardThreads} * 2 * kGradients * int64_t{sizeof(float)}) {}
+        taps(int64_t{kDwconvTaps} * channels * int64_t{sizeof(float)}),
+        sums(int64_t{kDwconvBackwardThreads} * 2 * kDwconvSums * int64_t{sizeof(float)}) {}
   int64_t bytes(int stages) const {
     const int64_t work = stages * (dy + x) + taps;
     return work > sums ? work : sums;
   }
 };
 
-// Grid: blocks that share the tiles, chunks of channels.
+// The grid has blocks that share the tiles (x) and chunks of channels (y).
 template <class T, int kChannels, int kStrip, bool kSites>
 __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResident)
-    dwconv_backward_kernel(const DwconvBackward p, const DwconvTiling t, const int tiles) {
+    dwconv_backward_kernel(const DwconvBackward p, const DwconvCudaTiling t, const int tiles) {
   CNV2_SHARED(shared);
   constexpr int kPairs = kChannels / 2, kSlots = kDwconvBackwardThreads / kPairs;
-  const int window = (t.rows + kSide - 1) * t.pitch * kChannels, inner = t.rows * t.pitch * kChannels;
-  T* const windows = reinterpret_cast<T*>(shared);
-  T* const inners = windows + t.stages * window;
-  float* const taps = reinterpret_cast<float*>(inners + t.stages * inner);
-  const T* const dy = static_cast<const T*>(p.dy);
-  const T* const x = static_cast<const T*>(p.x);
+  const int window = (t.rows + kDwconvSide - 1) * t.pitch * kChannels, inner = t.rows * t.pitch * kChannels;
+  T* const windows = reinterpret_cast<T*>(shared);                          // [stages, rows + 6, pitch, kChannels]
+  T* const inners = windows + t.stages * window;                            // [stages, rows, pitch, kChannels]
+  float* const taps = reinterpret_cast<float*>(inners + t.stages * inner);  // [49, kChannels]
+  const T* const dy = static_cast<const T*>(p.dy);                          // [T, C]
+  const T* const x = static_cast<const T*>(p.x);                            // [T, C]
   const int64_t c0 = int64_t{blockIdx.y} * kChannels;
   const int pair = threadIdx.x % kPairs * 2, slot = threadIdx.x / kPairs;
   const bool whole_pairs = p.c % 2 == 0;
@@ -55,15 +54,16 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
   const auto load = [&](int number, int stage) {
     if (number < tiles) {
       const Tile tile = tile_of(p.plane, t, number);
-      load_window<T, kChannels, kSites>(windows + stage * window, dy, p.plane, t, tile, tile.y - kHalo, tile.x - kHalo,
-                                        tile.rows + kSide - 1, t.columns + kSide - 1, c0, p.c);
+      load_window<T, kChannels, kSites>(windows + stage * window, dy, p.plane, t, tile, tile.y - kDwconvPad,
+                                        tile.x - kDwconvPad, tile.rows + kDwconvSide - 1, t.columns + kDwconvSide - 1,
+                                        c0, p.c);
       load_window<T, kChannels, kSites>(inners + stage * inner, x, p.plane, t, tile, tile.y, tile.x, tile.rows,
                                         t.columns, c0, p.c);
     }
     commit_copies();
   };
 
-  float dtap[kSide][kSide][2] = {};  // [y][x] of the window: the taps in reverse order
+  float dtap[kDwconvSide][kDwconvSide][2] = {};  // by [y][x] of the window, which is the reverse order of the taps
   float dbias[2] = {};
   load_taps<kChannels>(taps, p.taps, true, t.taps_aligned, c0, p.c);
   const int step = static_cast<int>(gridDim.x);
@@ -93,21 +93,21 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
 #pragma unroll
       for (int j = 0; j < kStrip; ++j) load_vector<2>(in + j * kChannels, value[j]);
 #pragma unroll
-      for (int r = 0; r < kSide; ++r) {
+      for (int r = 0; r < kDwconvSide; ++r) {
         // Never true, but ptxas cannot know: it keeps loads from moving further ahead than there are registers for.
         if (t.rows < 2 * r - 15) break;
-        float tap[kSide][2];
+        float tap[kDwconvSide][2];
 #pragma unroll
-        for (int k = 0; k < kSide; ++k) load_vector<2>(taps + (k * kSide + r) * kChannels + pair, tap[k]);
+        for (int k = 0; k < kDwconvSide; ++k) load_vector<2>(taps + (k * kDwconvSide + r) * kChannels + pair, tap[k]);
 #pragma unroll
-        for (int k = 0; k < kStrip + kSide - 1; ++k) {
-          if (k == (kStrip + kSide - 1) / 2 && t.rows < 2 * r - 14) break;
+        for (int k = 0; k < kStrip + kDwconvSide - 1; ++k) {
+          if (k == (kStrip + kDwconvSide - 1) / 2 && t.rows < 2 * r - 14) break;
           float g[2];
           load_vector<2>(around + (r * t.pitch + k) * kChannels, g);
-          if (r == kHalo && k >= kHalo && k < kHalo + kStrip) dbias[0] += g[0], dbias[1] += g[1];
+          if (r == kDwconvPad && k >= kDwconvPad && k < kDwconvPad + kStrip) dbias[0] += g[0], dbias[1] += g[1];
 #pragma unroll
           for (int j = 0; j < kStrip; ++j) {
-            if (k - j < 0 || k - j >= kSide) continue;
+            if (k - j < 0 || k - j >= kDwconvSide) continue;
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
               dx[j][h] = fmaf(g[h], tap[k - j][h], dx[j][h]);
@@ -138,20 +138,20 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
   wait_for_copies<0>();
   __syncthreads();
 
-  // [gradient][slot][channel], then over the slots in order.
+  // Leaves the sums as [gradient][slot][channel], then adds them up over the slots in order.
   float* const sums = reinterpret_cast<float*>(shared);
   const auto put = [&](int gradient, const float (&v)[2]) {
     store_vector<2>(sums + (gradient * kSlots + slot) * kChannels + pair, v);
   };
 #pragma unroll
-  for (int r = 0; r < kSide; ++r) {
+  for (int r = 0; r < kDwconvSide; ++r) {
 #pragma unroll
-    for (int k = 0; k < kSide; ++k) put((kSide - 1 - k) * kSide + kSide - 1 - r, dtap[r][k]);
+    for (int k = 0; k < kDwconvSide; ++k) put((kDwconvSide - 1 - k) * kDwconvSide + kDwconvSide - 1 - r, dtap[r][k]);
   }
-  put(kTapCount, dbias);
+  put(kDwconvTaps, dbias);
   __syncthreads();
-  float* const out = p.partial + int64_t{blockIdx.x} * kGradients * p.c;
-  for (int i = threadIdx.x; i < kGradients * kChannels; i += kDwconvBackwardThreads) {
+  float* const out = p.partial + int64_t{blockIdx.x} * kDwconvSums * p.c;
+  for (int i = threadIdx.x; i < kDwconvSums * kChannels; i += kDwconvBackwardThreads) {
     const int gradient = i / kChannels, channel = i % kChannels;
     if (c0 + channel >= p.c) continue;
     float total = 0.0f;

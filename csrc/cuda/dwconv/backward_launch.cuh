@@ -2,18 +2,18 @@
 #pragma once
 
 #include "backward_kernel.cuh"
-#include "dwconv.h"
+#include "launchers.h"
 
 namespace cnv2 {
 
 template <class T, int kChannels, int kStrip, bool kSites>
 struct BackwardVariant {
-  // Tiles whose strips come out even among the slots of a block.
-  static DwconvTiling tiling(const DwconvBackward& p, const CudaDevice& device) {
-    DwconvTiling t{};
+  // Chooses tiles whose strips come out even among the slots of a block.
+  static DwconvCudaTiling tiling(const DwconvBackward& p, const CudaDevice& device) {
+    DwconvCudaTiling t{};
     t.rows = p.plane.h < 8 ? p.plane.h : 8;
     t.columns = p.plane.w > kStrip ? 2 * kStrip : kStrip;
-    t.pitch = (t.columns + kSide - 1) | 1;
+    t.pitch = (t.columns + kDwconvSide - 1) | 1;
     t.tiles_x = (p.plane.w + t.columns - 1) / t.columns;
     t.tiles_y = (p.plane.h + t.rows - 1) / t.rows;
     t.chunks = static_cast<int>((p.c + kChannels - 1) / kChannels);
@@ -23,13 +23,13 @@ struct BackwardVariant {
     return t;
   }
 
-  static int64_t bytes(const DwconvTiling& t, int stages) {
+  static int64_t bytes(const DwconvCudaTiling& t, int stages) {
     return DwconvBackwardShared(t, kChannels, sizeof(T)).bytes(stages);
   }
 
-  // As many as run at a time, or one for each tile.
+  // As many blocks as run at a time, or one for each tile where there are fewer tiles.
   static int64_t blocks(const DwconvBackward& p, const CudaDevice& device) {
-    const DwconvTiling t = tiling(p, device);
+    const DwconvCudaTiling t = tiling(p, device);
     const int64_t tiles = p.plane.n * t.tiles_x * t.tiles_y;
     int64_t resident = device.shared_bytes_per_processor / (bytes(t, t.stages) + 1024);
     const int64_t most = dwconv_backward_resident(device.capability);
@@ -39,7 +39,7 @@ struct BackwardVariant {
   }
 
   static cudaError_t start(const DwconvBackward& p, const CudaDevice& device, int64_t blocks, cudaStream_t stream) {
-    const DwconvTiling t = tiling(p, device);
+    const DwconvCudaTiling t = tiling(p, device);
     const int64_t tiles = p.plane.n * t.tiles_x * t.tiles_y;
     if (tiles > 0x3fffffff) return cudaErrorInvalidValue;
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(t.chunks));
@@ -48,16 +48,17 @@ struct BackwardVariant {
   }
 };
 
-// run(Variant{}) with the variant that a call uses.
+// Calls run(Variant{}) with the variant that the call uses.
 template <class T, class F>
 cudaError_t with_backward_variant(const DwconvBackward& p, F&& run) {
   if constexpr (sizeof(T) == 2) {
     if (p.c % 32 == 0) {
       return p.plane.map != nullptr ? run(BackwardVariant<T, 32, 4, true>{})
-                                    : run(BackwardVariant<T, 32, kSide, false>{});
+                                    : run(BackwardVariant<T, 32, kDwconvSide, false>{});
     }
   }
-  return p.plane.map != nullptr ? run(BackwardVariant<T, 16, 4, true>{}) : run(BackwardVariant<T, 16, kSide, false>{});
+  return p.plane.map != nullptr ? run(BackwardVariant<T, 16, 4, true>{})
+                                : run(BackwardVariant<T, 16, kDwconvSide, false>{});
 }
 
 template <class T>

@@ -1,39 +1,76 @@
-// Hands a call to the code of its storage type.
+// Chooses the kernels of a call.
 #include "dwconv.h"
 
-#include "cuda/common/launch.cuh"
+#include "cuda/common/dtype.cuh"
 #include "cuda/layer_norm/layer_norm.h"
+#include "cuda/partial_sums/partial_sums.h"
+#include "launchers.h"
 
 namespace cnv2 {
+namespace {
 
-template <class T>
-cudaError_t launch_forward_as(const DwconvForward& p, cudaStream_t stream, bool* fused);
-template <class T>
-cudaError_t backward_blocks_as(const DwconvBackward& p, int64_t* blocks);
-template <class T>
-cudaError_t launch_backward_as(const DwconvBackward& p, int64_t blocks, cudaStream_t stream);
-
-cudaError_t launch_dwconv_forward(const DwconvForward& p, cudaStream_t stream, bool* fused) {
-  return with_dtype(p.dtype, [&](auto type) { return launch_forward_as<decltype(type)>(p, stream, fused); });
+cudaError_t launch_forward(const DwconvForward& p, cudaStream_t stream, bool* ran) {
+  return with_dtype(p.dtype, [&](auto type) { return launch_forward_as<decltype(type)>(p, stream, ran); });
 }
 
-cudaError_t launch_dwconv_then_layer_norm(const DwconvForward& p, int64_t rows, cudaStream_t stream) {
+// The gradient of the input is a convolution of dy.
+DwconvForward input_gradient(const DwconvBackward& b) {
+  DwconvForward p{};
+  p.x = b.dy;
+  p.taps = b.taps;
+  p.y = b.dx;
+  p.plane = b.plane;
+  p.c = b.c;
+  p.flipped = true;
+  p.dtype = p.param_dtype = b.dtype;
+  return p;
+}
+
+// The blocks of the tensor cores' sums; none: the kernel that takes all gradients in one pass runs.
+cudaError_t mma_blocks(const DwconvBackward& p, bool mma, int64_t* blocks) {
+  *blocks = 0;
+  return mma ? taps_mma_blocks(p, blocks) : cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t launch_dwconv(const DwconvForward& p, bool mma, cudaStream_t stream) {
+  bool ran = false;
+  const cudaError_t error = mma ? launch_forward_mma(p, stream, &ran) : cudaSuccess;
+  return error != cudaSuccess || ran ? error : launch_forward(p, stream, &ran);
+}
+
+cudaError_t launch_dwconv_layer_norm(const DwconvForward& p, int64_t rows, cudaStream_t stream, bool* needs_z) {
+  bool fused = false;
+  cudaError_t error = launch_forward(p, stream, &fused);
+  *needs_z = error == cudaSuccess && !fused && p.z == nullptr;
+  if (error != cudaSuccess || fused || *needs_z) return error;
   DwconvForward convolution = p;
   convolution.ln_weight = convolution.ln_bias = convolution.z = nullptr;
   convolution.y = p.z;
-  bool fused = false;
-  const cudaError_t error = launch_dwconv_forward(convolution, stream, &fused);
+  error = launch_forward(convolution, stream, &fused);
   if (error != cudaSuccess) return error;
   return launch_layer_norm_forward({p.z, p.ln_weight, p.ln_bias, p.y, rows, p.c, p.eps, p.dtype, p.param_dtype},
                                    stream);
 }
 
-cudaError_t dwconv_backward_blocks(const DwconvBackward& p, int64_t* blocks) {
+cudaError_t dwconv_backward_blocks(const DwconvBackward& p, bool mma, int64_t* blocks) {
+  const cudaError_t error = mma_blocks(p, mma, blocks);
+  if (error != cudaSuccess || *blocks > 0) return error;
   return with_dtype(p.dtype, [&](auto type) { return backward_blocks_as<decltype(type)>(p, blocks); });
 }
 
-cudaError_t launch_dwconv_backward(const DwconvBackward& p, int64_t blocks, cudaStream_t stream) {
-  return with_dtype(p.dtype, [&](auto type) { return launch_backward_as<decltype(type)>(p, blocks, stream); });
+cudaError_t launch_dwconv_backward(const DwconvBackward& p, bool mma, int64_t blocks, float* __restrict__ dparams,
+                                   cudaStream_t stream) {
+  int64_t on_tensor_cores = 0;
+  cudaError_t error = mma_blocks(p, mma && dparams != nullptr, &on_tensor_cores);
+  const bool apart = dparams == nullptr || on_tensor_cores > 0;
+  if (error == cudaSuccess && apart && p.dx != nullptr) error = launch_dwconv(input_gradient(p), mma, stream);
+  if (error != cudaSuccess || dparams == nullptr) return error;
+  error = apart ? launch_taps_mma(p, stream)
+                : with_dtype(p.dtype, [&](auto type) { return launch_backward_as<decltype(type)>(p, blocks, stream); });
+  if (error != cudaSuccess) return error;
+  return launch_sum_partials(p.partial, dparams, blocks, kDwconvSums * p.c, stream);
 }
 
 }  // namespace cnv2

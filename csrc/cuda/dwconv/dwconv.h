@@ -1,33 +1,38 @@
 // Launches the CUDA kernels of the depthwise convolution. No framework header.
 #pragma once
 
-#include "cuda/common/api.h"
 #include "common/dwconv.h"
+#include "cuda/common/api.h"
 
 namespace cnv2 {
 
-// Enqueues one call on `stream` of the current device. Returns the launch's error. With LayerNorm, `*fused` says
-// whether a kernel could hold all channels; if not, nothing was enqueued.
-cudaError_t launch_dwconv_forward(const DwconvForward& params, cudaStream_t stream, bool* fused);
+// Whether the tensor cores' kernels take a call on the current device. They take 16-bit activations of a dense plane
+// whose C is a multiple of 8, on compute capability 8.0 and newer. ops/_dwconv/cuda.py has the same rule.
+inline bool takes_mma(DType dtype, int64_t c, bool dense) {
+  CudaDevice device{};
+  return dtype != DType::kFloat32 && dense && c % 8 == 0 && cuda_device(&device) == cudaSuccess &&
+         device.capability >= 80;
+}
 
-// The same in two kernels, with z, which must be given, between them. `rows`: T.
-cudaError_t launch_dwconv_then_layer_norm(const DwconvForward& params, int64_t rows, cudaStream_t stream);
+// Each function below that takes a stream enqueues its work there, on the current device, and returns the first error
+// of a launch. `mma`: on the tensor cores, which must take the call, with the taps rounded to x's dtype. Their kernels
+// move 16 bytes at a time: where a tensor is a view that begins at another address, the ordinary kernels run in their
+// place.
 
-// The same on the tensor cores, without LayerNorm, on dense planes, the taps rounded to x's dtype. `*ran`: whether it
-// can run; if not (float32, rows not made of 16-byte vectors, LayerNorm, a map), nothing was enqueued.
-cudaError_t launch_dwconv_forward_mma(const DwconvForward& params, cudaStream_t stream, bool* ran);
+// p.y, without LayerNorm.
+cudaError_t launch_dwconv(const DwconvForward& p, bool mma, cudaStream_t stream);
 
-// Blocks that a backward call uses, each with a row [50, C] of `partial`: a function of sizes and device only.
-cudaError_t dwconv_backward_blocks(const DwconvBackward& params, int64_t* blocks);
+// p.y with LayerNorm, of T rows, and p.z if it is not null. Where no kernel can hold all channels, there are two, with
+// z between them; `*needs_z` says that they wait for a z, and that nothing was enqueued.
+cudaError_t launch_dwconv_layer_norm(const DwconvForward& p, int64_t rows, cudaStream_t stream, bool* needs_z);
 
-// Enqueues the gradients of input, taps and bias in one pass: every block leaves its sums in `partial`.
-cudaError_t launch_dwconv_backward(const DwconvBackward& params, int64_t blocks, cudaStream_t stream);
+// How many blocks share the sums of a backward call, which is the leading size of p.partial: a function of sizes,
+// alignment and device.
+cudaError_t dwconv_backward_blocks(const DwconvBackward& p, bool mma, int64_t* blocks);
 
-// Blocks of a call of the tensor cores' gradients of taps and bias, each with a row of `partial`, or 0: they cannot
-// run.
-cudaError_t dwconv_taps_mma_blocks(const DwconvBackward& params, int64_t* blocks);
-
-// Enqueues that call; `params.dx` is not looked at.
-cudaError_t launch_dwconv_taps_mma(const DwconvBackward& params, cudaStream_t stream);
+// p.dx and `dparams`, of which either may be null: not wanted. Without `dparams`, p.partial is not used.
+cudaError_t launch_dwconv_backward(const DwconvBackward& p, bool mma, int64_t blocks,
+                                   float* __restrict__ dparams,  // [50, C]: the gradients of the taps, then of the bias
+                                   cudaStream_t stream);
 
 }  // namespace cnv2

@@ -4,38 +4,40 @@
 // and write it.
 #pragma once
 
-#include "cuda/dwconv/tiling.cuh"
 #include "cuda/common/row_norm.cuh"
+#include "cuda/dwconv/tiling.cuh"
 
 namespace cnv2 {
 
 constexpr int kDwconvThreads = 256;
 
-// Bytes of each piece of a block's shared memory, in this order: windows, taps, results, LayerNorm's parameters.
+// The bytes of each piece of a block's shared memory, in this order: windows, taps, results, LayerNorm's parameters.
 struct DwconvForwardShared {
   int64_t window, taps, results, params;
 
-  DwconvForwardShared(const DwconvTiling& t, int channels, int64_t size, int64_t c, bool norm)
-      : window((t.rows + kSide - 1) * int64_t{t.pitch} * channels * size),
-        taps(int64_t{kTapCount} * channels * int64_t{sizeof(float)}),
+  DwconvForwardShared(const DwconvCudaTiling& t, int channels, int64_t size, int64_t c, bool norm)
+      : window((t.rows + kDwconvSide - 1) * int64_t{t.pitch} * channels * size),
+        taps(int64_t{kDwconvTaps} * channels * int64_t{sizeof(float)}),
         results(int64_t{t.rows} * t.columns * t.z_pitch * size),
         params(norm ? 2 * c * int64_t{sizeof(float)} : 0) {}
   int64_t bytes(int stages) const { return stages * (window + taps) + results + params; }
 };
 
-// One block per tile and, without LayerNorm, per chunk (blockIdx.y).
+// There is a block for each tile and, without LayerNorm, for each chunk of channels (blockIdx.y).
 template <class T, int kChannels, int kStrip, int kRows, bool kSites>
 __global__ void __launch_bounds__(kDwconvThreads, 2)
-    dwconv_forward_kernel(const DwconvForward p, const DwconvTiling t) {
+    dwconv_forward_kernel(const DwconvForward p, const DwconvCudaTiling t) {
   CNV2_SHARED(shared);
   constexpr int kPairs = kChannels / 2;
   const int c = static_cast<int>(p.c);
-  const int window = (t.rows + kSide - 1) * t.pitch * kChannels;
-  T* const windows = reinterpret_cast<T*>(shared);
-  float* const taps = reinterpret_cast<float*>(windows + t.stages * window);
-  T* const results = reinterpret_cast<T*>(taps + t.stages * kTapCount * kChannels);
-  float* const params = reinterpret_cast<float*>(results + t.rows * t.columns * t.z_pitch);
-  const T* const x = static_cast<const T*>(p.x);
+  const int window = (t.rows + kDwconvSide - 1) * t.pitch * kChannels;
+  T* const windows = reinterpret_cast<T*>(shared);                            // [stages, rows + 6, pitch, kChannels]
+  float* const taps = reinterpret_cast<float*>(windows + t.stages * window);  // [stages, 49, kChannels]
+  T* const results = reinterpret_cast<T*>(taps + t.stages * kDwconvTaps * kChannels);        // [rows, columns, z_pitch]
+  float* const params = reinterpret_cast<float*>(results + t.rows * t.columns * t.z_pitch);  // [2, C]
+  const T* __restrict__ const x = static_cast<const T*>(p.x);                                // [T, C]
+  T* __restrict__ const y = static_cast<T*>(p.y);                                            // [T, C]
+  T* __restrict__ const z = static_cast<T*>(p.z);                                            // [T, C], or null
   const bool norm = p.ln_weight != nullptr;
 
   const Tile tile = tile_of(p.plane, t, blockIdx.x);
@@ -50,9 +52,10 @@ __global__ void __launch_bounds__(kDwconvThreads, 2)
 
   const auto load = [&](int chunk, int stage) {
     const int64_t c0 = int64_t{chunk} * kChannels;
-    load_window<T, kChannels, kSites>(windows + stage * window, x, p.plane, t, tile, tile.y - kHalo, tile.x - kHalo,
-                                      tile.rows + kSide - 1, tile.columns + kSide - 1, c0, p.c);
-    load_taps<kChannels>(taps + stage * kTapCount * kChannels, p.taps, p.flipped, t.taps_aligned, c0, p.c);
+    load_window<T, kChannels, kSites>(windows + stage * window, x, p.plane, t, tile, tile.y - kDwconvPad,
+                                      tile.x - kDwconvPad, tile.rows + kDwconvSide - 1, tile.columns + kDwconvSide - 1,
+                                      c0, p.c);
+    load_taps<kChannels>(taps + stage * kDwconvTaps * kChannels, p.taps, p.flipped, t.taps_aligned, c0, p.c);
     commit_copies();
   };
   const int first = norm ? 0 : blockIdx.y, last = norm ? t.chunks : first + 1;
@@ -77,7 +80,7 @@ __global__ void __launch_bounds__(kDwconvThreads, 2)
       const int row = number % strips_y * kRows, column = number / strips_y * kStrip;
       const T* in = windows + stage * window + (row * t.pitch + column) * kChannels + pair;
       float acc[kRows][kStrip][2] = {};
-      convolve_strip<T, kChannels, kStrip, kRows>(in, t.pitch, taps + stage * kTapCount * kChannels + pair, acc);
+      convolve_strip<T, kChannels, kStrip, kRows>(in, t.pitch, taps + stage * kDwconvTaps * kChannels + pair, acc);
       float bias[2] = {};
       const int channel = chunk * kChannels + pair;
       if (p.bias != nullptr) {
@@ -98,9 +101,7 @@ __global__ void __launch_bounds__(kDwconvThreads, 2)
     if (t.stages == 1 && chunk + 1 < last) load(chunk + 1, 0);
   }
 
-  T* const y = static_cast<T*>(p.y);
   if (norm) {
-    T* const z = static_cast<T*>(p.z);
     const int group = threadIdx.x / t.lanes, lane = threadIdx.x % t.lanes, groups = blockDim.x / t.lanes;
     for (int begin = 0; begin < tile.rows * tile.columns; begin += groups) {
       const int number = begin + group, row = number / tile.columns, column = number % tile.columns;

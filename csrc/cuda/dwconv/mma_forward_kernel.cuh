@@ -14,6 +14,8 @@
 // forward_kernel.cuh take 64. Wavefronts of shared memory: 832 to stage, 832 to load, 448 for results: 4.7 an output.
 // No two lanes meet in a bank. Of a product's 16 terms 7 count.
 //
+// Pointers have no __restrict__: with it a row takes more instructions.
+//
 // A value that is not finite spoils the slot's whole row: 0 * inf in the matrix where the sum has no term at all.
 #pragma once
 
@@ -21,7 +23,7 @@
 
 namespace cnv2 {
 
-constexpr int kMmaSlots = 16;   // of a group
+constexpr int kMmaSlots = 16;   // slots of a group
 constexpr int kMmaPlane = 128;  // words: 16 slots x 8
 // Words of shared memory: planes of inputs, a channel each, and of results, a pair of channels each; both twice, for
 // the step that writes and the step that reads. The second vector's planes start in the other half of the banks.
@@ -32,13 +34,13 @@ constexpr int kMmaShared = 2 * (kMmaInputs + kMmaResults) * 4 + kMmaChannels * 4
 // What one thread stages of its slot, row after row: two columns of 8 channels.
 template <class T>
 struct MmaWindow {
-  int64_t at;  // of the left one in the next row
+  int64_t at;  // where the left column is in the next row
   int y;
-  bool left, right;  // inside the plane
+  bool left, right;  // whether each column is inside the plane
 
   __device__ MmaWindow(const DwconvForward& p, const MmaSlot& slot, int pair, int channel) {
-    const int x = slot.tile * kMmaColumns - kHalo + 2 * pair, w = p.plane.w, c = static_cast<int>(p.c);
-    y = slot.band * kMmaRows - kHalo;
+    const int x = slot.tile * kMmaColumns - kDwconvPad + 2 * pair, w = p.plane.w, c = static_cast<int>(p.c);
+    y = slot.band * kMmaRows - kDwconvPad;
     at = ((int64_t{slot.n} * p.plane.h + y) * w + x) * c + channel;
     const bool live = slot.n < p.plane.n && channel < c && pair < 7;  // no tap reaches the last two columns
     left = live && x >= 0 && x < w;
@@ -56,32 +58,32 @@ struct MmaWindow {
   }
 };
 
-// The fragments of T_r, all r, of one channel. Of k, which may be in any order that X shares, lane t of 4 holds 4t to
-// 4t + 3, so that X's fragment is 16 adjacent bytes.
+// The fragments of T_r of one channel for all r. Lane t of 4 holds k from 4t to 4t + 3, an order that X shares, so that
+// X's fragment is 16 adjacent bytes.
 template <class T>
-__device__ inline void load_bands(const DwconvForward& p, int channel, int lane, unsigned (&to)[kSide][2]) {
+__device__ inline void load_bands(const DwconvForward& p, int channel, int lane, unsigned (&to)[kDwconvSide][2]) {
   const int first = lane % 4 * 4 - lane / 4, c = static_cast<int>(p.c);
 #pragma unroll
-  for (int r = 0; r < kSide; ++r) {
+  for (int r = 0; r < kDwconvSide; ++r) {
     float value[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int k = first + i, tap = k * kSide + r;
-      const bool live = k >= 0 && k < kSide && channel < c;
-      value[i] = live ? p.taps[(p.flipped ? kTapCount - 1 - tap : tap) * c + channel] : 0.0f;
+      const int k = first + i, tap = k * kDwconvSide + r;
+      const bool live = k >= 0 && k < kDwconvSide && channel < c;
+      value[i] = live ? p.taps[(p.flipped ? kDwconvTaps - 1 - tap : tap) * c + channel] : 0.0f;
     }
     to[r][0] = pack_pair<T>(value[0], value[1]);
     to[r][1] = pack_pair<T>(value[2], value[3]);
   }
 }
 
-// Grid: blocks that share the groups of slots, chunks of 16 channels.
+// The grid has blocks that share the groups of slots (x) and chunks of 16 channels (y).
 template <class T>
 __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     dwconv_forward_mma_kernel(const DwconvForward p, const MmaGrid grid) {
   CNV2_SHARED(shared);
-  unsigned* const inputs = reinterpret_cast<unsigned*>(shared);
-  unsigned* const results = inputs + 2 * kMmaInputs;
+  unsigned* const inputs = reinterpret_cast<unsigned*>(shared);  // [2, kMmaInputs]
+  unsigned* const results = inputs + 2 * kMmaInputs;             // [2, kMmaResults]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = static_cast<int>(p.c);
   // To stage and to store, a thread has a vector of 8 channels and, of a slot, a pair of columns or one column of
   // results. Its word in a plane lies where the matrix instructions' lane (slot % 8, column / 4) takes 4 words at once.
@@ -92,7 +94,7 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
   const int pair = blockIdx.y * kMmaChannels + warp * 2;
   const int fragment = lane * 4 + warp / 4 * kMmaShift;
 
-  unsigned bands[2][kSide][2];
+  unsigned bands[2][kDwconvSide][2];
   load_bands<T>(p, pair, lane, bands[0]);
   load_bands<T>(p, pair + 1, lane, bands[1]);
   float* const biases = reinterpret_cast<float*>(results + 2 * kMmaResults);  // here because registers are dear
@@ -106,7 +108,7 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
   window.load_next(p, staged);
   for (int group = blockIdx.x; group < grid.groups; group += gridDim.x) {
     const int y = here.band * kMmaRows, x = here.tile * kMmaColumns + column;
-    const int rows = here.n < p.plane.n && x < p.plane.w && channel < c ? p.plane.h - y : 0;  // to write
+    const int rows = here.n < p.plane.n && x < p.plane.w && channel < c ? p.plane.h - y : 0;  // how many to write
     T* out = static_cast<T*>(p.y) + ((int64_t{here.n} * p.plane.h + y) * p.plane.w + x) * c + channel;
     const auto store_row = [&](int row) {
       const unsigned* const from = results + row % 2 * kMmaResults + vector * 4 * kMmaPlane + word;
@@ -124,18 +126,18 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
       if (row + 1 == kMmaInputRows) window = MmaWindow<T>(p, here, column, channel);
       window.load_next(p, staged);
       __syncthreads();
-      if (row >= kSide) store_row(row - kSide);
+      if (row >= kDwconvSide) store_row(row - kDwconvSide);
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
         const uint4 v = *reinterpret_cast<const uint4*>(planes + (warp * 2 + k) * kMmaPlane + fragment);
         const unsigned a[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-        for (int r = 0; r < kSide; ++r) {
+        for (int r = 0; r < kDwconvSide; ++r) {
           if (row - r >= 0 && row - r < kMmaRows) mma_m16n8k16<T>(acc[k][row - r], a, bands[k][r]);
         }
       }
-      if (row >= kSide - 1) {  // the bias last: a large one does not cost the sums their low bits
-        const int done = row - (kSide - 1);
+      if (row >= kDwconvSide - 1) {  // the bias last: a large one does not cost the sums their low bits
+        const int done = row - (kDwconvSide - 1);
         const float bias[2] = {biases[warp * 2], biases[warp * 2 + 1]};
         const auto value = [&](int i) { return pack_pair<T>(acc[0][done][i] + bias[0], acc[1][done][i] + bias[1]); };
         store_shared16(results + done % 2 * kMmaResults + warp * kMmaPlane + fragment,

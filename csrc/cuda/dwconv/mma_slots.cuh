@@ -2,20 +2,19 @@
 #pragma once
 
 #include "cuda/dwconv/tiling.cuh"
-#include "cuda/common/mma.cuh"
 
 namespace cnv2 {
 
-constexpr int kMmaThreads = 256, kMmaResident = 2;  // blocks of a processor that the registers allow
-constexpr int kMmaChannels = 16;                    // of a block, two of each warp
-constexpr int kMmaRows = 7, kMmaColumns = 8;        // of a slot, a piece of a plane
-constexpr int kMmaInputRows = kMmaRows + kSide - 1;
+constexpr int kMmaThreads = 256, kMmaResident = 2;  // kMmaResident: blocks of a processor that the registers allow
+constexpr int kMmaChannels = 16;                    // channels of a block, two for each warp
+constexpr int kMmaRows = 7, kMmaColumns = 8;        // outputs of a slot, which is a piece of a plane
+constexpr int kMmaInputRows = kMmaRows + kDwconvSide - 1;
 
 // How slots are numbered: (image, band of 7 rows, tile of 8 columns). A block takes groups of adjacent slots, every
 // gridDim.x-th.
 struct MmaGrid {
   int bands, tiles, groups;
-  int step_n, step_band, step_tile;  // from a slot to that of the block's next group
+  int step_n, step_band, step_tile;  // from a slot to the corresponding one of the block's next group
 };
 
 struct MmaSlot {
@@ -37,7 +36,7 @@ struct MmaSlot {
   }
 };
 
-// A launch's blocks and the grid they work on; no blocks: too many slots for an int.
+// A launch's blocks and the slots they work on. There are no blocks where there are no slots, or too many for an int.
 struct MmaLaunch {
   int64_t blocks = 0, chunks = 0;
   MmaGrid grid{};
@@ -64,49 +63,21 @@ struct MmaLaunch {
   dim3 size() const { return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(chunks)); }
 };
 
-// The low halves, or the high halves, of two words as one; the first's is the low one.
-__device__ inline unsigned low_halves(unsigned a, unsigned b) {
-#ifdef __CUDACC__
-  return __byte_perm(a, b, 0x5410);  // one instruction; written out it takes two
-#else
-  return (a & 0xffffu) | b << 16;
-#endif
+// How a call starts on the current device; it has no blocks where memory is not `aligned` to 16 bytes.
+inline cudaError_t mma_launch(const DwconvPlane& plane, int64_t c, int slots_of_group, bool aligned, MmaLaunch* out) {
+  CudaDevice device{};
+  const cudaError_t error = cuda_device(&device);
+  if (error == cudaSuccess && aligned) *out = MmaLaunch(plane, c, slots_of_group, device);
+  return error;
 }
-__device__ inline unsigned high_halves(unsigned a, unsigned b) {
-#ifdef __CUDACC__
-  return __byte_perm(a, b, 0x7632);
-#else
-  return a >> 16 | (b & 0xffff0000u);
-#endif
-}
+
+// The low halves, or the high halves, of two words as one; the first's is the low one. Written with shifts each would
+// take two instructions.
+__device__ inline unsigned low_halves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x5410); }
+__device__ inline unsigned high_halves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x7632); }
 
 // The high half of one word and the low half of the next.
-__device__ inline unsigned straddle(unsigned a, unsigned b) {
-#ifdef __CUDACC__
-  return __byte_perm(a, b, 0x5432);
-#else
-  return a >> 16 | b << 16;
-#endif
-}
-
-// Two values as one word of T, the first in the low half.
-template <class T>
-__device__ inline unsigned pack_pair(float low, float high) {
-#ifdef __CUDACC__
-  if constexpr (std::is_same<T, BFloat16>::value) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return __bfloat16_as_ushort(pair.x) | static_cast<unsigned>(__bfloat16_as_ushort(pair.y)) << 16;
-  } else {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return __half_as_ushort(__low2half(pair)) | static_cast<unsigned>(__half_as_ushort(__high2half(pair))) << 16;
-  }
-#else
-  T pair[2];
-  store_float(&pair[0], low);
-  store_float(&pair[1], high);
-  return pair[0].bits | static_cast<unsigned>(pair[1].bits) << 16;
-#endif
-}
+__device__ inline unsigned straddle(unsigned a, unsigned b) { return __byte_perm(a, b, 0x5432); }
 
 // Stores two columns of 8 channels: beside each other in a word, channels kPlane words apart.
 template <int kPlane>

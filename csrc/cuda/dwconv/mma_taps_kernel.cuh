@@ -15,32 +15,32 @@
 
 namespace cnv2 {
 
-constexpr int kTapSlots = 2;   // of a group
+constexpr int kTapSlots = 2;   // slots of a group
 constexpr int kTapPitch = 12;  // words of a row of x: 8 rows begin in different banks
 constexpr int kTapInputs = kMmaInputRows * kTapPitch;
-constexpr int kTapPlane = kTapInputs + kMmaRows * kMmaColumns / 2;  // of a channel of a slot: x, then dy
+constexpr int kTapPlane = kTapInputs + kMmaRows * kMmaColumns / 2;  // words of a channel of a slot: x, then dy
 // The products take rows 13 to 15 of x and 7 of dy too, but nobody asks for what becomes of them: they are what
 // follows, after the last plane a row of nothing.
 constexpr int kTapStage = kTapSlots * kMmaChannels * kTapPlane + kMmaColumns / 2;
 constexpr int kTapShared = 2 * kTapStage * 4;
-constexpr int kTapMatrix = 16 * 8, kTapMatrices = kSide + 1;
+constexpr int kTapMatrix = 16 * 8, kTapMatrices = kDwconvSide + 1;
 static_assert(kTapShared >= kMmaThreads / 32 * kTapMatrices * kTapMatrix * 4, "the sums take the stages' place");
 
-// What a thread stages of its slot in every group: two columns of 8 channels of x or of dy.
+// What a thread stages of its slot in every group: two columns of 8 channels, either of x or of dy.
 template <class T>
 struct TapCopy {
-  const T* from;
-  int row, column;  // of the left one, from the slot's first output
-  int word;         // in the stage
+  const T* __restrict__ from;  // [T, C]: x or dy
+  int row, column;             // where the left column is, counted from the slot's first output
+  int word;                    // where it goes in the stage
   int channel;
 
   __device__ TapCopy(const DwconvBackward& p, int slot, int number, int c0) {
-    constexpr int kPairs = kSide, kGradPairs = kMmaColumns / 2, kInputs = kMmaInputRows * kPairs;
+    constexpr int kPairs = kDwconvSide, kGradPairs = kMmaColumns / 2, kInputs = kMmaInputRows * kPairs;
     const int vector = number % 2, place = number / 2, in_dy = place - kInputs;
     const bool is_x = in_dy < 0;
     from = static_cast<const T*>(is_x ? p.x : p.dy);
-    row = is_x ? place / kPairs - kHalo : in_dy / kGradPairs;
-    column = is_x ? place % kPairs * 2 - kHalo : in_dy % kGradPairs * 2;
+    row = is_x ? place / kPairs - kDwconvPad : in_dy / kGradPairs;
+    column = is_x ? place % kPairs * 2 - kDwconvPad : in_dy % kGradPairs * 2;
     word = (slot * kMmaChannels + vector * 8) * kTapPlane +
            (is_x ? place / kPairs * kTapPitch + place % kPairs : kTapInputs + in_dy);
     channel = c0 + vector * 8;
@@ -62,7 +62,7 @@ struct TapCopy {
   }
 };
 
-// Adds a group's products of one channel. `plane`: of the first slot; the second's is kMmaChannels planes on.
+// Adds a group's products of one channel. `plane` is that of the first slot; the second's is kMmaChannels planes on.
 template <class T>
 __device__ __forceinline__ void add_products(const unsigned* plane, int lane, float (&acc)[kTapMatrices][4]) {
   constexpr int kOther = kMmaChannels * kTapPlane;
@@ -76,24 +76,25 @@ __device__ __forceinline__ void add_products(const unsigned* plane, int lane, fl
 #pragma unroll
   for (int k = 0; k < 2; ++k) b[k] = plane[k * kOther + kTapInputs + g * (kMmaColumns / 2) + t];
 #pragma unroll
-  for (int s = 0; s < kSide; ++s) {
+  for (int s = 0; s < kDwconvSide; ++s) {
     unsigned a[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) a[k] = s % 2 == 0 ? x[s / 2][k] : straddle(x[s / 2][k], x[s / 2 + 1][k]);
     mma_m16n8k16<T>(acc[s], a, b);
   }
   const unsigned one = pack_pair<T>(1.0f, 1.0f), ones[4] = {one, one, one, one};
-  mma_m16n8k16<T>(acc[kSide], ones, b);
+  mma_m16n8k16<T>(acc[kDwconvSide], ones, b);
 }
 
-// Grid: blocks that share the groups of slots, chunks of 16 channels.
+// The grid has blocks that share the groups of slots (x) and chunks of 16 channels (y).
 template <class T>
 __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     dwconv_taps_mma_kernel(const DwconvBackward p, const MmaGrid grid) {
   CNV2_SHARED(shared);
-  unsigned* const stages = reinterpret_cast<unsigned*>(shared);
+  unsigned* const stages = reinterpret_cast<unsigned*>(shared);  // [2, kTapStage]
+  float* __restrict__ const partial = p.partial;                 // [blocks, 50, C]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c0 = blockIdx.y * kMmaChannels;
-  constexpr int kThreads = kMmaThreads / kTapSlots;  // of a slot; two copies each are enough
+  constexpr int kThreads = kMmaThreads / kTapSlots;  // threads of a slot; two copies each are enough
   const int slot = threadIdx.x / kThreads, thread = threadIdx.x % kThreads;
   const TapCopy<T> first(p, slot, thread, c0), second(p, slot, thread + kThreads, c0);
   MmaSlot here(grid, blockIdx.x * kTapSlots + slot);
@@ -132,11 +133,11 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     }
     __syncwarp();
     const int channel = c0 + 2 * warp + k;
-    for (int i = lane; i <= kTapCount && channel < p.c; i += 32) {
-      const int s = i / kSide, r = i < kTapCount ? i % kSide : 0;
+    for (int i = lane; i < kDwconvSums && channel < p.c; i += 32) {
+      const int s = i / kDwconvSide, r = i < kDwconvTaps ? i % kDwconvSide : 0;
       float sum = 0.0f;
       for (int n = 0; n < kMmaRows; ++n) sum += sums[s * kTapMatrix + (n + r) * 8 + n];
-      p.partial[(int64_t{blockIdx.x} * (kTapCount + 1) + i) * p.c + channel] = sum;
+      partial[(int64_t{blockIdx.x} * kDwconvSums + i) * p.c + channel] = sum;
     }
     __syncwarp();
   }

@@ -2,35 +2,32 @@
 // Lanes run across pairs of channels; a thread slides a register window along a row of its window in shared memory.
 #pragma once
 
-#include "cuda/common/async.cuh"
+#include "common/dwconv.h"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/vector.cuh"
-#include "common/dwconv.h"
 
 namespace cnv2 {
 
-constexpr int kSide = 7, kHalo = 3, kTapCount = kSide * kSide;
-
 // How a plane is cut into tiles, and a block's shared memory into pieces; chosen by the launchers.
-struct DwconvTiling {
-  int rows, columns;     // of the outputs of a tile
+struct DwconvCudaTiling {
+  int rows, columns;     // outputs of a tile
   int pitch;             // columns of a window in shared memory; odd, so that neighbouring rows lie in other banks
-  int tiles_x, tiles_y;  // of a plane
-  int chunks;            // of the channels
+  int tiles_x, tiles_y;  // tiles of a plane
+  int chunks;            // pieces that the channels are cut into
   int stages;            // windows in shared memory: 2 let copies run beside the computation
   bool aligned;          // whether the activations' rows are made of 16-byte vectors
-  bool taps_aligned;     // and those of the taps
+  bool taps_aligned;     // the same of the taps' rows
   int z_pitch;           // elements of a staged row of results
-  int lanes;             // that normalise one row together, a power of 2
+  int lanes;             // how many lanes normalise a row together, a power of 2
 };
 
 struct Tile {
   int64_t origin;     // flat index of site (n, 0, 0)
-  int y, x;           // of its first output
-  int rows, columns;  // inside the plane
+  int y, x;           // its first output
+  int rows, columns;  // how many of its outputs lie inside the plane
 };
 
-__device__ inline Tile tile_of(const DwconvPlane& plane, const DwconvTiling& t, unsigned number) {
+__device__ inline Tile tile_of(const DwconvPlane& plane, const DwconvCudaTiling& t, unsigned number) {
   const unsigned per_plane = t.tiles_x * t.tiles_y, n = number / per_plane;
   const int in_plane = static_cast<int>(number - n * per_plane);
   Tile tile;
@@ -42,7 +39,7 @@ __device__ inline Tile tile_of(const DwconvPlane& plane, const DwconvTiling& t, 
   return tile;
 }
 
-// The row of a site inside the plane; -1: inactive.
+// The row of a site inside the plane; -1 where the site is inactive.
 template <bool kSites>
 __device__ inline int64_t row_of(const DwconvPlane& plane, const Tile& tile, int y, int x) {
   const int64_t site = tile.origin + int64_t{y} * plane.w + x;
@@ -50,10 +47,13 @@ __device__ inline int64_t row_of(const DwconvPlane& plane, const Tile& tile, int
 }
 
 // Copies channels [c0, c0 + kChannels) of the window of `rows` x `columns` sites at (y, x) to shared memory
-// [rows][pitch][kChannels]; zeros outside the plane, at inactive sites and beyond the last channel.
+// [rows][pitch][kChannels]; zeros outside the plane, at inactive sites and beyond the last channel. Pointers have no
+// __restrict__ here and in the backward kernel: with it that kernel's loop takes more instructions.
 template <class T, int kChannels, bool kSites>
-__device__ inline void load_window(T* to, const T* from, const DwconvPlane& plane, const DwconvTiling& t,
-                                   const Tile& tile, int y, int x, int rows, int columns, int64_t c0, int64_t c) {
+__device__ inline void load_window(T* to,          // in shared memory
+                                   const T* from,  // [T, C]
+                                   const DwconvPlane& plane, const DwconvCudaTiling& t, const Tile& tile, int y, int x,
+                                   int rows, int columns, int64_t c0, int64_t c) {
   constexpr int kVectors = kChannels / kWide<T>;
   const int vector = threadIdx.x % kVectors, first = threadIdx.x / kVectors, step = blockDim.x / kVectors;
   const int down = step / columns, right = step % columns;
@@ -83,12 +83,14 @@ __device__ inline void load_window(T* to, const T* from, const DwconvPlane& plan
 
 // Copies the taps of the same channels to shared memory [49][kChannels]; zeros beyond the last channel.
 template <int kChannels>
-__device__ inline void load_taps(float* to, const float* from, bool flipped, bool aligned, int64_t c0, int64_t c) {
+__device__ inline void load_taps(float* to,          // in shared memory
+                                 const float* from,  // [49, C]
+                                 bool flipped, bool aligned, int64_t c0, int64_t c) {
   constexpr int kVectors = kChannels / 4;
-  for (int i = threadIdx.x; i < kTapCount * kVectors; i += blockDim.x) {
+  for (int i = threadIdx.x; i < kDwconvTaps * kVectors; i += blockDim.x) {
     const int tap = i / kVectors;
     const int64_t channel = c0 + i % kVectors * 4;
-    const float* source = from + (flipped ? kTapCount - 1 - tap : tap) * c + channel;
+    const float* source = from + (flipped ? kDwconvTaps - 1 - tap : tap) * c + channel;
     if (aligned) {
       copy_async16(to + i * 4, channel < c ? source : from, channel < c);
     } else {
@@ -103,29 +105,29 @@ __device__ inline void load_taps(float* to, const float* from, bool flipped, boo
 template <class T, int kChannels, int kStrip, int kRows>
 __device__ __forceinline__ void convolve_strip(const T* in, int pitch, const float* taps,
                                                float (&acc)[kRows][kStrip][2]) {
-  float tap[kRows][kSide][2];  // tap[i]: of the kernel's row that output row i takes from input row r
+  float tap[kRows][kDwconvSide][2];  // tap[i]: of the kernel's row that output row i takes from input row r
 #pragma unroll
-  for (int r = 0; r < kSide + kRows - 1; ++r) {
+  for (int r = 0; r < kDwconvSide + kRows - 1; ++r) {
 #pragma unroll
     for (int i = kRows - 1; i > 0; --i) {
 #pragma unroll
-      for (int k = 0; k < kSide; ++k) tap[i][k][0] = tap[i - 1][k][0], tap[i][k][1] = tap[i - 1][k][1];
+      for (int k = 0; k < kDwconvSide; ++k) tap[i][k][0] = tap[i - 1][k][0], tap[i][k][1] = tap[i - 1][k][1];
     }
-    if (r < kSide) {
+    if (r < kDwconvSide) {
 #pragma unroll
-      for (int k = 0; k < kSide; ++k) load_vector<2>(taps + (k * kSide + r) * kChannels, tap[0][k]);
+      for (int k = 0; k < kDwconvSide; ++k) load_vector<2>(taps + (k * kDwconvSide + r) * kChannels, tap[0][k]);
     }
     const T* const line = in + r * pitch * kChannels;
 #pragma unroll
-    for (int i = 0; i < kStrip + kSide - 1; ++i) {
+    for (int i = 0; i < kStrip + kDwconvSide - 1; ++i) {
       float value[2];
       load_vector<2>(line + i * kChannels, value);
 #pragma unroll
       for (int o = 0; o < kRows; ++o) {
-        if (r - o < 0 || r - o >= kSide) continue;
+        if (r - o < 0 || r - o >= kDwconvSide) continue;
 #pragma unroll
         for (int j = 0; j < kStrip; ++j) {
-          if (i - j < 0 || i - j >= kSide) continue;
+          if (i - j < 0 || i - j >= kDwconvSide) continue;
           acc[o][j][0] = fmaf(value[0], tap[o][i - j][0], acc[o][j][0]);
           acc[o][j][1] = fmaf(value[1], tap[o][i - j][1], acc[o][j][1]);
         }
@@ -138,7 +140,7 @@ __device__ __forceinline__ void convolve_strip(const T* in, int pitch, const flo
 // warp. Strips count rows first: strip s is at row s % strips_y * kRows, column s / strips_y * kStrip. At most 32
 // strips.
 template <int kStrip, int kRows>
-__device__ inline unsigned active_strips(const DwconvPlane& plane, const DwconvTiling& t, const Tile& tile) {
+__device__ inline unsigned active_strips(const DwconvPlane& plane, const DwconvCudaTiling& t, const Tile& tile) {
   const int strips_y = t.rows / kRows, strips = strips_y * (t.columns / kStrip);
   const int lane = threadIdx.x % 32;
   bool active = false;
@@ -154,7 +156,7 @@ __device__ inline unsigned active_strips(const DwconvPlane& plane, const DwconvT
   return __ballot_sync(0xffffffffu, active);
 }
 
-// Position of the n-th set bit, n < popc(bits).
+// The position of the n-th set bit, with n < popc(bits).
 __device__ inline int nth_bit(unsigned bits, int n) {
   for (; n > 0; --n) bits &= bits - 1;
   return __ffs(static_cast<int>(bits)) - 1;

@@ -1,46 +1,65 @@
-// Launches the CUDA kernels of global response normalisation. No framework header.
+// Launches the CUDA kernels of global response normalisation. No framework header. G is the number of groups.
 #pragma once
 
-#include "cuda/common/api.h"
-#include "common/dtype.h"
-#include "common/row_groups.h"
+#include "cuda/common/group_shape.h"
 
 namespace cnv2 {
 
-// What a call works on: rows [T, columns] in groups. `splits`: of grn_splits, the leading size of partial sums.
-struct GrnShape {
-  RowGroups groups;
-  int64_t columns;
-  DType dtype;
-  bool aligned;  // rows are made of 16-byte vectors, and so are all pointers
+// Sets `shape->splits`, a function of the other members and the device only.
+cudaError_t set_splits(GroupShape* shape);
+
+// The norms of the groups and the scale that follows from them.
+struct GrnScale {
+  float* partial;     // [splits, G, C]: the blocks' sums of squares
+  float* squares;     // [G, C]: their totals, for use in between
+  const void* gamma;  // [C] gamma_dtype
+  float* norm;        // [G, C]: sqrt(squares)
+  float* scale;       // [G, C]: 1 + gamma norm / (mean norm + eps)
+  DType gamma_dtype;
+  float eps;
 };
 
-// Blocks that share a group: a function of the shape and the device only.
-cudaError_t grn_splits(const GrnShape& shape, int64_t* splits);
+struct GrnApply {
+  const void* x;       // [T, C] dtype
+  const float* scale;  // [G, C]
+  const void* beta;    // [C] beta_dtype
+  void* y;             // [T, C] dtype: x scale + beta
+  DType beta_dtype;
+};
 
-// partial [splits, groups, columns] = sums of x^2.
-cudaError_t launch_grn_squares(const GrnShape& shape, const void* x, float* partial, cudaStream_t stream);
+// What the gradients of the groups' norms, of gamma and of beta are made of.
+struct GrnGrad {
+  float* partial;     // [2, splits, G, C]: the blocks' sums of dy x, then of dy
+  float* sums;        // [2, G, C]: their totals, for use in between
+  const void* gamma;  // [C] gamma_dtype
+  const float* norm;  // [G, C]
+  float* scale;       // [G, C]: as GrnScale's
+  float* factor;      // [G, C]: the gradient of the norm over the norm; 0 where the norm is 0
+  float* shares;      // [G, C]: what each group adds to dgamma
+  float* dgamma;      // [C]
+  float* dbeta;       // [C]
+  DType gamma_dtype;
+  float eps;
+};
 
-// partial [2, splits, groups, columns] = sums of dy x, and of dy.
-cudaError_t launch_grn_products(const GrnShape& shape, const void* dy, const void* x, float* partial,
+struct GrnBackward {
+  const void* dy;  // [T, C] dtype
+  const void* x;   // [T, C] dtype
+  void* dx;        // [T, C] dtype: dy scale + x factor
+};
+
+// Each enqueues work on `stream` of the current device and returns the first error of a launch.
+// apply.y, with apply.scale pointing to scale.scale.
+cudaError_t launch_grn_forward(const GroupShape& shape, const GrnScale& scale, const GrnApply& apply,
+                               cudaStream_t stream);
+// p.dx, grad.dgamma and grad.dbeta.
+cudaError_t launch_grn_backward(const GroupShape& shape, const GrnGrad& grad, const GrnBackward& p,
                                 cudaStream_t stream);
 
-// out = x scale + beta, with `scale` [groups, columns].
-cudaError_t launch_grn_apply(const GrnShape& shape, const void* x, const float* scale, const void* beta,
-                             DType param_dtype, void* out, cudaStream_t stream);
-
-// dx = dy scale + x factor, both [groups, columns].
-cudaError_t launch_grn_backward(const GrnShape& shape, const void* dy, const void* x, const float* scale,
-                                const float* factor, void* dx, cudaStream_t stream);
-
-// All [groups, columns]: norm = sqrt(squares), scale = 1 + gamma norm / (mean norm + eps).
-cudaError_t launch_grn_scale(int64_t groups, int64_t columns, const float* squares, const void* gamma,
-                             DType param_dtype, float eps, float* norm, float* scale, cudaStream_t stream);
-
-// All [groups, columns], from the sums of dy x: scale as above; factor, the gradient of the norm over the norm (0 where
-// that is 0); dgamma, each group's share.
-cudaError_t launch_grn_grad(int64_t groups, int64_t columns, const float* products, const float* norm,
-                            const void* gamma, DType param_dtype, float eps, float* scale, float* factor, float* dgamma,
-                            cudaStream_t stream);
+// The steps that mlp_grn shares: norm and scale from `partial`, the last step of the forward pass, and all but dx from
+// `partial`.
+cudaError_t launch_grn_scale(const GroupShape& shape, const GrnScale& p, cudaStream_t stream);
+cudaError_t launch_grn_apply(const GroupShape& shape, const GrnApply& p, cudaStream_t stream);
+cudaError_t launch_grn_grad(const GroupShape& shape, const GrnGrad& p, cudaStream_t stream);
 
 }  // namespace cnv2

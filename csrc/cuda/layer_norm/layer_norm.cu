@@ -1,11 +1,14 @@
 #include "layer_norm.h"
 
+#include "cuda/common/dtype.cuh"
+#include "cuda/partial_sums/partial_sums.h"
 #include "layer_norm_kernel.cuh"
 
 namespace cnv2 {
 namespace {
 
-// Lanes that share a row so that each has at most kLayerNormHeld of its vectors; 64: a row is too wide for a warp.
+// How many lanes share a row so that each has at most kLayerNormHeld of its vectors; 64 if a row is too wide for a
+// warp.
 int lanes_for(int64_t vectors) {
   int lanes = 1;
   while (lanes < 64 && int64_t{lanes} * kLayerNormHeld < vectors) lanes *= 2;
@@ -47,7 +50,7 @@ struct Backward {
   }
 };
 
-// run(Backward<T, kVector>{}, device): by 16-byte vectors where the rows are made of them, by elements else.
+// Calls run(Backward<T, kVector>{}, device) with 16-byte vectors where the rows are made of them, else with elements.
 template <class F>
 cudaError_t with_backward(const LayerNormBackward& p, F&& run) {
   CudaDevice device{};
@@ -81,7 +84,9 @@ cudaError_t layer_norm_backward_blocks(const LayerNormBackward& p, int64_t* bloc
 }
 
 cudaError_t launch_layer_norm_backward(const LayerNormBackward& p, int64_t blocks, cudaStream_t stream) {
-  return with_backward(p, [&](auto backward, const CudaDevice&) { return backward.start(p, blocks, stream); });
+  const cudaError_t error =
+      with_backward(p, [&](auto backward, const CudaDevice&) { return backward.start(p, blocks, stream); });
+  return error == cudaSuccess ? launch_sum_partials(p.partial, p.dparams, blocks, 2 * p.c, stream) : error;
 }
 
 }  // namespace cnv2

@@ -4,7 +4,8 @@
 
 namespace cnv2 {
 
-cudaError_t launch_sum_partials(const float* partial, float* out, int64_t parts, int64_t columns, cudaStream_t stream) {
+cudaError_t launch_sum_partials(const float* __restrict__ partial, float* __restrict__ out, int64_t parts,
+                                int64_t columns, cudaStream_t stream) {
   // A warp that has eight parts or more keeps eight loads under way.
   const int64_t wanted = parts / 8 < kSumPartialsMaxWarps ? parts / 8 : kSumPartialsMaxWarps;
   const unsigned threads = static_cast<unsigned>(wanted > 1 ? wanted : 1) * kWarp;

@@ -6,7 +6,8 @@
 namespace cnv2 {
 
 // out[m] = sum over p of partial[p, m], in an order that depends on `parts` alone; zeros without parts.
-// `partial` [parts, columns], `out` [columns], which may not overlap.
-cudaError_t launch_sum_partials(const float* partial, float* out, int64_t parts, int64_t columns, cudaStream_t stream);
+cudaError_t launch_sum_partials(const float* __restrict__ partial,  // [parts, columns]
+                                float* __restrict__ out,            // [columns]
+                                int64_t parts, int64_t columns, cudaStream_t stream);
 
 }  // namespace cnv2

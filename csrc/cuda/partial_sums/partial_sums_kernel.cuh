@@ -8,10 +8,11 @@ namespace cnv2 {
 
 constexpr int kSumPartialsMaxWarps = 16;
 
-// Shared memory: a float per thread.
+// Shared memory holds a float for each thread.
 __global__ void __launch_bounds__(kSumPartialsMaxWarps* kWarp)
-    sum_partials_kernel(const float* __restrict__ partial, float* __restrict__ out, const int64_t parts,
-                        const int64_t columns) {
+    sum_partials_kernel(const float* __restrict__ partial,  // [parts, columns]
+                        float* __restrict__ out,            // [columns]
+                        const int64_t parts, const int64_t columns) {
   CNV2_SHARED(shared);
   float* const sums = reinterpret_cast<float*>(shared);  // [warps, 32]
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;

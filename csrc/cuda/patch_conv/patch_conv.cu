@@ -1,5 +1,6 @@
 #include "patch_conv.h"
 
+#include "cuda/common/dtype.cuh"
 #include "patch_conv_kernel.cuh"
 
 namespace cnv2 {
@@ -39,8 +40,8 @@ cudaError_t launch_copy(const PatchCopy& p, cudaStream_t stream) {
   const bool side_by_side = p.blocks.kind != BlockTable::kChildren;
   const int64_t run_bytes = (side_by_side ? p.blocks.k : 1) * p.c * p.size;
   const int64_t bytes = widest(p, run_bytes);
-  const int64_t words = p.blocks.k * p.blocks.k * p.c * p.size / bytes;  // of a result row
-  constexpr int64_t kEach = 4;                                           // words a thread, at least
+  const int64_t words = p.blocks.k * p.blocks.k * p.c * p.size / bytes;  // words of a result row
+  constexpr int64_t kEach = 4;                                           // words of a thread, at least
   if (words * kEach > 0x3fffffff || p.blocks.rows * p.blocks.k * p.blocks.k > 0x7fffffff) return cudaErrorInvalidValue;
   const int64_t together = (kEach * kPatchThreads + words - 1) / words;
   const auto start = [&](auto word) {

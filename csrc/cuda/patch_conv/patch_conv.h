@@ -1,8 +1,8 @@
 // Launches the CUDA kernels that gather and scatter the blocks of a patch convolution. No framework header.
 #pragma once
 
-#include "cuda/common/api.h"
 #include "common/dtype.h"
+#include "cuda/common/api.h"
 
 namespace cnv2 {
 
@@ -13,7 +13,7 @@ enum class BlockTable : int { kNone = 0, kSites = 1, kChildren = 2 };
 struct PatchBlocks {
   const int64_t* table;  // null, [rows] or [rows, k * k]
   BlockTable kind;
-  int64_t rows;  // of the result
+  int64_t rows;  // rows of the result
   int height, width, k;
 };
 
@@ -37,9 +37,9 @@ struct PatchNorm {
   DType param_dtype;
 };
 
-// Each enqueues one call on `stream` of the current device and returns the launch's error.
-// x [S, c] to blocks [rows, k, k, c]; the other way round, where source rows that no block has stay as they are; and x
-// normalised over c on the way.
+// Each enqueues one call on `stream` of the current device and returns the launch's error. The first copies x [S, c] to
+// blocks [rows, k, k, c]. The second copies blocks back to x; source rows that no block has stay as they are. The third
+// is the first with x normalised over c on the way.
 cudaError_t launch_patch_gather(const PatchCopy& params, cudaStream_t stream);
 cudaError_t launch_patch_scatter(const PatchCopy& params, cudaStream_t stream);
 cudaError_t launch_patch_gather_norm(const PatchNorm& params, cudaStream_t stream);

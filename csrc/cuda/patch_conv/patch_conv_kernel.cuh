@@ -15,7 +15,7 @@ __device__ inline int64_t source_row(const PatchBlocks& b, int64_t t, int ky, in
   if (b.kind == BlockTable::kChildren) return b.table[(t * b.k + ky) * b.k + kx];
   const auto site = static_cast<unsigned>(b.kind == BlockTable::kSites ? b.table[t] : t);  // fewer than 2^31 of them
   const unsigned across = b.width / b.k, down = b.height / b.k;
-  const unsigned line = site / across;  // of result sites, over all samples
+  const unsigned line = site / across;  // a line of result sites, counted over all samples
   const unsigned n = line / down;
   const unsigned y = (line - n * down) * b.k + ky, x = (site - line * across) * b.k + kx;
   return (int64_t{n} * b.height + y) * b.width + x;
@@ -28,6 +28,8 @@ __global__ void __launch_bounds__(kPatchThreads)
     patch_copy_kernel(const PatchCopy p, const int together, const int words, const int run) {
   const bool side_by_side = p.blocks.kind != BlockTable::kChildren;
   const int64_t row_bytes = p.c * p.size;
+  const char* __restrict__ const from = static_cast<const char*>(p.from);  // [S, c], to scatter [rows, k, k, c]
+  char* __restrict__ const to = static_cast<char*>(p.to);                  // [rows, k, k, c], to scatter [S, c]
   for (int64_t first = int64_t{blockIdx.x} * together; first < p.blocks.rows; first += int64_t{gridDim.x} * together) {
     const int64_t left = p.blocks.rows - first;
     const int count = (left < together ? static_cast<int>(left) : together) * words;
@@ -37,23 +39,24 @@ __global__ void __launch_bounds__(kPatchThreads)
       const int64_t source = source_row(p.blocks, first + row, ky, kx);
       if constexpr (kScatter) {
         if (source < 0) continue;
-        auto* const to = reinterpret_cast<Word*>(static_cast<char*>(p.to) + source * row_bytes);
-        to[word] = static_cast<const Word*>(p.from)[first * words + i];
+        reinterpret_cast<Word*>(to + source * row_bytes)[word] = reinterpret_cast<const Word*>(from)[first * words + i];
       } else {
         Word value{};
-        const auto* const from = reinterpret_cast<const Word*>(static_cast<const char*>(p.from) + source * row_bytes);
-        if (source >= 0) value = from[word];
-        static_cast<Word*>(p.to)[first * words + i] = value;
+        const auto* const line = reinterpret_cast<const Word*>(from + source * row_bytes);
+        if (source >= 0) value = line[word];
+        reinterpret_cast<Word*>(to)[first * words + i] = value;
       }
     }
   }
 }
 
-// `lanes` lanes normalise a source row on its way. Shared memory: weight and bias, float32.
+// `lanes` lanes normalise a source row on its way. Shared memory holds weight and bias in float32.
 template <class T, int kVector>
 __global__ void __launch_bounds__(kPatchThreads) patch_gather_norm_kernel(const PatchNorm p, const int lanes) {
   CNV2_SHARED(shared);
-  float* const params = reinterpret_cast<float*>(shared);
+  const T* __restrict__ const x = static_cast<const T*>(p.x);  // [S, c]
+  T* __restrict__ const out = static_cast<T*>(p.out);          // [rows, k, k, c]
+  float* const params = reinterpret_cast<float*>(shared);      // [2, c]
   const int c = static_cast<int>(p.c), taps = p.blocks.k * p.blocks.k;
   for (int i = threadIdx.x; i < c; i += blockDim.x) {
     params[i] = load_param(p.weight, p.param_dtype, i);
@@ -69,12 +72,12 @@ __global__ void __launch_bounds__(kPatchThreads) patch_gather_norm_kernel(const 
       const int tap = static_cast<int>(row % taps);
       source = source_row(p.blocks, row / taps, tap / p.blocks.k, tap % p.blocks.k);
     }
-    T* const out = static_cast<T*>(p.out) + row * p.c;
-    normalise_row<kVector, 0>(static_cast<const T*>(p.x) + source * p.c, params, params + c, out,
-                              static_cast<T*>(nullptr), c, p.eps, lane, lanes, source >= 0);
+    T* const to = out + row * p.c;
+    normalise_row<kVector, 0>(x + source * p.c, params, params + c, to, static_cast<T*>(nullptr), c, p.eps, lane, lanes,
+                              source >= 0);
     if (row < rows && source < 0) {
       const float zeros[kVector] = {};
-      for (int at = lane; at < c / kVector; at += lanes) store_vector<kVector>(out + at * kVector, zeros);
+      for (int at = lane; at < c / kVector; at += lanes) store_vector<kVector>(to + at * kVector, zeros);
     }
   }
 }

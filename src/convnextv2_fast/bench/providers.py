@@ -53,7 +53,9 @@ def specs_of(name: str, device: torch.device, dtype: torch.dtype, gradients: boo
     found = [spec(op="patch_conv", channels=c, layout=layout) for c in (3, *dims[:3])]
     blocks = [(c, layout) for c in dims] + [(512, "dense")] * sparse  # FCMAE's decoder is a dense block
     for c, kind in blocks:
-        extras = (("autograd",) if gradients else ()) + (("rows [T, C]", "a kernel [49, C]") if kind == "patch" else ())
+        extras = ("autograd",) if gradients else ()
+        if kind == "patch":
+            extras = (*(("drop path",) if gradients else ()), *extras, "rows [T, C]", "a kernel [49, C]")
         block = spec(op="block", channels=c, layout=kind, extras=extras)
         found.append(block)
         if dispatch.choose(block).backend == "composed":

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from convnextv2_fast.ops._dwconv.native import KERNELS
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convnextv2_fast import ops
 from convnextv2_fast.layouts import DenseLayout
@@ -11,6 +11,7 @@ from convnextv2_fast.testing import make
 from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32, judge
 
 # (n, h, w): a slot is 7 rows x 8 columns; less than one, several, ragged ones, groups that end inside an image
+OPERATORS = torch.ops.convnextv2_fast
 PLANES = [(1, 1, 1), (5, 7, 7), (3, 14, 14), (2, 13, 9), (1, 28, 28), (2, 9, 20), (17, 3, 5), (2, 1, 40), (2, 40, 1)]
 
 
@@ -46,11 +47,10 @@ def test_one_tap(tap, flipped):
     x = torch.randn(2 * h * w, 8).to(BF16)
     kernel = torch.zeros(49, 8)
     kernel[tap] = torch.arange(1.0, 9.0)
-    sites = (h, w, None, None)
     if flipped:
-        got, _ = KERNELS.backward(x, x, kernel, True, False, *sites)
+        got, _ = OPERATORS.dwconv_mma_bwd(x, x, kernel, True, False, h, w, None)
     else:
-        got = KERNELS.forward(x, kernel, None, *sites)
+        got = OPERATORS.dwconv_mma_fwd(x, kernel, None, h, w, None)
     dx, dy = (tap // 7 - 3, tap % 7 - 3) if not flipped else (3 - tap // 7, 3 - tap % 7)
     padded = torch.nn.functional.pad(x.view(2, h, w, 8), (0, 0, 3, 3, 3, 3))
     want = padded[:, 3 + dy : 3 + dy + h, 3 + dx : 3 + dx + w] * kernel[tap]
@@ -61,11 +61,11 @@ def convolve(x, kernel, bias, h, w):
     return ops.sparse_dwconv(x, kernel, bias, layout=DenseLayout(x.shape[0] // (h * w), h, w), backend="cuda")
 
 
-CALLS = {
-    "forward": lambda x, kernel, sites: KERNELS.forward(x, kernel, None, *sites),
-    "input gradient": lambda x, kernel, sites: KERNELS.backward(x, x, kernel, True, False, *sites)[0],
-    "parameters' gradients": lambda x, kernel, sites: KERNELS.backward(x, x.sin(), kernel, False, True, *sites)[1],
-    "all gradients": lambda x, kernel, sites: torch.cat(KERNELS.backward(x, x.sin(), kernel, True, True, *sites)),
+CALLS = {  # the tensors whose gradients a call wants
+    "forward": (),
+    "input gradient": ("x",),
+    "parameters' gradients": ("kernel",),
+    "all gradients": ("x", "kernel"),
 }
 LEFT = {
     "float32": torch.randn(30, 16),
@@ -75,11 +75,15 @@ LEFT = {
 
 
 def both_ways(call, x, monkeypatch):
+    """The call's results on the tensor cores and on the ordinary kernels; x is its own gradient of the output."""
     results = []
     for name in ("mma", "fma"):
         monkeypatch.setattr(cuda, "DWCONV", name)
         kernel = torch.randn(49, x.shape[1], generator=torch.Generator().manual_seed(0))
-        results.append(CALLS[call](x, kernel, (5, 6, None, None)))
+        leaves = {"x": x.detach(), "kernel": kernel}
+        wanted = [leaves[leaf].requires_grad_() for leaf in CALLS[call]]
+        y = convolve(leaves["x"], kernel, None, 5, 6)
+        results.append(torch.cat([y.detach(), *(torch.autograd.grad(y, wanted, x) if wanted else ())]))
     return results
 
 
@@ -97,12 +101,61 @@ def test_what_the_tensor_cores_leave_to_the_other_kernels(call, x, monkeypatch):
     assert torch.equal(*both_ways(call, LEFT[x], monkeypatch))
 
 
+REFUSED = {
+    "float32": (torch.randn(30, 16), None, "H100"),
+    "44 channels": (torch.randn(30, 44).to(BF16), None, "H100"),
+    "a sparse plane": (torch.randn(30, 16).to(BF16), torch.arange(30, dtype=torch.int32).view(1, 5, 6), "H100"),
+    "an old GPU": (torch.randn(30, 16).to(F16), None, "T4"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_their_operators_refuse(case, device):
+    x, site_map, name = REFUSED[case]
+    device(name)
+    kernel, wants = torch.randn(49, x.shape[1]), "the tensor cores' kernels take 16-bit activations of a dense plane"
+    with pytest.raises(ValueError, match=f"dwconv_mma_fwd: {wants}"):
+        OPERATORS.dwconv_mma_fwd(x, kernel, None, 5, 6, site_map)
+    with pytest.raises(ValueError, match=f"dwconv_mma_bwd: {wants}"):
+        OPERATORS.dwconv_mma_bwd(x, x, kernel, True, True, 5, 6, site_map)
+
+
+class Called(TorchDispatchMode):
+    """The names of this library's operators that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "convnextv2_fast":
+            self.names.add(func.name().partition("::")[2].partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("c", "operators"),
+    [
+        (40, {"dwconv_mma_fwd", "layer_norm_fwd", "layer_norm_bwd", "dwconv_mma_bwd"}),
+        (44, {"dwconv_layer_norm_fwd_train", "layer_norm_bwd", "dwconv_bwd"}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+def test_layer_norm_is_fused_unless_the_tensor_cores_convolve(c, operators, dtype):
+    """They take channels in multiples of 8; with 44, convolution and LayerNorm are one kernel, as without them."""
+    problem = make("dwconv_layer_norm", 2, 9, 14, c)
+    judge(problem, dtype)
+    with Called() as called:
+        problem.to(dtype).public(backend="cuda").sum().backward()
+    assert called.names == operators
+
+
 def test_the_input_gradient_alone():
     """Another kernel on the FMA path, the same here."""
     x, dy, kernel = torch.randn(90, 24).to(F16), torch.randn(90, 24).to(F16), torch.randn(49, 24)
-    alone, nothing = KERNELS.backward(dy, x, kernel, True, False, 5, 6, None, None)
+    alone, nothing = OPERATORS.dwconv_mma_bwd(dy, x, kernel, True, False, 5, 6, None)
     assert nothing.numel() == 0
-    both, params = KERNELS.backward(dy, x, kernel, True, True, 5, 6, None, None)
+    both, params = OPERATORS.dwconv_mma_bwd(dy, x, kernel, True, True, 5, 6, None)
     assert torch.equal(alone, both) and params.shape == (50, 24)
 
 
@@ -111,7 +164,7 @@ def test_the_gradient_of_one_tap(tap):
     """Small integers: products and sums are exact, so every index is right."""
     h, w, n = 8, 17, 3
     x, dy = (torch.randint(-2, 3, (n * h * w, 8)).to(BF16) for _ in range(2))
-    _, params = KERNELS.backward(dy, x, torch.zeros(49, 8), False, True, h, w, None, None)
+    _, params = OPERATORS.dwconv_mma_bwd(dy, x, torch.zeros(49, 8), False, True, h, w, None)
     padded = torch.nn.functional.pad(x.view(n, h, w, 8).float(), (0, 0, 3, 3, 3, 3))
     moved = padded[:, tap % 7 : tap % 7 + h, tap // 7 : tap // 7 + w]
     assert torch.equal(params[tap], (moved * dy.view(n, h, w, 8).float()).sum((0, 1, 2)))
@@ -158,10 +211,3 @@ def test_compile():
     y.sum().backward()
     assert problem.tensors["x"].grad.any()
     torch._dynamo.reset()
-
-
-@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
-def test_with_layer_norm(dtype, monkeypatch):
-    """The op then runs as two kernels, the first of them on the tensor cores."""
-    monkeypatch.setattr(cuda, "DWCONV", "mma")
-    judge(make("dwconv_layer_norm", 2, 9, 14, 40), dtype)

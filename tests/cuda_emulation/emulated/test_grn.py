@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import convnextv2_fast as cf
-from convnextv2_fast.ops._mlp_grn import native
+from convnextv2_fast.ops._mlp_grn import cuda as mlp_grn
 from convnextv2_fast.testing import make
 from tests.cuda_emulation.emulated.test_ops import BF16, F16, F32, judge
 
@@ -39,14 +39,14 @@ def test_one_group_over_the_batch(op, dtype):
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
 def test_both_ways_of_the_scale(fold, dtype, monkeypatch):
-    monkeypatch.setattr(native, "folds", lambda *_: fold)
+    monkeypatch.setattr(mlp_grn, "folds", lambda *_: fold)
     judge(make("mlp_grn", 3, 5, 6, 24), dtype)
 
 
 def test_the_rule_of_the_scale():
     """Copies of the weight where they are smaller than the activations: the early stages, groups of one size."""
-    assert native.folds(56 * 56, 96) and native.folds(28 * 28, 192)
-    assert not native.folds(14 * 14, 384) and not native.folds(7 * 7, 768) and not native.folds(0, 8)
+    assert mlp_grn.folds(56 * 56, 96) and mlp_grn.folds(28 * 28, 192)
+    assert not mlp_grn.folds(14 * 14, 384) and not mlp_grn.folds(7 * 7, 768) and not mlp_grn.folds(0, 8)
 
 
 def test_norms_beyond_half_precision():
@@ -69,7 +69,7 @@ def test_gelu_over_its_whole_range(dtype):
     x = torch.cat((torch.linspace(-13, 13, 8000), torch.logspace(-20, 4, 192), -torch.logspace(-20, 1, 192)))
     h = x.to(dtype).view(-1, 8)
     zero, one = torch.zeros(8), torch.ones(8)
-    got = native._activate(h, zero, one, 1e-6, h.shape[0], 1, None, None)[0].double()
+    got = mlp_grn._activate(h, zero, one, 1e-6, h.shape[0], 1, None, None)[0].double()
     want = h.double() * torch.erfc(h.double() * -(0.5**0.5)) / 2
     eps = torch.finfo(dtype).eps
     if dtype == F32:

@@ -2,18 +2,16 @@
 // choose as ever, and no kernel runs.
 #pragma once
 
-#define launch launch_and_run
+#define cudaLaunchKernelEx launch_and_run
 #include_next "cuda_emulation.h"
-#undef launch
+#undef cudaLaunchKernelEx
 
 namespace cuda_emulation {
-
 inline int64_t launches = 0;
-
-template <class... Arguments>
-cudaError_t launch(const Arguments&...) {
-  ++launches;
-  return cudaSuccess;
 }
 
-}  // namespace cuda_emulation
+template <class... Arguments>
+cudaError_t cudaLaunchKernelEx(const Arguments&...) {
+  ++cuda_emulation::launches;
+  return cudaSuccess;
+}
