@@ -13,7 +13,7 @@ from convnextv2_fast.dispatch import Implementation, Spec
 from convnextv2_fast.testing import KERNEL_OPS
 from tests.static_figures import figures
 
-from . import gpu, results, support
+from . import gpu, op_map, results, support
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LAYOUTS = ("dense", "patch", "site")
@@ -58,6 +58,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "environment": variables,
     "backends": backends,
     "gpu-model": gpu_model.markdown,
+    "op-map": op_map.op_map,
     "support": support.matrix,
     "gpu-unmeasured": gpu.unmeasured,
     "gpu-account": gpu.account,
