@@ -17,7 +17,7 @@ class Dwconv(torch.autograd.Function):
     """Saves x."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         kernels: Kernels,
         x: Tensor,  # [T, C]
@@ -31,7 +31,7 @@ class Dwconv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, kernel, *maps = ctx.saved_tensors
         return None, *gradients(ctx, ctx.kernels, dy.contiguous(), x, kernel, *maps), None
 

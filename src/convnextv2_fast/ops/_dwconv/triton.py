@@ -15,22 +15,10 @@ from . import autograd
 from .call import DwconvCall, Kernels
 
 
-def _forward(*args: Any) -> Any:
-    from .triton_kernels import forward
+def _kernels():
+    from . import triton_kernels
 
-    return forward(*args)
-
-
-def _input_gradient(*args: Any) -> Any:
-    from .triton_kernels import input_gradient
-
-    return input_gradient(*args)
-
-
-def _parameter_gradients(*args: Any) -> Any:
-    from .triton_kernels import parameter_gradients
-
-    return parameter_gradients(*args)
+    return triton_kernels
 
 
 def _like_first(x: Tensor, *_: Any) -> Tensor:
@@ -42,14 +30,20 @@ def _parameters_fake(dy: Tensor, x: Tensor, *_: Any) -> Tensor:
 
 
 forward = library.define(
-    f"triton_dwconv_fwd(Tensor x, Tensor kernel, Tensor? bias, {SITES}) -> Tensor", _like_first, _forward
+    f"triton_dwconv_fwd(Tensor x, Tensor kernel, Tensor? bias, {SITES}) -> Tensor",
+    _like_first,
+    lambda *args: _kernels().forward(*args),
 )
 # Contiguous dy [T, C], kernel [49, C] -> dx [T, C]; dy, x -> float32 [50, C], the taps' gradients, then the bias's.
 input_gradient = library.define(
-    f"triton_dwconv_bwd_input(Tensor dy, Tensor kernel, {SITES}) -> Tensor", _like_first, _input_gradient
+    f"triton_dwconv_bwd_input(Tensor dy, Tensor kernel, {SITES}) -> Tensor",
+    _like_first,
+    lambda *args: _kernels().input_gradient(*args),
 )
 parameter_gradients = library.define(
-    f"triton_dwconv_bwd_params(Tensor dy, Tensor x, {SITES}) -> Tensor", _parameters_fake, _parameter_gradients
+    f"triton_dwconv_bwd_params(Tensor dy, Tensor x, {SITES}) -> Tensor",
+    _parameters_fake,
+    lambda *args: _kernels().parameter_gradients(*args),
 )
 
 

@@ -18,7 +18,7 @@ class DwconvLayerNorm(torch.autograd.Function):
     """Saves x and the LayerNorm's input z. Backward computes the statistics from the rounded values of z."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         kernels: Kernels,
         x: Tensor,  # [T, C]
@@ -37,7 +37,7 @@ class DwconvLayerNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, kernel, ln_weight, z, *maps = ctx.saved_tensors
         dz, dweight, dbias = ctx.kernels.norm_backward(dy.contiguous(), z, ln_weight, ctx.eps)
         conv = gradients(ctx, ctx.kernels.dwconv, dz, x, kernel, *maps)

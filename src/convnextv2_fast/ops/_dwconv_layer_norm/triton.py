@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +15,10 @@ from . import autograd
 from .call import ARGUMENTS, DwconvLayerNormCall, Kernels, forward_fake, forward_train_fake
 
 
-def _forward(*args: Any) -> Any:
-    from .triton_kernels import forward
+def _kernels():
+    from . import triton_kernels
 
-    return forward(*args)
-
-
-def _forward_train(*args: Any) -> Any:
-    from .triton_kernels import forward_train
-
-    return forward_train(*args)
-
-
-def _norm_backward(*args: Any) -> Any:
-    from .triton_kernels import norm_backward
-
-    return norm_backward(*args)
+    return triton_kernels
 
 
 def _norm_backward_fake(dy: Tensor, z: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -41,7 +28,7 @@ def _norm_backward_fake(dy: Tensor, z: Tensor, weight: Tensor, eps: float) -> tu
 _norm_backward_operator = library.define(
     "triton_dwconv_layer_norm_bwd(Tensor dy, Tensor z, Tensor ln_weight, float eps) -> (Tensor dz, Tensor dparams)",
     _norm_backward_fake,
-    _norm_backward,
+    lambda *args: _kernels().norm_backward(*args),
 )
 
 
@@ -51,11 +38,15 @@ def norm_backward(dy: Tensor, z: Tensor, ln_weight: Tensor, eps: float, *_: Tens
 
 
 KERNELS = Kernels(
-    library.define(f"triton_dwconv_layer_norm_fwd({ARGUMENTS}, {SITES}) -> Tensor", forward_fake, _forward),
+    library.define(
+        f"triton_dwconv_layer_norm_fwd({ARGUMENTS}, {SITES}) -> Tensor",
+        forward_fake,
+        lambda *args: _kernels().forward(*args),
+    ),
     library.define(
         f"triton_dwconv_layer_norm_fwd_train({ARGUMENTS}, {SITES}) -> (Tensor y, Tensor z)",
         forward_train_fake,
-        _forward_train,
+        lambda *args: _kernels().forward_train(*args),
     ),
     norm_backward,
     DWCONV,

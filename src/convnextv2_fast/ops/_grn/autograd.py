@@ -17,7 +17,7 @@ class Grn(torch.autograd.Function):
     """Saves x and the groups' norms."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, kernels: Kernels, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, groups: Groups
     ) -> Tensor:
         y, norm = kernels.forward(x, gamma, beta, eps, *groups)
@@ -27,7 +27,7 @@ class Grn(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, gamma, norm, *maps = ctx.saved_tensors
         dx, dgamma, dbeta = ctx.kernels.backward(dy.contiguous(), x, gamma, norm, ctx.eps, *ctx.sizes, *maps)
         return None, dx, dgamma.to(gamma.dtype), dbeta.to(ctx.beta_dtype), None, None

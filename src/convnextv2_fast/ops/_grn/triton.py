@@ -1,6 +1,5 @@
 """GRN on Triton kernels, which are imported at the first call."""
 
-from typing import Any
 
 from torch import Tensor
 
@@ -9,19 +8,13 @@ from . import autograd
 from .call import GrnCall, operators
 
 
-def _forward(*args: Any) -> Any:
-    from .triton_kernels import forward
+def _kernels():
+    from . import triton_kernels
 
-    return forward(*args)
-
-
-def _backward(*args: Any) -> Any:
-    from .triton_kernels import backward
-
-    return backward(*args)
+    return triton_kernels
 
 
-KERNELS = operators("triton_", _forward, _backward)
+KERNELS = operators("triton_", lambda *args: _kernels().forward(*args), lambda *args: _kernels().backward(*args))
 
 
 def run(call: GrnCall) -> Tensor:

@@ -16,7 +16,7 @@ class LayerNorm(torch.autograd.Function):
     """Saves x, and the statistics of its rows where the kernels return them."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> Tensor:
         y, *statistics = kernels.forward(x, weight, bias, eps)
@@ -26,7 +26,7 @@ class LayerNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, weight, *statistics = ctx.saved_tensors
         dx, dweight, dbias = ctx.kernels.backward(dy.contiguous(), x, weight, ctx.eps, *statistics)
         return None, dx, dweight.to(weight.dtype), dbias.to(ctx.bias_dtype), None

@@ -13,16 +13,10 @@ from . import autograd
 from .call import Kernels, LayerNormCall
 
 
-def _forward(*args: Any) -> Any:
-    from .triton_kernels import forward
+def _kernels():
+    from . import triton_kernels
 
-    return forward(*args)
-
-
-def _backward(*args: Any) -> Any:
-    from .triton_kernels import backward
-
-    return backward(*args)
+    return triton_kernels
 
 
 def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,13 +35,13 @@ KERNELS = Kernels(
         "triton_layer_norm_fwd(Tensor x, Tensor weight, Tensor bias, float eps) "
         "-> (Tensor y, Tensor mean, Tensor rstd)",
         _forward_fake,
-        _forward,
+        lambda *args: _kernels().forward(*args),
     ),
     library.define(
         "triton_layer_norm_bwd(Tensor dy, Tensor x, Tensor weight, float eps, Tensor mean, Tensor rstd) "
         "-> (Tensor dx, Tensor dweight, Tensor dbias)",
         _backward_fake,
-        _backward,
+        lambda *args: _kernels().backward(*args),
     ),
 )
 

@@ -19,7 +19,7 @@ class MlpGrn(torch.autograd.Function):
     activations are computed again. Inputs: kernels, u, :class:`MlpWeights`, residual, row_scale, options, groups."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: Kernels, u: Tensor, *args: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, kernels: Kernels, u: Tensor, *args: Any) -> Tensor:
         *weights, residual, row_scale, options, groups = args
         out, norm, *saved = kernels.forward(u, *weights, residual, row_scale, *options, *groups)
         # b2 and the output enter no gradient but row_scale's.
@@ -30,7 +30,7 @@ class MlpGrn(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
         with autocast_off(dout):  # the products run in the tensors' own types
             return _gradients(ctx, dout)
 

@@ -17,16 +17,10 @@ from . import strategy as strategies
 from .call import WEIGHTS, Kernels, MlpGrnCall, MlpWeights, out_fake
 
 
-def _forward(*args: Any) -> Any:
-    from .triton_launch import forward
+def _kernels():
+    from . import triton_launch
 
-    return forward(*args)
-
-
-def _backward(*args: Any) -> Any:
-    from .triton_launch import backward
-
-    return backward(*args)
+    return triton_launch
 
 
 def _forward_fake(u: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
@@ -47,14 +41,14 @@ _forward_operator = library.define(
     f"triton_mlp_grn_fwd(Tensor u, {WEIGHTS}, Tensor? residual, Tensor? row_scale, float eps, bool tf32, str strategy, "
     f"{GROUPS}) -> (Tensor out, Tensor norm)",
     _forward_fake,
-    _forward,
+    lambda *args: _kernels().forward(*args),
 )
 _backward_operator = library.define(
     "triton_mlp_grn_bwd(Tensor dy, Tensor u, Tensor w1, Tensor b1, Tensor gamma, Tensor beta, Tensor w2, Tensor norm, "
     f"float eps, bool tf32, str strategy, {GROUPS}) "
     "-> (Tensor du, Tensor dw1, Tensor db1, Tensor dgamma, Tensor dbeta, Tensor dw2, Tensor db2)",
     _backward_fake,
-    _backward,
+    lambda *args: _kernels().backward(*args),
 )
 KERNELS = Kernels(_forward_operator, _backward_operator)
 

@@ -19,7 +19,7 @@ class PatchConv(torch.autograd.Function):
     blocks again, for torch's matrix products."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         kernels: Kernels,
         x: Tensor,  # [N, H, W, Cin] or [S, Cin]
@@ -38,7 +38,7 @@ class PatchConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
         with autocast_off(dz):  # the products run in the tensors' own types
             return _gradients(ctx, dz.contiguous())
 

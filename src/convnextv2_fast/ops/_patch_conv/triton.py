@@ -20,22 +20,10 @@ from .weights import matrix
 _NORM = "Tensor? norm_weight, Tensor? norm_bias"
 
 
-def _forward(*args: Any) -> Any:
-    from .triton_kernels import forward
+def _kernels():
+    from . import triton_kernels
 
-    return forward(*args)
-
-
-def _blocks(*args: Any) -> Any:
-    from .triton_kernels import blocks
-
-    return blocks(*args)
-
-
-def _scatter(*args: Any) -> Any:
-    from .triton_kernels import scatter
-
-    return scatter(*args)
+    return triton_kernels
 
 
 def _forward_fake(x: Tensor, w: Tensor, bias: Any, norm_weight: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,15 +40,17 @@ _forward_operator = library.define(
     f"triton_patch_conv_fwd(Tensor x, Tensor w, Tensor? bias, {_NORM}, float eps, {GATHER}) "
     "-> (Tensor z, Tensor mean, Tensor rstd)",
     _forward_fake,
-    _forward,
+    lambda *args: _kernels().forward(*args),
 )
 _blocks_operator = library.define(
-    f"triton_patch_conv_blocks(Tensor x, {_NORM}, Tensor mean, Tensor rstd, {GATHER}) -> Tensor", _blocks_fake, _blocks
+    f"triton_patch_conv_blocks(Tensor x, {_NORM}, Tensor mean, Tensor rstd, {GATHER}) -> Tensor",
+    _blocks_fake,
+    lambda *args: _kernels().blocks(*args),
 )
 scatter = library.define(
     f"triton_patch_conv_scatter(Tensor blocks, SymInt sources, bool covers, {GATHER}) -> Tensor",
     scatter_fake,
-    _scatter,
+    lambda *args: _kernels().scatter(*args),
 )
 
 
