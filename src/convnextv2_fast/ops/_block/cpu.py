@@ -47,8 +47,8 @@ _forward = library.define(
 def _pack(*args: Any) -> Tensor:
     kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale, _ = args
     c, k = kernel.shape[0], w1.shape[0] if w1.ndim == 2 else -1
-    of_c = (bias, ln_weight, ln_bias, b2, *(() if layer_scale is None else (layer_scale,)))
-    vectors = all(v.numel() == c for v in of_c) and all(v.numel() == k for v in (b1, gamma, beta))
+    per_channel = (bias, ln_weight, ln_bias, b2, *(() if layer_scale is None else (layer_scale,)))
+    vectors = all(v.numel() == c for v in per_channel) and all(v.numel() == k for v in (b1, gamma, beta))
     check(
         has_shape(kernel, c, 1, 7, 7) and has_shape(w1, k, c) and has_shape(w2, c, k) and vectors,
         "block",

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ... import dispatch
 from ...layouts import Layout
-from .._shared.checks import check, check_rows, is_depthwise7
+from .._shared.checks import check, check_rows
 from .call import BlockCall, BlockWeights, RowScale, spec
 from .composed import COMPOSED
 from .cpu import CPU
@@ -54,8 +54,8 @@ def block(
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
     check_rows(_OP, x, layout)
-    c = x.shape[-1]
-    check(is_depthwise7(kernel, c), _OP, "wants kernel [C, 1, 7, 7] or [49, C]", x=x, kernel=kernel)
+    if kernel.ndim not in (2, 4) or kernel.shape[1 if kernel.ndim == 2 else 0] != x.shape[-1]:  # the halves see the rest
+        check(False, _OP, "wants kernel [C, 1, 7, 7] or [49, C]", x=x, kernel=kernel)
     weights = BlockWeights(kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale)
     call = BlockCall(x, weights, row_scale, ln_eps, grn_eps, layout, rows_per_group, backend)
     asks = spec(x, *weights, layout=layout, drop_path=row_scale is not None)

@@ -1,6 +1,5 @@
 """GRN on Triton kernels, which are imported at the first call."""
 
-
 from torch import Tensor
 
 from .. import _triton

@@ -16,9 +16,7 @@ class LayerNorm(torch.autograd.Function):
     """Saves x, and the statistics of its rows where the kernels return them."""
 
     @staticmethod
-    def forward(
-        ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> Tensor:
+    def forward(ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         y, *statistics = kernels.forward(x, weight, bias, eps)
         ctx.save_for_backward(x, weight, *statistics)
         ctx.kernels, ctx.eps, ctx.bias_dtype = kernels, eps, bias.dtype

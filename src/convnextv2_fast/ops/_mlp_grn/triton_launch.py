@@ -243,16 +243,16 @@ def backward(
     mlp = _Mlp(w1, b1, gamma, beta, w2, None, eps, tf32)
     (rows, c), (c_out, k) = u.shape, w2.shape
     g, dh = (u.new_empty((rows, k)) for _ in range(2))
-    keep = strategies.save_hidden(chips.of(u.device), c, u.dtype)
+    save = strategies.save_hidden(chips.of(u.device), c, u.dtype)
     unit = math.gcd(_unit(c), _unit(c_out))
     sizes = (groups.row_group, rows, c // unit, k, c_out // unit, groups.rows_per_group)
-    flags = mlp.flags(groups) | dict(UNIT=unit, KEEP=keep)
+    flags = mlp.flags(groups) | dict(UNIT=unit, KEEP=save)
 
     def start(tile: Tile, *args: Tensor | None, second: bool) -> None:
-        of_rows = (_read(tile, m, tile.rows, tile.depth) for m in (dy, u))
-        of_w1, of_w2 = _read(tile, w1, tile.columns, tile.depth), _read(tile, w2, tile.depth, tile.columns)
+        rows_read = (_read(tile, m, tile.rows, tile.depth) for m in (dy, u))
+        w1_read, w2_read = _read(tile, w1, tile.columns, tile.depth), _read(tile, w2, tile.depth, tile.columns)
         options = flags | tile.options("BD") | dict(SECOND=second)
-        products = (*of_rows, of_w1, b1, of_w2)
+        products = (*rows_read, w1_read, b1, w2_read)
         launch(kernels.backward_kernel, _grid(tile, u, rows, k), *products, *args, *sizes, **options)
 
     def first(tile: Tile) -> tuple[Tensor, Tensor]:

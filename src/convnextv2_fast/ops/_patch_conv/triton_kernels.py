@@ -246,8 +246,8 @@ def scatter_kernel(
     tl.store(out_ptr + at, tl.load(source, mask=inside, other=0.0), mask=inside)
 
 
-def _table(of: Gather) -> int:
-    return NO_TABLE if of.table is None else SITES if of.table.ndim == 1 else CHILDREN
+def _table(gather: Gather) -> int:
+    return NO_TABLE if gather.table is None else SITES if gather.table.ndim == 1 else CHILDREN
 
 
 def _columns(c: int, k: int, widest: int) -> tuple[bool, int, int]:
@@ -272,7 +272,7 @@ def forward(
     k: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`(z [T', Cout], mean [S], rstd [S])` of contiguous rows x `[S, Cin]`; mean and rstd are empty without a norm."""
-    of, (c_in, c_out) = Gather(table, rows, height, width, k), (x.shape[1], w.shape[1])
+    gather, (c_in, c_out) = Gather(table, rows, height, width, k), (x.shape[1], w.shape[1])
     norm = norm_weight is not None
     mean, rstd = statistics(x if norm else x[:0], eps)
     z = x.new_empty((rows, c_out))
@@ -301,7 +301,7 @@ def forward(
         CIN=c_in,
         K=k,
         NORM=norm,
-        TABLE=_table(of),
+        TABLE=_table(gather),
         FLAT=flat,
         PRECISION="tf32" if tf32(x) else "ieee",
         BM=bm,
@@ -324,12 +324,12 @@ def blocks(
     k: int,
 ) -> Tensor:
     """The gathered (and normalised) blocks `[T', k*k*Cin]` of contiguous rows x `[S, Cin]`."""
-    of, c = Gather(table, rows, height, width, k), x.shape[1]
+    gather, c = Gather(table, rows, height, width, k), x.shape[1]
     out = x.new_empty((rows, k * k * c))
     bm, (flat, bk, steps) = 32, _columns(c, k, 128)
     grid = (triton.cdiv(rows, bm), steps)
     args = (x, norm_weight, norm_bias, mean, rstd, table, out, rows, height, width)
-    sizes = dict(CIN=c, K=k, NORM=norm_weight is not None, TABLE=_table(of), FLAT=flat, BM=bm, BK=bk)
+    sizes = dict(CIN=c, K=k, NORM=norm_weight is not None, TABLE=_table(gather), FLAT=flat, BM=bm, BK=bk)
     launch(gather_kernel, grid, *args, **sizes)
     return out
 
@@ -338,10 +338,10 @@ def scatter(
     blocks: Tensor, sources: int, covers: bool, table: Tensor | None, rows: int, height: int, width: int, k: int
 ) -> Tensor:
     """The inverse of the gather: rows `[S, Cin]` from contiguous blocks `[T', k*k*Cin]`, zero where none reads them."""
-    of, c = Gather(table, rows, height, width, k), blocks.shape[1] // (k * k)
+    gather, c = Gather(table, rows, height, width, k), blocks.shape[1] // (k * k)
     out = (blocks.new_empty if covers else blocks.new_zeros)((sources, c))
     bm, (flat, bk, steps) = 32, _columns(c, k, 128)
     grid = (triton.cdiv(rows, bm), steps)
-    sizes = dict(CIN=c, K=k, TABLE=_table(of), FLAT=flat, BM=bm, BK=bk)
+    sizes = dict(CIN=c, K=k, TABLE=_table(gather), FLAT=flat, BM=bm, BK=bk)
     launch(scatter_kernel, grid, blocks, table, out, rows, height, width, **sizes)
     return out
