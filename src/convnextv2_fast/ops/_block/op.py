@@ -54,7 +54,7 @@ def block(
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
     check_rows(_OP, x, layout)
-    if kernel.ndim not in (2, 4) or kernel.shape[1 if kernel.ndim == 2 else 0] != x.shape[-1]:  # the halves see the rest
+    if kernel.ndim not in (2, 4) or kernel.shape[1 if kernel.ndim == 2 else 0] != x.shape[-1]:  # more is asked below
         check(False, _OP, "wants kernel [C, 1, 7, 7] or [49, C]", x=x, kernel=kernel)
     weights = BlockWeights(kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale)
     call = BlockCall(x, weights, row_scale, ln_eps, grn_eps, layout, rows_per_group, backend)
