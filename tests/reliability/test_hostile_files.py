@@ -14,7 +14,7 @@ from PIL import Image
 import convnextv2_fast as cf
 from convnextv2_fast import cli
 from convnextv2_fast.checkpoints import CheckpointError, read_state_dict
-from convnextv2_fast.checkpoints.__main__ import main as convert
+from convnextv2_fast.cli import main
 from convnextv2_fast.train import TrainingError, saving
 
 
@@ -80,7 +80,7 @@ def readers(tmp_path):
             raise CheckpointError("refused")
 
     def converted(path):
-        if convert([str(path), str(tmp_path / "out.pth"), "--to", "timm"]) != 0:
+        if main(["convert", str(path), str(tmp_path / "out.pth"), "--to", "timm"]) != 0:
             raise CheckpointError("refused")
 
     return {

@@ -25,7 +25,7 @@ def _code(path: str) -> str:
 
 def op_map() -> str:
     """Op by op, the folder of its Python files, its kernels, the entry of its tests and its benchmark."""
-    head = ("op", "public function, reference, backends", "CPU kernels", "CUDA kernels", "tests", "CPU tests", "benchmark")
+    head = ("op", "Python files", "CPU kernels", "CUDA kernels", "tests", "tests on CPUs", "benchmark")
     rows = [head, tuple("---" for _ in head)]
     for op in ALL_OPS:
         csrc = _CSRC.get(op, op)
