@@ -399,3 +399,28 @@ def test_the_report_describes_own_blocks():
         ("stages.1.0", "Block", "not mlp_grn: the first linear layer is a Adapter"),
         ("downsample_layers.2", "PatchConv", "not patch_conv: the convolution has hooks"),
     }
+
+
+@pytest.mark.parametrize("name", ["act", "drop_path"])
+def test_a_function_in_the_place_of_a_module_is_called(name):
+    block = Block(8).eval()
+    delattr(block, name)
+    setattr(block, name, {"act": nn.functional.gelu, "drop_path": lambda x: x}[name])
+    x = torch.randn(2, 8, 7, 7)
+    y = block.pwconv2(block.grn(nn.functional.gelu(block.pwconv1(block.norm(block.dwconv(x).permute(0, 2, 3, 1))))))
+    torch.testing.assert_close(block(x), x + y.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_a_missing_grn_is_an_error_where_blocks_have_one():
+    block = Block(8)
+    block.grn = None
+    with pytest.raises(TypeError):
+        block(torch.randn(1, 8, 7, 7))
+
+
+def test_a_stem_of_an_older_pickle_is_fused():
+    encoder = SparseConvNeXtV2(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    want = encoder(x)
+    encoder.downsample_layers[0] = nn.Sequential(*encoder.downsample_layers[0])
+    torch.testing.assert_close(encoder(x), want)

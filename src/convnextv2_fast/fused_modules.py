@@ -88,7 +88,8 @@ def _call_second(p: Parts, u: Tensor, x: Maps) -> Tensor:
     if p.run_second is not None:
         return _rows(p.run_second(_like(x, u)))
     a = p.act(p.fc1(u))
-    return p.fc2(a if p.grn is None else p.grn(a))
+    no_grn = p.grn is None and type(None) in p.known.grns
+    return p.fc2(a if no_grn else p.grn(a))
 
 
 def _kernel(conv: Any) -> Tensor:

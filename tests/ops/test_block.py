@@ -49,8 +49,8 @@ def test_explain_says_which_runs(monkeypatch):
         assert explained(tensors, backend="torch").chosen == "composed"
         others = [*tensors[:2], None, *tensors[3:]]
         assert explained(others).reasons["cpu"] == ["it does not take a convolution without bias"]
-        halves = [t.half() if i == 3 else t for i, t in enumerate(tensors)]
-        assert "in another dtype" in explained(halves).reasons["cpu"][0]
+        wide = [t.double() if i == 3 else t for i, t in enumerate(tensors)]
+        assert explained(wide).reasons["cpu"] == ["it does not take parameters in float64"]
         monkeypatch.setattr(packed, "enabled", False)
         assert "packed weights" in explained(tensors).reasons["cpu"][0]
 
@@ -94,3 +94,13 @@ def test_drop_path_is_drawn_from_what_the_mlp_reads():
     assert len(seen) == 1 and seen[0].shape == x.shape
     torch.testing.assert_close(dropped[0], x[0])
     torch.testing.assert_close(dropped[1], x[1] + 2 * (plain - x)[1], rtol=1e-4, atol=1e-4)
+
+
+@fused
+def test_parameters_in_another_16_bit_dtype_run_in_one_operator():
+    _, problem = arguments()
+    problem.tensors = {name: t if name == "x" else t.bfloat16() for name, t in problem.tensors.items()}
+    with torch.inference_mode():
+        got = problem.public()
+    want = problem.to(torch.float64, False).reference()
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import convnextv2_fast as cf
 from convnextv2_fast.layouts import DenseLayout
+from convnextv2_fast.testing import make
 
 D = torch.float64
 
@@ -31,3 +32,13 @@ def test_dwconv_is_cross_correlation_by_brute_force():
     ones, zeros = torch.ones(c, dtype=D), torch.zeros(c, dtype=D)
     got = cf.ops.dwconv_layer_norm(x, kernel, bias, ones, zeros, eps=1e-6)
     torch.testing.assert_close(got, F.layer_norm(want, (c,), eps=1e-6), rtol=1e-10, atol=1e-10)
+
+
+def test_float64_stays_float64_beside_a_float32_vector():
+    p = make("dwconv_layer_norm", 2, 5, 4, 6)
+    want = p.public()
+    p.tensors["ln_weight"] = p.tensors["ln_weight"].float()
+    exact = p.public()
+    p.tensors["ln_weight"] = p.tensors["ln_weight"].double()
+    torch.testing.assert_close(exact, p.public(), rtol=1e-14, atol=1e-14)
+    assert not torch.equal(exact, want)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import fused_modules, fusion
 from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout, SparseTensor
-from .convnextv2 import PatchConv
+from .convnextv2 import PARTS, PatchConv
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear
 from .utils import (
     LayerNorm,
@@ -53,17 +53,17 @@ class Block(nn.Module):
 
     def parts(self) -> fusion.Parts:
         """The modules of this block as they are now, and which of them a fused op may stand for."""
-        m = self._modules  # several times faster than attributes
-        norm, fc1, act, fc2 = m["norm"], m["pwconv1"], m["act"], m["pwconv2"]
+        m = self._modules  # several times faster than attributes, which a function in a module's place is
+        conv, norm, fc1, act, grn, fc2, drop_path = [m[name] if name in m else getattr(self, name) for name in PARTS]
         return fusion.Parts(
             _KNOWN,
-            conv=m["dwconv"],
+            conv=conv,
             norm=_inside(norm, "ln"),
             fc1=_inside(fc1, "linear"),
             act=_inside(act, "module"),
-            grn=m["grn"],
+            grn=grn,
             fc2=_inside(fc2, "linear"),
-            drop_path=m["drop_path"],
+            drop_path=drop_path,
             run_first=self._first,
             run_second=self._second,
             rows_per_group=self._rows_per_group,
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 def _inside(wrapper: Any, name: str) -> nn.Module | None:
     """The module of that name in another; None where a user has put a module without one in its place."""
-    return wrapper._modules.get(name)
+    return getattr(wrapper, "_modules", {}).get(name)
 
 
 _KNOWN = fusion.Known(
@@ -247,7 +247,9 @@ class SparseConvNeXtV2(nn.Module):
         """
         layout = self._layout(x, mask, patch_size, kept)
         stem: Any = self.downsample_layers[0]
-        rows = None if fusion.touched(stem) else fused_modules.run_pair(stem.parts(), x, layout)
+        # Models saved whole by earlier versions have an nn.Sequential here.
+        whole = type(stem) in (PatchConv, nn.Sequential) and fusion.touched(stem) is None
+        rows = fused_modules.run_pair(PatchConv.parts(stem), x, layout) if whole else None
         if rows is None:
             rows = layout.from_dense(stem(x).permute(0, 2, 3, 1))
         sparse = SparseTensor(rows, layout)

@@ -76,8 +76,8 @@ def spec(x: Tensor, *params: Tensor | None, layout: Layout | None = None, drop_p
         extras.append("a convolution without bias")
     if strided:
         extras.append("parameters that are not contiguous")
-    if any(d != dtype and d != torch.float32 for d in dtypes):
-        extras.append("parameters in another dtype than x's and float32")
+    if torch.float64 in dtypes and dtype != torch.float64:
+        extras.append("parameters in float64")
     if params and params[0] is not None and not tracing and params[0].is_inference():
         extras.append("parameters made in inference mode")
     kind = "dense" if layout is None else layout.kind

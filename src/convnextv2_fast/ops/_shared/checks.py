@@ -101,10 +101,11 @@ def float_taps(weight: Tensor) -> Tensor:
 
 
 def in_one_dtype(*vectors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Contiguous `[C]` vectors, in float32 where their dtypes differ."""
-    mixed = len({v.dtype for v in vectors if v is not None}) > 1
+    """Contiguous `[C]` vectors, where their dtypes differ in float32, or in float64 if one is."""
+    dtypes = {v.dtype for v in vectors if v is not None}
+    wide = torch.float64 if torch.float64 in dtypes else torch.float32
     flat = (None if v is None else v.reshape(-1).contiguous() for v in vectors)
-    return tuple(v.float() if mixed and v is not None else v for v in flat)
+    return tuple(v.to(wide) if len(dtypes) > 1 and v is not None else v for v in flat)
 
 
 def as_matrix(weight: Tensor) -> Tensor:
