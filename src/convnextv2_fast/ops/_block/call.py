@@ -56,16 +56,13 @@ def spec(x: Tensor, *params: Tensor | None, layout: Layout | None = None, drop_p
     elif torch.is_autocast_enabled(x.device.type):
         extras.append("autocast")
     needs_grad = grad and x.requires_grad
-    dtypes: list[torch.dtype] = []
-    strided = False
-    for i, p in enumerate(params):
-        if p is None:
-            continue
-        needs_grad = needs_grad or (grad and p.requires_grad)
-        if p.dtype not in dtypes:
-            dtypes.append(p.dtype)
-        strided = strided or (i > 0 and not tracing and not p.is_contiguous())
-    param_dtype = dtypes[0] if len(dtypes) == 1 else None
+    given = [p for p in params if p is not None]
+    if grad:
+        needs_grad = needs_grad or any(p.requires_grad for p in given)
+    elif not tracing and not all([p.is_contiguous() for p in given[1:]]):  # a list is faster
+        extras.append("parameters that are not contiguous")
+    dtypes = {p.dtype for p in given}
+    param_dtype = next(iter(dtypes)) if len(dtypes) == 1 else None
     if x.ndim != 4:
         extras.append("rows [T, C]")
     if type(x) is not Tensor:
@@ -74,8 +71,6 @@ def spec(x: Tensor, *params: Tensor | None, layout: Layout | None = None, drop_p
         extras.append("a kernel [49, C]")
     if len(params) > 1 and params[1] is None:
         extras.append("a convolution without bias")
-    if strided:
-        extras.append("parameters that are not contiguous")
     if torch.float64 in dtypes and dtype != torch.float64:
         extras.append("parameters in float64")
     if params and params[0] is not None and not tracing and params[0].is_inference():

@@ -25,7 +25,7 @@ enabled = os.environ.get(ENVIRONMENT, "1") != "0"
 
 class _Copy(NamedTuple):
     owner: Any  # a weak reference to the tensor whose lifetime decides
-    state: tuple[Any, ...]  # what the copy was made of
+    state: list[Any]  # what the copy was made of
     packed: Tensor
 
 
@@ -44,14 +44,17 @@ def copy_of(
     """The packed copy of `tensors`, made by `pack(*tensors, *options)` and held, one for each `owner` among them.
 
     None if no copy can be held: tensors made in inference mode have no version counter."""
-    if not enabled or owner.is_inference():
+    if not enabled:
         return None
-    state: tuple[Any, ...] = (library.cpu_isa(), pack, options, owner.shape)
-    for t in tensors:
-        if t is not None:
-            if t.is_inference():
-                return None
-            state += (t.data_ptr(), t._version)
+    state: list[Any] = [library.cpu_isa(), pack, options, owner.shape]
+    try:
+        for t in tensors:
+            if t is not None:
+                state += (t.data_ptr(), t._version)
+    except RuntimeError:  # of `_version`
+        if any(t is not None and t.is_inference() for t in tensors):
+            return None
+        raise
     lasting = _lasting(owner)
     key = id(lasting)
     held = _copies.get(key)
