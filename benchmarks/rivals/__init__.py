@@ -1,1 +1,1 @@
-"""Other people's mathematics in plain PyTorch, which need nothing of ours: upstream's code, and masked dense FCMAE."""
+"""The same mathematics in plain PyTorch, without this library: upstream's code, and FCMAE by masked dense convolution."""
