@@ -1,1 +1,1 @@
-"""The same mathematics in plain PyTorch, without this library: upstream's code, and FCMAE by masked dense convolution."""
+"""The same mathematics in plain PyTorch, without this library: upstream's code, and FCMAE by dense convolution."""
