@@ -11,14 +11,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import library, preferences
+from . import library, plain, preferences
 from .errors import UnsupportedInputError
 from .spec import Implementation, Spec
 
@@ -33,10 +34,25 @@ ENVIRONMENT = "CONVNEXTV2_FAST_BACKEND"
 
 
 _registry: dict[str, tuple[Implementation, ...]] = {}
-# A plain module global, not a ContextVar: torch.compile guards on it and can trace it.
-_overrides: tuple[tuple[str | None, str], ...] = ()
 
 
+class _Override(NamedTuple):
+    op: str | None  # None: every op
+    backend: str
+
+
+class _Overrides(threading.local):
+    """What :func:`use_backend` asked for in this thread. torch.compile guards on an instance's attribute, of the thread
+    that calls; it cannot trace a ContextVar, and would take a class's attribute for a constant."""
+
+    def __init__(self) -> None:
+        self.stack: tuple[_Override, ...] = ()
+
+    def __repr__(self) -> str:
+        return repr(self.stack)
+
+
+_overrides = _Overrides()
 _specs: dict[str, Callable[..., Spec]] = {}
 
 
@@ -81,7 +97,7 @@ def _requested(op: str, backend: str | None) -> tuple[str, str]:
     """Returns the backend that was asked for, and where (argument, context or environment)."""
     if backend is not None:
         return _check_name(backend, "argument backend="), "argument"
-    for only, name in reversed(_overrides):
+    for only, name in reversed(_overrides.stack):
         if only is None or only == op:
             return name, "use_backend"
     if ENVIRONMENT not in os.environ:
@@ -91,7 +107,7 @@ def _requested(op: str, backend: str | None) -> tuple[str, str]:
 
 def requested(*ops: str) -> list[tuple[str, str]]:
     """For which of these ops context or environment ask for a backend, and which: `(op, backend)`."""
-    if not _overrides and ENVIRONMENT not in os.environ:
+    if not _overrides.stack and ENVIRONMENT not in os.environ:
         return []
     return [(op, name) for op in ops if (name := _requested(op, None)[0]) != "auto"]
 
@@ -108,11 +124,12 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
     """
     candidates = implementations(spec.op)
     name, origin = _requested(spec.op, backend)
+    closed = plain.why()
     if name != "auto":
         composed = candidates[-1] if candidates[-1].backend == "composed" else None  # its ops obey, or refuse
         for candidate in candidates:
             if candidate.backend == name:
-                reasons = candidate.reasons(spec)
+                reasons = _reasons(candidate, spec, closed)
                 if not reasons:
                     return candidate
                 if composed is None:
@@ -122,7 +139,7 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
         if origin == "argument":
             raise UnsupportedInputError(_refusal(spec, name, [f"{spec.op} has no {name} implementation yet"]))
     for candidate in preferences.order(spec, candidates):
-        reasons = candidate.reasons(spec) if candidate.automatic else ["it runs only when asked for"]
+        reasons = _reasons(candidate, spec, closed) if candidate.automatic else ["it runs only when asked for"]
         if not reasons:
             return candidate
         if not torch.compiler.is_compiling():
@@ -130,8 +147,31 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
     raise AssertionError("the last implementation runs everything")
 
 
+def _reasons(candidate: Implementation, spec: Spec, closed: str | None) -> list[str]:
+    """Why it cannot run this call; `closed`: of :func:`plain.why`."""
+    if closed is not None and candidate.backend not in _RUN_EVERYTHING:
+        return [closed, *candidate.reasons(spec)]
+    return candidate.reasons(spec)
+
+
+def check_traceable(op: str, backend: str | None) -> None:
+    """Refuses a backend that is asked for by argument while torch.jit.trace records, when only plain PyTorch may run.
+
+    Raises:
+        UnsupportedInputError: for another backend.
+        ValueError: for an unknown one.
+    """
+    if backend is not None and _check_name(backend, "argument backend=") not in ("auto", *_RUN_EVERYTHING):
+        raise UnsupportedInputError(f"{op}: backend {backend!r} cannot run: {plain.why()}. backend='torch' can.")
+
+
 def _refusal(spec: Spec, name: str, reasons: list[str]) -> str:
-    able = [c for c in preferences.order(spec, implementations(spec.op)) if c.backend != name and not c.reasons(spec)]
+    closed = plain.why()
+    able = [
+        candidate
+        for candidate in preferences.order(spec, implementations(spec.op))
+        if candidate.backend != name and not _reasons(candidate, spec, closed)
+    ]
     auto = next(c.backend for c in able if c.automatic)
     return (
         f"{spec.op}: backend {name!r} cannot run {spec.describe()}: {'; '.join(reasons)}. "
@@ -141,21 +181,39 @@ def _refusal(spec: Spec, name: str, reasons: list[str]) -> str:
 
 @contextlib.contextmanager
 def use_backend(name: str, op: str | None = None) -> Iterator[None]:
-    """Within the block, ops run on backend ``name`` (only ``op``, if given). Process-wide, like torch.backends flags.
+    """Within the block, ops run on backend ``name`` (only ``op``, if given), in the thread that entered it.
+
+    Other threads are not touched; one that you start inside the block begins without it. Of blocks that overlap, as
+    those of asyncio's tasks do, each takes back what it asked for, whatever ends first.
 
     Raises:
         ValueError: unknown backend or op.
     """
-    global _overrides
     _check_name(name, "use_backend")
     if op is not None:
         implementations(op)
-    before = _overrides
-    _overrides = (*before, (op, name))
+    mine = _Override(op, name)
+    _overrides.stack = (*_overrides.stack, mine)
     try:
         yield
     finally:
-        _overrides = before
+        _overrides.stack = tuple([asked for asked in _overrides.stack if asked is not mine])
+
+
+def recomputing() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """For torch.utils.checkpoint's `context_fn`: backward may recompute in a thread of its own, as it does for CUDA,
+    and must ask for the backends that forward was asked for."""
+    return contextlib.nullcontext(), _as_asked(_overrides.stack)
+
+
+@contextlib.contextmanager
+def _as_asked(stack: tuple[_Override, ...]) -> Iterator[None]:
+    before = _overrides.stack
+    _overrides.stack = stack
+    try:
+        yield
+    finally:
+        _overrides.stack = before
 
 
 @dataclass(frozen=True)
@@ -204,7 +262,8 @@ def explain_spec(spec: Spec, backend: str | None = None) -> Explanation:
     Raises:
         ValueError: unknown op or backend.
     """
-    reasons = {c.backend: c.reasons(spec) for c in implementations(spec.op)}
+    closed = plain.why()
+    reasons = {c.backend: _reasons(c, spec, closed) for c in implementations(spec.op)}
     requested, origin = _requested(spec.op, backend)
     notes: tuple[str, ...] = ()
     try:

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from .. import fused_modules, fusion
+from .. import fused_modules, fusion, plain
 from ..errors import UnsupportedInputError
-from .utils import GRN, DropPath, LayerNorm, drop_path_rates, trunc_normal_, zero_
+from .utils import GRN, DropPath, LayerNorm, checkpointed, drop_path_rates, trunc_normal_, zero_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {
     "atto": ([2, 2, 6, 2], [40, 80, 160, 320]),
@@ -169,6 +168,8 @@ class ConvNeXtV2(nn.Module):
         self.head = head.to(device=p.device, dtype=p.dtype)
 
     def _check(self, x: Tensor) -> None:
+        if plain.recorded_by_jit():  # sizes are tensors then, and a comparison would be recorded as a constant
+            return
         stem: Any = self.downsample_layers[0]
         channels = stem[0].in_channels
         if x.ndim != 4 or x.shape[1] != channels:
@@ -190,7 +191,7 @@ class ConvNeXtV2(nn.Module):
             x = downsample(x)
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
                 for block in stage:
-                    x = checkpoint(block, x, use_reentrant=False)
+                    x = checkpointed(block, x)
             else:
                 x = stage(x)
             maps.append(x)

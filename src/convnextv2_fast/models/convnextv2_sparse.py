@@ -19,6 +19,7 @@ from .utils import (
     MinkowskiGRN,
     MinkowskiLayerNorm,
     check_scope,
+    checkpointed,
     drop_path_rates,
     grn_groups,
     trunc_normal_,
@@ -265,5 +266,5 @@ class SparseConvNeXtV2(nn.Module):
         if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
             return block(x)
         # checkpoint sees tensors only: the layout carries no gradient
-        rows = torch.utils.checkpoint.checkpoint(lambda f: block(x.replace(f)).F, x.F, use_reentrant=False)
+        rows = checkpointed(lambda f: block(x.replace(f)).F, x.F)
         return x.replace(rows)

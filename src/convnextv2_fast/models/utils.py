@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .. import fusion, ops
+from .. import dispatch, fusion, ops
 from ..errors import UnsupportedInputError
 from ..layouts import SparseTensor
 
@@ -88,6 +89,13 @@ def drop_path_scale(x: Tensor, samples: int, drop_prob: float, scale_by_keep: bo
 def drop_path_rates(rate: float, depths: Sequence[int]) -> Iterator[float]:
     """One rate per block, linear from 0 to `rate`; on the CPU even when the model is built on the meta device."""
     return iter(torch.linspace(0, rate, sum(depths), device="cpu").tolist())
+
+
+def checkpointed(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Runs torch.utils.checkpoint, which computes `run(x)` again in backward, on the backends that were asked for."""
+    if torch.compiler.is_compiling():  # it traces no context, and needs none: the choice is made by then
+        return checkpoint(run, x, use_reentrant=False)
+    return checkpoint(run, x, use_reentrant=False, context_fn=dispatch.recomputing)
 
 
 class DropPath(nn.Module):

@@ -53,7 +53,7 @@ def spec(x: Tensor, *params: Tensor | None, layout: Layout | None = None, drop_p
         extras.append("autograd")
     if tracing:
         extras.append("torch.compile")
-    elif torch.is_autocast_enabled(x.device.type):
+    elif x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         extras.append("autocast")
     needs_grad = grad and x.requires_grad
     given = [p for p in params if p is not None]

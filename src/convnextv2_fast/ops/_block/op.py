@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ... import dispatch
+from ... import dispatch, plain
 from ...layouts import Layout
 from .._shared.checks import check, check_rows
 from .call import BlockCall, BlockWeights, RowScale, spec
@@ -53,11 +53,13 @@ def block(
     Raises:
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
+    weights = BlockWeights(kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale)
+    call = BlockCall(x, weights, row_scale, ln_eps, grn_eps, layout, rows_per_group, backend)
+    if plain.recorded_by_jit():
+        return COMPOSED.run(call)
     check_rows(_OP, x, layout)
     if kernel.ndim not in (2, 4) or kernel.shape[1 if kernel.ndim == 2 else 0] != x.shape[-1]:  # more is asked below
         check(False, _OP, "wants kernel [C, 1, 7, 7] or [49, C]", x=x, kernel=kernel)
-    weights = BlockWeights(kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale)
-    call = BlockCall(x, weights, row_scale, ln_eps, grn_eps, layout, rows_per_group, backend)
     asks = spec(x, *weights, layout=layout, drop_path=row_scale is not None)
     return dispatch.choose(asks, backend).run(call)
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .._shared import differentiable
 from .._shared.checks import any_needs_grad
 from .._shared.sites import Sites
+from . import reference
 from .call import DwconvCall, Kernels
 
 
@@ -25,14 +26,20 @@ class Dwconv(torch.autograd.Function):
         bias: Tensor | None,  # [C]
         sites: Sites,
     ) -> Tensor:
-        ctx.save_for_backward(x, kernel, sites.index, sites.site_map)
+        differentiable.save(ctx, x, kernel, sites.index, sites.site_map)
         ctx.kernels, ctx.plane, ctx.bias_dtype = kernels, sites[:2], None if bias is None else bias.dtype
         return kernels.forward(x, kernel, bias, *sites)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, kernel, *maps = ctx.saved_tensors
+        x, kernel, *maps = differentiable.saved(ctx)
+        if differentiable.again():
+            bias = None if ctx.bias_dtype is None else kernel.new_zeros(kernel.shape[1], dtype=ctx.bias_dtype)
+
+            def plain(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+                return reference.of_rows(x, kernel, bias, Sites(*ctx.plane, *maps))
+
+            return None, *differentiable.gradients(ctx, plain, (x, kernel, bias), dy), None
         return None, *gradients(ctx, ctx.kernels, dy.contiguous(), x, kernel, *maps), None
 
 

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from ... import dispatch
+from ... import dispatch, plain
 from ...layouts import Layout
 from .._shared.checks import autocast_dtype, autocast_off, check, check_params, check_rows, is_depthwise7
+from . import reference
 from .call import DwconvCall
 from .cpu import CPU
 from .cuda import CUDA
@@ -30,6 +31,9 @@ def sparse_dwconv(
     Raises:
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
+    if plain.recorded_by_jit():
+        dispatch.check_traceable(_OP, backend)
+        return reference.sparse_dwconv(x, kernel, bias, layout=layout)
     check(x.ndim == 2, _OP, "wants rows [T, C] and their layout", x=x)
     check_rows(_OP, x, layout)
     fits = is_depthwise7(kernel, x.shape[1]) and (bias is None or bias.numel() == x.shape[1])

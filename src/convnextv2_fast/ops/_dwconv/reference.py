@@ -9,6 +9,7 @@ from torch import Tensor
 from ...layouts import Layout
 from ...spec import Implementation, always
 from .._shared.checks import conv2d_weight
+from .._shared.sites import Sites
 from .call import DwconvCall
 
 
@@ -30,6 +31,16 @@ def sparse_dwconv(x: Tensor, kernel: Tensor, bias: Tensor | None, *, layout: Lay
     Exactly MinkowskiEngine's submanifold convolution: cross-correlation, `kernel[kx*7 + ky, c]`."""
     y = layout.from_dense(dwconv(layout.to_dense(x), kernel, None))
     return y if bias is None else y + bias.to(x.dtype).view(-1)
+
+
+def of_rows(x: Tensor, kernel: Tensor, bias: Tensor | None, sites: Sites) -> Tensor:
+    """The same for rows x `[T, C]` and taps `[49, C]`, from where rows sit in the kernels' form."""
+    h, w, index, site_map = sites
+    if index is None or site_map is None:
+        return dwconv(x.view(-1, h, w, x.shape[1]), kernel, bias).reshape(x.shape)
+    plane = x.new_zeros(site_map.numel(), x.shape[1]).index_copy(0, index, x)
+    y = dwconv(plane.view(*site_map.shape, x.shape[1]), kernel, None).reshape(plane.shape).index_select(0, index)
+    return y if bias is None else y + bias.to(x.dtype)
 
 
 def run(call: DwconvCall) -> Tensor:

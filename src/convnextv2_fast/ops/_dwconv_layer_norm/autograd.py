@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .._dwconv.autograd import gradients
+from .._dwconv.reference import of_rows
+from .._layer_norm.reference import layer_norm
+from .._shared import differentiable
 from .._shared.checks import any_needs_grad
 from .._shared.sites import Sites
 from .call import DwconvLayerNormCall, Kernels
 
 
 class DwconvLayerNorm(torch.autograd.Function):
-    """Saves x and the LayerNorm's input z. Backward computes the statistics from the rounded values of z."""
+    """Saves x, parameters and LayerNorm's input z. Backward computes the statistics from the rounded values of z."""
 
     @staticmethod
     def forward(
@@ -30,15 +32,22 @@ class DwconvLayerNorm(torch.autograd.Function):
         sites: Sites,
     ) -> Tensor:
         y, z = kernels.forward_train(x, kernel, bias, ln_weight, ln_bias, eps, *sites)
-        ctx.save_for_backward(x, kernel, ln_weight, z, sites.index, sites.site_map)
+        differentiable.save(ctx, x, kernel, bias, ln_weight, z, sites.index, sites.site_map)
         ctx.kernels, ctx.eps, ctx.plane, ctx.ln_bias_dtype = kernels, eps, sites[:2], ln_bias.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, kernel, ln_weight, z, *maps = ctx.saved_tensors
+        x, kernel, bias, ln_weight, z, *maps = differentiable.saved(ctx)
+        if differentiable.again():
+            ln_bias = ln_weight.new_zeros(ln_weight.shape, dtype=ctx.ln_bias_dtype)  # its value enters no gradient
+            inputs = (x, kernel, bias, ln_weight, ln_bias)
+
+            def plain(x: Tensor, kernel: Tensor, bias: Tensor | None, *norm: Tensor) -> Tensor:
+                return layer_norm(of_rows(x, kernel, bias, Sites(*ctx.plane, *maps)), *norm, eps=ctx.eps)
+
+            return None, *differentiable.gradients(ctx, plain, inputs, dy), None, None
         dz, dweight, dbias = ctx.kernels.norm_backward(dy.contiguous(), z, ln_weight, ctx.eps)
         conv = gradients(ctx, ctx.kernels.dwconv, dz, x, kernel, *maps)
         return None, *conv, dweight.to(ln_weight.dtype), dbias.to(ctx.ln_bias_dtype), None, None

@@ -2,9 +2,11 @@
 
 from torch import Tensor
 
-from ... import dispatch
+from ... import dispatch, plain
 from ...layouts import Layout
 from .._shared.checks import autocast_dtype, autocast_off, check, check_params, check_rows, has_shape, is_depthwise7
+from .._shared.constants import constant
+from . import reference
 from .call import DwconvLayerNormCall
 from .cpu import CPU
 from .cuda import CUDA
@@ -42,6 +44,9 @@ def dwconv_layer_norm(
     Raises:
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
+    if plain.recorded_by_jit():
+        dispatch.check_traceable(_OP, backend)
+        return reference.dwconv_layer_norm(x, weight, bias, ln_weight, ln_bias, eps=eps, layout=layout)
     check_rows(_OP, x, layout)
     c = x.shape[-1]
     norm_fits = has_shape(ln_weight, c) and has_shape(ln_bias, c)
@@ -62,7 +67,7 @@ def dwconv_layer_norm(
     spec = dispatch.Spec.of(_OP, x, weight, bias, ln_weight, ln_bias, layout=layout)
     run = dispatch.choose(spec, backend).run
     with autocast_off(x):
-        return run(DwconvLayerNormCall.of(x, weight, bias, ln_weight, ln_bias, eps=eps, layout=layout))
+        return run(DwconvLayerNormCall.of(x, weight, bias, ln_weight, ln_bias, eps=constant(eps), layout=layout))
 
 
 dispatch.register(_OP, [CUDA, CPU, TRITON, TORCH])

@@ -2,8 +2,10 @@
 
 from torch import Tensor
 
-from ... import dispatch
+from ... import dispatch, plain
 from .._shared.checks import autocast_off, check, check_params
+from .._shared.constants import constant
+from . import reference
 from .call import GrnCall
 from .cpu import CPU
 from .cuda import CUDA
@@ -39,11 +41,14 @@ def grn(
     Raises:
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
+    if plain.recorded_by_jit():
+        dispatch.check_traceable(_OP, backend)
+        return reference.grn(x, gamma, beta, eps=eps, rows_per_group=rows_per_group)
     fits = x.is_floating_point() and x.ndim in (2, 4) and gamma.numel() == beta.numel() == x.shape[-1]
     wants = "wants x [N, H, W, C] or [T, C] floating point, gamma and beta of C elements"
     check(fits, _OP, wants, x=x, gamma=gamma, beta=beta)
     check_params(_OP, x, gamma=gamma, beta=beta)
-    call = GrnCall.of(x, gamma, beta, eps=eps, rows_per_group=rows_per_group)
+    call = GrnCall.of(x, gamma, beta, eps=constant(eps), rows_per_group=rows_per_group)
     run = dispatch.choose(dispatch.Spec.of(_OP, x, gamma, beta), backend).run
     with autocast_off(x):
         return run(call)

@@ -22,7 +22,7 @@ def scale(x: Tensor, gamma: Tensor, eps: float, groups: Groups) -> Tensor:
         # d sqrt at 0 is infinite; the norm's subgradient there is 0.
         norm = torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
         return (1 + gamma.to(wide) * (norm / (norm.mean(-1, keepdim=True) + eps)))[groups.row_group]
-    group = x.reshape(-1, groups.rows_per_group, x.shape[1]) if x.shape[0] else x.view(0, 1, x.shape[1])
+    group = x.reshape(groups.count, groups.rows_per_group, x.shape[1])
     norm = torch.linalg.vector_norm(group, dim=1, keepdim=True, dtype=wide)
     return 1 + gamma.to(wide) * (norm / (norm.mean(-1, keepdim=True) + eps))
 
@@ -33,8 +33,8 @@ def run(call: GrnCall) -> Tensor:
     wide = statistics_dtype(x)
     rows = x.reshape(-1, x.shape[-1])
     s = scale(rows, call.gamma, call.eps, call.groups)
-    grouped = rows.view(s.shape[0], -1, s.shape[-1]) if s.ndim == 3 and s.shape[0] else rows
-    y = torch.addcmul(call.beta.to(wide), grouped.to(wide), s if s.numel() else s.view(-1, s.shape[-1]))
+    grouped = rows.view(s.shape[0], call.groups.rows_per_group, s.shape[-1]) if s.ndim == 3 else rows
+    y = torch.addcmul(call.beta.to(wide), grouped.to(wide), s)
     return y.to(x.dtype).view(x.shape)
 
 

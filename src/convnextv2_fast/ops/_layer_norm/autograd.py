@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .._shared import differentiable
 from .._shared.checks import any_needs_grad, rows_of
+from . import reference
 from .call import Kernels, LayerNormCall
 
 
@@ -18,14 +19,20 @@ class LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         y, *statistics = kernels.forward(x, weight, bias, eps)
-        ctx.save_for_backward(x, weight, *statistics)
+        differentiable.save(ctx, x, weight, *statistics)
         ctx.kernels, ctx.eps, ctx.bias_dtype = kernels, eps, bias.dtype
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, weight, *statistics = ctx.saved_tensors
+        x, weight, *statistics = differentiable.saved(ctx)
+        if differentiable.again():
+            bias = weight.new_zeros(weight.shape, dtype=ctx.bias_dtype)  # its value enters no gradient
+
+            def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+                return reference.layer_norm(x, weight, bias, eps=ctx.eps)
+
+            return None, *differentiable.gradients(ctx, plain, (x, weight, bias), dy), None
         dx, dweight, dbias = ctx.kernels.backward(dy.contiguous(), x, weight, ctx.eps, *statistics)
         return None, dx, dweight.to(weight.dtype), dbias.to(ctx.bias_dtype), None
 

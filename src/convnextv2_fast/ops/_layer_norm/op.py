@@ -2,8 +2,10 @@
 
 from torch import Tensor
 
-from ... import dispatch
+from ... import dispatch, plain
 from .._shared.checks import autocast_off, check, check_params, has_shape
+from .._shared.constants import constant
+from . import reference
 from .call import LayerNormCall
 from .cpu import CPU
 from .cuda import CUDA
@@ -28,13 +30,16 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-6, ba
     Raises:
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
+    if plain.recorded_by_jit():
+        dispatch.check_traceable(_OP, backend)
+        return reference.layer_norm(x, weight, bias, eps=eps)
     shapes = x.ndim >= 1 and has_shape(weight, x.shape[-1]) and has_shape(bias, x.shape[-1])
     wants = "wants x [..., C] floating point, weight [C], bias [C]"
     check(x.is_floating_point() and shapes, _OP, wants, x=x, weight=weight, bias=bias)
     check_params(_OP, x, weight=weight, bias=bias)
     run = dispatch.choose(dispatch.Spec.of(_OP, x, weight, bias), backend).run
     with autocast_off(x):
-        return run(LayerNormCall.of(x, weight, bias, eps=eps))
+        return run(LayerNormCall.of(x, weight, bias, eps=constant(eps)))
 
 
 dispatch.register(_OP, [CUDA, CPU, TRITON, TORCH])

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .._shared import differentiable
 from .._shared.checks import any_needs_grad, autocast_off, rows_of
+from .._shared.groups import Groups
+from . import reference
 from .call import Kernels, MlpGrnCall, MlpWeights
 
 _ROW_SCALE = 9  # its place among the inputs of MlpGrn
@@ -23,20 +25,21 @@ class MlpGrn(torch.autograd.Function):
         *weights, residual, row_scale, options, groups = args
         out, norm, *saved = kernels.forward(u, *weights, residual, row_scale, *options, *groups)
         # b2 and the output enter no gradient but row_scale's.
-        ctx.save_for_backward(u, *weights, row_scale, norm, groups.row_group, groups.offsets, *saved)
+        differentiable.save(ctx, u, *weights, row_scale, norm, groups.row_group, groups.offsets, *saved)
         ctx.kernels, ctx.options, ctx.sizes = kernels, options, groups[:2]
         ctx.residual_dtype = None if residual is None else residual.dtype
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+        if differentiable.again():
+            return _differentiable_gradients(ctx, dout)
         with autocast_off(dout):  # the products run in the tensors' own types
             return _gradients(ctx, dout)
 
 
 def _gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
-    u, *rest = ctx.saved_tensors
+    u, *rest = differentiable.saved(ctx)
     weights, (row_scale, norm, row_group, offsets, *saved) = MlpWeights(*rest[:6]), rest[6:]
     groups = (*ctx.sizes, row_group, offsets)
     dresidual = None if ctx.residual_dtype is None else dout.to(ctx.residual_dtype)
@@ -53,6 +56,20 @@ def _gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
     grads = ctx.kernels.backward(dy, u, *weights[:-1], norm, *ctx.options, *groups, *saved)
     cast = (g.to(p.dtype) for g, p in zip(grads, (u, *weights), strict=True))
     return None, *cast, dresidual, drow_scale, None, None
+
+
+def _differentiable_gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+    u, *rest = differentiable.saved(ctx)
+    weights, (row_scale, _, *maps) = rest[:6], rest[6:]
+    groups, eps = Groups(*ctx.sizes, *maps[:2]), ctx.options[0]
+    # The residual is added last: its value enters no gradient.
+    residual = None if ctx.residual_dtype is None else dout.new_zeros(dout.shape, dtype=ctx.residual_dtype)
+
+    def plain(u: Tensor, *tensors: Any) -> Tensor:
+        *weights, residual, row_scale = tensors
+        return reference.run(MlpGrnCall(u, MlpWeights(*weights), residual, row_scale, eps, groups, None))
+
+    return None, *differentiable.gradients(ctx, plain, (u, *weights, residual, row_scale), dout), None, None
 
 
 def run(kernels: Kernels, call: MlpGrnCall, *options: Any) -> Tensor:

@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import dispatch
+from ... import dispatch, plain
 from ...errors import UnsupportedInputError
 from .._shared.checks import as_matrix, autocast_dtype, autocast_off, check, check_params, has_shape
+from .._shared.constants import constant
+from . import reference
 from .call import MlpGrnCall
 from .cpu import CPU
 from .cuda import CUDA
@@ -61,6 +63,12 @@ def mlp_grn(
         gamma = beta = torch.zeros_like(b1, requires_grad=False)
     if gamma is None or beta is None:
         raise UnsupportedInputError(f"{_OP}: gamma and beta must both be given, or neither")
+    if plain.recorded_by_jit():
+        dispatch.check_traceable(_OP, backend)
+        if layer_scale is not None:
+            w2, b2 = _scaled(w2, b2, layer_scale)
+        given: dict[str, Any] = dict(residual=residual, row_scale=row_scale, eps=eps, rows_per_group=rows_per_group)
+        return reference.mlp_grn(u, w1, b1, gamma, beta, w2, b2, **given)
     check(
         u.is_floating_point()
         and u.ndim in (2, 4)
@@ -88,8 +96,7 @@ def mlp_grn(
     if layer_scale is not None:
         fits = layer_scale.numel() == w2.shape[0]
         check(fits, _OP, "layer_scale must have C' elements", w2=w2, layer_scale=layer_scale)
-        layer_scale = layer_scale.reshape(-1)
-        w2, b2 = w2 * layer_scale.unsqueeze(1), b2 * layer_scale
+        w2, b2 = _scaled(w2, b2, layer_scale)
     rows = u.numel() // c if c else 0
     if row_scale is not None:
         fits = row_scale.ndim == 1 and (rows == 0 or (row_scale.numel() > 0 and rows % row_scale.numel() == 0))
@@ -107,10 +114,16 @@ def mlp_grn(
     check_params(_OP, u, w1=w1, b1=b1, gamma=gamma, beta=beta, w2=w2, b2=b2)
     run = dispatch.choose(dispatch.Spec.of(_OP, u, w1, b1, gamma, beta, w2, b2), backend).run
     options: dict[str, Any] = dict(
-        residual=residual, row_scale=row_scale, eps=eps, rows_per_group=rows_per_group, strategy=strategy
+        residual=residual, row_scale=row_scale, eps=constant(eps), rows_per_group=rows_per_group, strategy=strategy
     )
     with autocast_off(u):
         return run(MlpGrnCall.of(u, w1, b1, gamma, beta, w2, b2, **options))
+
+
+def _scaled(w2: Tensor, b2: Tensor, layer_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The second layer with the layer scale folded in."""
+    layer_scale = layer_scale.reshape(-1)
+    return w2 * layer_scale.unsqueeze(1), b2 * layer_scale
 
 
 dispatch.register(_OP, [CUDA, CPU, TRITON, TORCH])

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .._shared import differentiable
 from .._shared.checks import any_needs_grad, autocast_off, rows_of
-from . import weights
+from . import reference, weights
 from .call import Kernels, PatchConvCall
 from .gather import Gather
 
@@ -31,20 +31,21 @@ class PatchConv(torch.autograd.Function):
         gather: Gather,
     ) -> Tensor:
         z, *statistics = kernels.forward(x, weight, bias, norm_weight, norm_bias, eps, gather)
-        ctx.save_for_backward(x, weight, norm_weight, norm_bias, gather.table, *statistics)
-        ctx.kernels, ctx.gather, ctx.covers, ctx.eps = kernels, gather[1:], gather.covers, eps
+        differentiable.save(ctx, x, weight, norm_weight, norm_bias, gather.table, *statistics)
+        ctx.kernels, ctx.gather, ctx.eps = kernels, gather[1:], eps
         ctx.bias_dtype = None if bias is None else bias.dtype
         return z
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
+        if differentiable.again():
+            return _differentiable_gradients(ctx, dz)
         with autocast_off(dz):  # the products run in the tensors' own types
             return _gradients(ctx, dz.contiguous())
 
 
 def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
-    x, weight, norm_weight, norm_bias, table, *statistics = ctx.saved_tensors
+    x, weight, norm_weight, norm_bias, table, *statistics = differentiable.saved(ctx)
     kernels: Kernels = ctx.kernels
     gather = Gather(table, *ctx.gather)
     _, wants_dx, wants_dweight, wants_dbias, *wants_dnorm = ctx.needs_input_grad[:6]
@@ -57,12 +58,24 @@ def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
         dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
     if wants_dx or any(wants_dnorm):
         product = dz @ weights.transposed(weight).to(dz.dtype)
-        dx = kernels.scatter(product, rows.shape[0], ctx.covers, *gather)
+        dx = kernels.scatter(product, rows.shape[0], gather.covers, *gather)
         if norm_weight is not None:
             dx, dnorm_weight, dnorm_bias = kernels.layer_norm.backward(dx, rows, norm_weight, ctx.eps, *statistics)
             dnorm_weight, dnorm_bias = dnorm_weight.to(norm_weight.dtype), dnorm_bias.to(norm_bias.dtype)
         dx = dx.view(x.shape)
     return None, dx, dweight, dbias, dnorm_weight, dnorm_bias, None, None
+
+
+def _differentiable_gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
+    x, weight, norm_weight, norm_bias, table, *_ = differentiable.saved(ctx)
+    bias = None if ctx.bias_dtype is None else dz.new_zeros(dz.shape[1], dtype=ctx.bias_dtype)  # enters no gradient
+
+    def plain(x: Tensor, weight: Tensor, *vectors: Any) -> Tensor:
+        bias, norm_weight, norm_bias = vectors
+        return reference.of_rows(x, weight, bias, norm_weight, norm_bias, ctx.eps, Gather(table, *ctx.gather))
+
+    inputs = (x, weight, bias, norm_weight, norm_bias)
+    return None, *differentiable.gradients(ctx, plain, inputs, dz), None, None
 
 
 def convolve(kernels: Kernels, call: PatchConvCall, x: Tensor, weight: Tensor) -> Tensor:

@@ -1,10 +1,14 @@
 """The public function of the patch convolution."""
 
+from typing import Any
+
 from torch import Tensor
 
-from ... import dispatch
+from ... import dispatch, plain
 from ...layouts import Layout
 from .._shared.checks import autocast_dtype, autocast_off, check, check_params, has_shape
+from .._shared.constants import constant
+from . import reference
 from .call import PatchConvCall
 from .cpu import CPU
 from .cuda import CUDA
@@ -46,6 +50,10 @@ def patch_conv(
     Raises:
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
+    if plain.recorded_by_jit():
+        dispatch.check_traceable(_OP, backend)
+        options: dict[str, Any] = dict(norm_before=norm_before, norm_after=norm_after, eps=eps, layout=layout)
+        return reference.patch_conv(x, weight, bias, **options)
     check(x.is_floating_point(), _OP, "x must be floating point", x=x)
     check(
         x.ndim == 4 or (x.ndim == 2 and layout is not None), _OP, "wants [N, H, W, Cin], or [T, Cin] with layout=", x=x
@@ -85,7 +93,9 @@ def patch_conv(
     check_params(_OP, x, weight=weight, bias=bias, **norms)
     run = dispatch.choose(dispatch.Spec.of(_OP, x, weight, bias, *norms.values(), layout=layout), backend).run
     with autocast_off(x):
-        call = PatchConvCall.of(x, weight, bias, norm_before=norm_before, norm_after=norm_after, eps=eps, layout=layout)
+        call = PatchConvCall.of(
+            x, weight, bias, norm_before=norm_before, norm_after=norm_after, eps=constant(eps), layout=layout
+        )
         return run(call)
 
 

@@ -10,7 +10,8 @@ from ...layouts import DenseLayout, Layout, PatchLayout
 from ...spec import Implementation, always
 from .._layer_norm.reference import layer_norm
 from .call import PatchConvCall
-from .weights import edge, matrix
+from .gather import Gather
+from .weights import edge, matrix, transposed
 
 
 def blocks_of_image(x: Tensor, k: int, layout: Layout) -> Tensor:
@@ -66,6 +67,29 @@ def patch_conv(
         assert layout is not None
         y = F.linear(blocks_of_rows(x, k, layout), matrix(weight).to(x.dtype).t(), flat_bias)
     return y if norm_after is None else layer_norm(y, *norm_after, eps=eps)
+
+
+def of_rows(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float,
+    gather: Gather,
+) -> Tensor:
+    """The same up to `norm_after`, `[T', Cout]`, from blocks and a weight in the kernels' form."""
+    if norm_weight is not None and norm_bias is not None:
+        x = layer_norm(x, norm_weight, norm_bias, eps=eps)
+    table, k, c = gather.table, gather.k, x.shape[-1]
+    if table is not None and table.ndim == 2:
+        blocks = torch.cat((x.reshape(-1, c), x.new_zeros(1, c)))[table].view(-1, k * k * c)  # row -1 is zero
+    else:
+        h, w = gather.height // k, gather.width // k
+        image = x.reshape(-1, gather.height, gather.width, c)[:, : h * k, : w * k]
+        blocks = image.reshape(-1, h, k, w, k, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, k * k * c)
+        blocks = blocks if table is None else blocks.index_select(0, table)
+    return F.linear(blocks, transposed(weight).to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def run(call: PatchConvCall) -> Tensor:

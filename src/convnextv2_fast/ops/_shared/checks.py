@@ -74,7 +74,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     The policy of the library: activations are cast once, parameters stay as they are (kernels read float32 ones), and
     statistics and accumulation are float32."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return None
 
@@ -82,7 +82,8 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 def autocast_off(x: Tensor) -> contextlib.AbstractContextManager[object]:
     """Disables autocast: the ops have cast their inputs already, and torch must not cast again."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+    on = kind != "meta" and torch.is_autocast_enabled(kind)  # the meta device has no autocast
+    return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 
 def taps(weight: Tensor) -> Tensor:

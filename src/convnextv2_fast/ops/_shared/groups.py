@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from ... import plain
+from ...errors import UnsupportedInputError
 from .checks import check
 
 
@@ -30,6 +32,8 @@ class Groups(NamedTuple):
         Raises:
             UnsupportedInputError: they do not fit the rows of x.
         """
+        if plain.recorded_by_jit():
+            return cls(*_recorded(x, rows_per_group), None, None)
         rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
         if isinstance(rows_per_group, Tensor):
             _check_counts(op, x, rows, rows_per_group)
@@ -41,6 +45,16 @@ class Groups(NamedTuple):
             fits = rows == 0 or (rows_per_group > 0 and rows % rows_per_group == 0)
             check(fits, op, "rows_per_group={} does not divide the {} rows", rows_per_group, rows, x=x)
         return cls(max(rows_per_group, 1), rows // max(rows_per_group, 1), None, None)
+
+
+def _recorded(x: Tensor, rows_per_group: int | Tensor | None) -> tuple[int, int]:
+    """Size and number of equal groups while torch.jit.trace records: tensors, so that they hold for other sizes."""
+    if rows_per_group is None:
+        return x.shape[1] * x.shape[2], x.shape[0]
+    if isinstance(rows_per_group, Tensor) and rows_per_group.ndim > 0:
+        raise UnsupportedInputError("grn: torch.jit.trace cannot record groups of different sizes")
+    size = cast(int, rows_per_group)
+    return size, x.shape[0] // size
 
 
 def _check_counts(op: str, x: Tensor, rows: int, counts: Tensor) -> None:
