@@ -1,6 +1,8 @@
 """Argument > context > environment > automatic, and the sentences that go with each."""
 
+import asyncio
 import logging
+import threading
 
 import pytest
 import torch
@@ -156,3 +158,95 @@ def test_backends():
     assert set(found) == {"torch", "cpu", "cuda", "triton"} and found["torch"] == []
     if not torch.cuda.is_available():
         assert found["cuda"] and found["triton"]
+
+
+def test_use_backend_belongs_to_its_thread(toy):
+    seen = []
+    with cf.use_backend("torch"):
+        thread = threading.Thread(target=lambda: seen.append(dispatch.choose(toy).backend))
+        thread.start()
+        thread.join()
+        assert dispatch.choose(toy).backend == "torch"
+    assert seen == ["cpu"]
+
+
+def test_use_backend_of_overlapping_threads_leaves_nothing_behind(toy):
+    first, second = threading.Event(), threading.Event()
+    left = []
+
+    def outer():
+        with cf.use_backend("torch"):
+            first.set()
+            second.wait()
+        left.append(dispatch.choose(toy).backend)
+
+    def inner():
+        first.wait()
+        with cf.use_backend("torch", op="toy"):
+            second.set()
+            a.join()
+        left.append(dispatch.choose(toy).backend)
+
+    a, b = threading.Thread(target=outer), threading.Thread(target=inner)
+    for thread in (a, b):
+        thread.start()
+    for thread in (a, b):
+        thread.join()
+    assert left == ["cpu", "cpu"] and dispatch.choose(toy).backend == "cpu"
+
+
+def test_use_backend_of_overlapping_tasks_leaves_nothing_behind(toy):
+    """Tasks of asyncio share a thread, and may end in another order than they began."""
+
+    async def task(backend, seconds):
+        with cf.use_backend(backend):
+            await asyncio.sleep(seconds)
+
+    async def both():
+        await asyncio.gather(task("torch", 0.01), task("cpu", 0.05))
+
+    asyncio.run(both())
+    assert dispatch.choose(toy).backend == "cpu" and dispatch.requested("toy") == []
+
+
+def test_torch_compile_guards_on_the_backend_of_the_calling_thread():
+    x, p = torch.randn(1, 4, 4, 8), torch.randn(8)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(any("convnextv2_fast" in str(node.target) for node in graph.graph.nodes))
+        return graph
+
+    @torch.no_grad()
+    def run():
+        return cf.ops.grn(x, p, p)
+
+    compiled = torch.compile(run, backend=backend, fullgraph=True)
+    compiled()
+    with cf.use_backend("torch"):
+        compiled()
+        compiled()
+        thread = threading.Thread(target=compiled)
+        thread.start()
+        thread.join()
+    compiled()
+    assert graphs == [True, False]
+
+
+def test_recomputed_on_the_backend_that_forward_was_asked_for(monkeypatch):
+    """Backward may run in a thread of its own."""
+    model = cf.ConvNeXtV2(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8], num_classes=2).train()
+    model.set_grad_checkpointing()
+    chosen, choose = [], dispatch.choose
+
+    def noted(spec, backend=None):
+        found = choose(spec, backend)
+        chosen.append(found.backend)
+        return found
+
+    monkeypatch.setattr(dispatch, "choose", noted)
+    with cf.use_backend("torch"):
+        loss = model(torch.randn(1, 3, 32, 32)).sum()
+    before = len(chosen)
+    loss.backward()
+    assert len(chosen) > before and set(chosen) == {"torch", "composed"}

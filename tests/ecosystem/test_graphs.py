@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import convnextv2_fast as cf
 from tests.ecosystem.subjects import NAMES, build, close, images
@@ -41,6 +42,41 @@ def test_exported_for_any_batch(name):
         assert any("convnextv2_fast" in str(node.target) for node in program.graph.nodes)
         for n in (2, 5):
             close(program.module()(images(n)), model(images(n)))
+
+
+@pytest.mark.parametrize(("name", "backend"), [("ours", "auto"), ("timm", "auto"), ("ours", "torch")])
+def test_exported_for_any_size(name, backend):
+    """With gradients enabled, as is the default: export runs autograd's forward under fake tensors."""
+    model, dim = build(name), torch.export.Dim
+    free = {0: dim("n", min=1, max=64), 2: dim("h", min=64, max=1024), 3: dim("w", min=64, max=1024)}
+    with cf.use_backend(backend):
+        program = torch.export.export(model, (images(),), dynamic_shapes=(free,))
+    with torch.no_grad():
+        for x in (images(3, 96), torch.randn(1, 3, 100, 75)):
+            close(program.module()(x), model(x), 1e-4)
+
+
+def _first_stages(name):
+    """Stem, a stage, a downsampling layer: whole models take a minute to compile."""
+    model = build(name)
+    if name == "ours":
+        return nn.Sequential(model.downsample_layers[0], model.stages[0], model.downsample_layers[1])
+    return nn.Sequential(model.stem, model.stages[0], model.stages[1].downsample)
+
+
+@pytest.mark.parametrize("name", ["ours", "timm"])
+def test_compiled_training_of_any_size(name):
+    """`dynamic=True`, where sizes and the numbers that modules hold are symbols."""
+    model = _first_stages(name).train()
+    compiled = torch.compile(model, backend="aot_eager", dynamic=True, fullgraph=True)
+    for x in (images(4), images(3, 96)):
+        grads = []
+        for call in (model, compiled):
+            model.zero_grad()
+            call(x).square().sum().backward()
+            grads.append([p.grad.clone() for p in model.parameters()])
+        for got, want in zip(*grads, strict=True):
+            close(got, want, 1e-3)
 
 
 @needs_inductor

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from ... import dispatch, plain
+from ...constants import constant
 from ...layouts import Layout
 from .._shared.checks import autocast_dtype, autocast_off, check, check_params, check_rows, has_shape, is_depthwise7
-from .._shared.constants import constant
 from . import reference
 from .call import DwconvLayerNormCall
 from .cpu import CPU

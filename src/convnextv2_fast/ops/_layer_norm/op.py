@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from ... import dispatch, plain
+from ...constants import constant
 from .._shared.checks import autocast_off, check, check_params, has_shape
-from .._shared.constants import constant
 from . import reference
 from .call import LayerNormCall
 from .cpu import CPU

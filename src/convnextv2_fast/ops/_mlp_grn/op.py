@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ... import dispatch, plain
+from ...constants import constant
 from ...errors import UnsupportedInputError
 from .._shared.checks import as_matrix, autocast_dtype, autocast_off, check, check_params, has_shape
-from .._shared.constants import constant
 from . import reference
 from .call import MlpGrnCall
 from .cpu import CPU
@@ -57,7 +57,7 @@ def mlp_grn(
     Raises:
         UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
     """
-    w1, w2 = as_matrix(w1), as_matrix(w2)
+    w1, w2 = (w1.flatten(1), w2.flatten(1)) if plain.recorded_by_jit() else (as_matrix(w1), as_matrix(w2))
     hidden, c = w1.shape if w1.ndim == 2 else (-1, -1)
     if gamma is None and beta is None:  # GRN at zero is the identity
         gamma = beta = torch.zeros_like(b1, requires_grad=False)

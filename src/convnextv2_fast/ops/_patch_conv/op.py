@@ -5,9 +5,9 @@ from typing import Any
 from torch import Tensor
 
 from ... import dispatch, plain
+from ...constants import constant
 from ...layouts import Layout
 from .._shared.checks import autocast_dtype, autocast_off, check, check_params, has_shape
-from .._shared.constants import constant
 from . import reference
 from .call import PatchConvCall
 from .cpu import CPU
