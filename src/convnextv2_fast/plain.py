@@ -7,6 +7,7 @@ by one backward pass, and a kernel is closed to both.
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import torch
@@ -19,6 +20,16 @@ def recorded_by_jit() -> bool:
     """Whether torch.jit.trace records what runs, in which sizes are tensors. Whatever is built on it records too:
     OpenVINO's and Core ML's converters, the TorchScript-based ONNX exporter, TensorBoard's graphs."""
     return not torch.compiler.is_compiling() and _TORCH._get_tracing_state() is not None
+
+
+def width(parameter: torch.Tensor) -> int:
+    """The number of a parameter's elements, a constant for torch.jit.trace too: models are traced for other images, not
+    for other widths, and the ONNX exporter wants LayerNorm's as a number."""
+    if not recorded_by_jit():
+        return parameter.numel()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of a size that becomes a number
+        return int(parameter.numel())
 
 
 def why() -> str | None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ... import plain
 from ...layouts import Layout
 from ...spec import Implementation, always
 from .._shared.checks import conv2d_weight
@@ -21,7 +22,7 @@ def dwconv(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         image = image.contiguous()
     weight = conv2d_weight(kernel).to(x.dtype)
     flat_bias = None if bias is None else bias.to(x.dtype).view(-1)
-    return F.conv2d(image, weight, flat_bias, padding=3, groups=x.shape[3]).permute(0, 2, 3, 1)
+    return F.conv2d(image, weight, flat_bias, padding=3, groups=plain.width(weight) // 49).permute(0, 2, 3, 1)
 
 
 def sparse_dwconv(x: Tensor, kernel: Tensor, bias: Tensor | None, *, layout: Layout) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from ... import plain
 from ...spec import Implementation, always
 from .._shared.checks import statistics_dtype
 from .call import LayerNormCall
@@ -18,7 +19,7 @@ def run(call: LayerNormCall) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-6) -> Tensor:
     """:func:`convnextv2_fast.ops.layer_norm` in plain PyTorch, without its checks."""
     wide = statistics_dtype(x)
-    return F.layer_norm(x.to(wide), (x.shape[-1],), weight.to(wide), bias.to(wide), eps).to(x.dtype)
+    return F.layer_norm(x.to(wide), (plain.width(weight),), weight.to(wide), bias.to(wide), eps).to(x.dtype)
 
 
 TORCH = Implementation("torch", run, always)
