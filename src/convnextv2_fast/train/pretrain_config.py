@@ -20,7 +20,7 @@ class PretrainConfig(TrainConfig):
     data_set: str = in_images("folder", one_of("folder", "hf", "hf-stream", "wds"), "what --data_path is")
     epoch_samples: int | None = in_images(None, POSITIVE, "images of an epoch; for streams")
     input_size: int = in_images(224, POSITIVE, "pixels a side, a multiple of 32")
-    in_chans: int = in_images(3, one_of(1, 3, 4), "1: grey, 3: RGB, 4: RGBA")
+    in_chans: int = in_images(3, POSITIVE, "1: grey, 3: RGB, 4: RGBA, others: bands of TIFF files")
 
     model: str = in_model("convnextv2_base", model_name(*MODELS), ", ".join(MODELS))
     mask_ratio: float = in_model(0.6, SHARE, "share of patches that are removed")

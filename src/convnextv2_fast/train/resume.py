@@ -111,7 +111,8 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
 def _changes(names: Sequence[str], held: dict[str, Any], config: TrainConfig) -> list[tuple[str, Any, Any]]:
     now = _plain(config)  # as they are held
     pairs = [(name, held[name], now[name]) for name in names if name in held and name in now]
-    return [(name, old, new) for name, old, new in pairs if old != new]
+    # Older checkpoints hold lists as text.
+    return [(name, old, new) for name, old, new in pairs if old != new and str(old) != str(new)]
 
 
 def _shown(value: Any) -> str:
@@ -182,5 +183,5 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """Options as values that may be read without running code."""
-    plain = (str, int, float, bool, type(None))
+    plain = (str, int, float, bool, list, type(None))
     return {name: value if isinstance(value, plain) else str(value) for name, value in vars(config).items()}
