@@ -155,6 +155,8 @@ def reconstruct(
         mask = Masks(seed, 1, length, mask_ratio).of(i, 0, 1)
         if not mask.any():
             raise TrainingError(f"--mask_ratio {mask_ratio} removes none of {length} patches: nothing to paint")
+        if mask.all():
+            raise TrainingError(f"--mask_ratio {mask_ratio} leaves none of {length} patches visible: nothing to go by")
         rows.append(Row(file.name, *panels(model, pixels, mask), int(mask.sum()), length))
     if not rows:
         raise TrainingError("\n".join(problems))

@@ -81,17 +81,12 @@ class Masks:
 
 def run(config: PretrainConfig) -> dict[str, Any]:
     """See :func:`convnextv2_fast.train.pretrain`."""
-    if config.input_size % max(config.patch_size, 32):
-        raise TrainingError(f"--input_size must be a multiple of {max(config.patch_size, 32)}, got {config.input_size}")
-    length = (config.input_size // config.patch_size) ** 2
-    if fcmae.FCMAE._keep(length, config.mask_ratio) >= length:
-        raise TrainingError(f"--mask_ratio {config.mask_ratio} removes none of {length} patches: nothing to learn")
     with processes(config.device) as among:
         samples, batches = _data(config)
         model = build(config)
         if config.grad_checkpointing:
             model.set_grad_checkpointing()
-        masks = Masks(config.seed, config.images(among.size), length, config.mask_ratio)
+        masks = Masks(config.seed, config.images(among.size), config.patches, config.mask_ratio)
         rate = config.learning_rate(config.images(among.size))
         task = Task(
             name="pretrain",

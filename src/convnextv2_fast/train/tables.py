@@ -72,7 +72,8 @@ class Folder:
         other = [name for name in names if below[name] and name not in label]
         if other:
             raise TrainingError(
-                f"{root}: {len(other)} of its class folders are none of the {len(label)} classes: {some(other)}"
+                f"{root}: {len(other)} of its folders stand for none of the {len(label)} classes that are known "
+                f"({some(self.classes)}): {some(other)}"
             )
         owner: dict[str, Path] = {}
         for name in names:
@@ -137,7 +138,7 @@ def _walk(folder: str, seen: set[str]) -> Iterator[tuple[str, str, str, bool]]:
         return
     below = []
     for entry in entries:
-        if entry.is_dir():
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # a link may lead to itself
             below.append(entry.path)
         elif entry.name.lower().endswith(EXTENSIONS):
             yield folder, entry.name, real, entry.is_symlink()
