@@ -213,7 +213,7 @@ def _evaluate(run: Run, epoch: int) -> dict[str, float]:
     for tail, name, accuracy in candidates:
         if accuracy is not None and accuracy > run.best.get(name, -1.0):
             run.best[name] = accuracy
-            save(run, Position(epoch + 1, 0), f"checkpoint-{name}.pth")
+            save(run, Position(epoch + 1, 0), f"checkpoint-{name}.pth", averaged=bool(tail))
         record[f"best_acc1{tail}"] = run.best.get(name, 0.0)
     values = "  ".join(f"{k.removeprefix('test_')} {v:.4g}" for k, v in record.items())
     run.log.say(f"epoch {epoch}: {values}")

@@ -153,7 +153,7 @@ def _other_model(error: TrainingError, run: Run, path: Path, state: dict[str, An
     return f"{first}\nthis run's model is {ours}\n{advice}"
 
 
-def save(run: Run, at: Position, name: str | None = None) -> None:
+def save(run: Run, at: Position, name: str | None = None, averaged: bool = False) -> None:
     """All processes together. A full disk is not the end of a run: it is said, and tried again at the next time."""
     if run.folder is None or not run.config.save_ckpt:
         return
@@ -185,6 +185,8 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
             "losses": run.carried if at.step else (0.0, 0),
         },
     }
+    if averaged:  # it is the moving average for whose sake the file is written
+        content["chosen"] = "model_ema"
     if run.task.classes:
         content["classes"] = list(run.task.classes)
     if run.ema is not None:
