@@ -9,8 +9,8 @@ and as the commands `pretrain`, `finetune`, `predict`, `reconstruct` and `curve`
 
 * Options: `config`, `pretrain_config` and `finetune_config` declare them, each a field of a `kind` in `options`;
   `recipes` holds upstream's published settings.
-* Samples: `images` reads a file, `tiff` and `bands` what Pillow has no mode for. `tables` finds images in folders, `hub`
-  in Hugging Face datasets, `labelled` knows their classes, `data` puts them in order, `streams` reads shards;
+* Samples: `images` reads a file, `tiff` and `bands` what Pillow has no mode for. `tables` finds images in folders,
+  `hub` in Hugging Face datasets, `labelled` knows their classes, `data` puts them in order, `streams` reads shards;
   `augment` holds the transforms of fine-tuning.
 * Runs: `start` finds a classifier's weights, `optim` mirrors upstream's `optim_factory`, `parallel` holds the
   processes, `lock` keeps an output folder to one run, `saving` and `resume` write checkpoints and continue from them.

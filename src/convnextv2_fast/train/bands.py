@@ -48,8 +48,9 @@ def scaled(values: Any, bits: int, value_range: Range, what: str) -> Tensor:
             f"{what}: {number} of {bits} bits, here from {least:g} to {most:g}, do not say which values are black and "
             "white. Give both, the same for all images, as in --value_range 0 4095"
         )
-    wide = (values.astype("float64") - low) / (high - low)
-    return torch.from_numpy(wide.clip(0, 1).astype("float32"))
+    exact = values.dtype.itemsize <= 2 or values.dtype == numpy.float32  # else float32 would round before it subtracts
+    wide = (values.astype("float32" if exact else "float64") - low) / (high - low)
+    return torch.from_numpy(wide.clip(0, 1).astype("float32", copy=False))
 
 
 def spread(bands: Tensor, channels: int, what: str, colour: bool = False, alpha: bool = False) -> Tensor:
