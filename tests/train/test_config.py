@@ -1,6 +1,7 @@
 """Configurations: from Python as from the command line, refused in one line, read back from older checkpoints."""
 
 import argparse
+import re
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
@@ -82,7 +83,7 @@ def test_words_are_read_as_on_the_command_line(monkeypatch):
         ({"model_ema_decay": 1.5}, "model_ema_decay must be a number from 0 to 1, got 1.5"),
         ({"smoothing": 1}, "smoothing must be a number of at least 0 and below 1, got 1"),
         ({"model": "giant"}, "model must be one of convnextv2_atto, .*, got 'giant'"),
-        ({"in_chans": 2}, "in_chans must be one of 1, 3, 4, got 2"),
+        ({"in_chans": 0}, "in_chans must be a whole number of at least 1, got 0"),
         ({"use_amp": "maybe"}, "use_amp must be true or false, got 'maybe'"),
         ({"device": "toaster"}, "device must be a device such as cpu, cuda or cuda:0, got 'toaster'"),
         ({"opt_betas": 2.0}, "opt_betas must be a number of at least 0 and below 1, got 2.0"),
@@ -97,10 +98,36 @@ def test_bad_values_are_one_line(options, message):
         FinetuneConfig(data_path="x", **options)
 
 
-@pytest.mark.parametrize("options", [{"input_size": 80}, {"mask_ratio": 0.0, "input_size": 64}])
-def test_images_that_do_not_fit_are_one_line(options):
-    with pytest.raises(TrainingError, match=r"must be a multiple of 32, got 80|removes none of 4 patches"):
-        pretrain(PretrainConfig(data_path="x", **options))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_size": 80}, "must be a multiple of 32, got 80"),
+        ({"mask_ratio": 0.0, "input_size": 64}, "removes none of 4 patches"),
+        (
+            {"input_size": 32},
+            "leaves none of 1 patches visible (--input_size 32, --patch_size 32): nothing to learn from; "
+            "try --patch_size 16 or --input_size 64",
+        ),
+        ({"input_size": 64, "mask_ratio": 0.8}, "try --mask_ratio 0.75 or less or --patch_size 16 or --input_size 96"),
+        ({"mask_ratio": 0.99}, "try --mask_ratio 0.97 or less or --patch_size 16 or --input_size 320"),
+        ({"mask_ratio": 1.0}, "try --mask_ratio 0.97 or less"),
+    ],
+)
+def test_images_that_do_not_fit_are_one_line(options, message):
+    with pytest.raises(TrainingError, match=f"{re.escape(message)}$|{re.escape(message)}: "):
+        PretrainConfig(data_path="x", **options)
+
+
+@pytest.mark.parametrize("size", [32, 64, 224, 448])
+@pytest.mark.parametrize("ratio", [0.1, 0.6, 0.75, 0.9, 0.97, 0.99, 1.0])
+def test_what_an_error_advises_is_accepted(size, ratio):
+    try:
+        PretrainConfig(data_path="x", input_size=size, mask_ratio=ratio)
+    except TrainingError as error:
+        for name, value in re.findall(
+            r"--(mask_ratio|patch_size|input_size) ([\d.]+)", str(error).partition("try ")[2]
+        ):
+            PretrainConfig(data_path="x", **{"input_size": size, "mask_ratio": ratio, name: value})
 
 
 def test_a_run_of_an_older_version_is_resumed(pretrain, tmp_path):

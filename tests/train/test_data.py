@@ -9,7 +9,18 @@ import numpy
 import pytest
 import torch
 
-from convnextv2_fast.train import PretrainConfig, TrainingError, augment, data, pictures, pretraining, streams, tables
+from convnextv2_fast.train import (
+    PretrainConfig,
+    TrainingError,
+    augment,
+    data,
+    images,
+    pictures,
+    pretraining,
+    streams,
+    tables,
+)
+from convnextv2_fast.train import hub as hub_tables
 from convnextv2_fast.train.finetune_config import Preprocessing
 from convnextv2_fast.train.parallel import Processes
 from convnextv2_fast.train.saving import Position
@@ -77,10 +88,10 @@ def test_thin_lines_are_cut_before_they_are_resized(size):
 
     image = Image.new("RGB", size)
     image.paste((255, 0, 0), (*(side // 2 for side in size), *(side // 2 + 1 for side in size)))
-    cut = tables.middle(image)
+    cut = images.middle(image)
     assert sorted(cut.size) == [1, 50] and sorted(cut.getcolors()) == [(1, (255, 0, 0)), (49, (0, 0, 0))]
     whole = Image.new("RGB", (50, 1))
-    assert tables.middle(whole) is whole
+    assert images.middle(whole) is whole
     assert augment.evaluation_transform(Preprocessing(input_size=64), 3)(image).shape == (3, 64, 64)
     assert pretraining.transform(64, 3).plain(image).shape == (3, 64, 64)
     assert pictures.prepare(image, 64, 3).shape == (1, 3, 64, 64)
@@ -181,14 +192,14 @@ def hub(photos, tmp_path, monkeypatch) -> SimpleNamespace:
 @pytest.mark.parametrize("where", ["saved", "parquet"])
 def test_hugging_face_tables(hub, where):
     config = getattr(hub, where)
-    table = tables.HubTable(config, "train")
+    table = hub_tables.HubTable(config, "train", labelled=True)
     assert len(table) == 9 and table.classes == ["a", "b", "c"] and table.read(8)[1] == 2
     found = list(data.training_batches(table, pretraining.transform(32, 3), steps(batch=3, per_epoch=3), 0, False))
     assert {len(b.failures) for b in found} == {0, 1}
     with pytest.raises(TrainingError, match=r"no column 'picture' \(--image_key\); it has image, label"):
-        tables.HubTable(replace(config, image_key="picture"), "train")
+        hub_tables.HubTable(replace(config, image_key="picture"), "train")
     with pytest.raises(TrainingError, match="datasets cannot open it"):
-        tables.HubTable(replace(config, data_path=f"{config.data_path}-not"), "train")
+        hub_tables.HubTable(replace(config, data_path=f"{config.data_path}-not"), "train")
 
 
 @pytest.fixture

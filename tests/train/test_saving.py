@@ -54,11 +54,11 @@ def test_a_damaged_file_is_passed_over(tmp_path):
     assert path.name == "checkpoint-0.pth" and content["model"]["n"] == 0
     assert len(said) == 1 and "checkpoint-1.pth: truncated" in said[0]
     (tmp_path / ".checkpoint-5.pth.writing").write_bytes(b"half")
-    folder.prepare()
+    folder.tidy()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-0.pth", "checkpoint-1.pth"]
     assert Folder(tmp_path / "new", 1).newest(said.append) is None
     with pytest.raises(TrainingError, match=r"checkpoint-0.pth: cannot be an output folder: .*exists"):
-        Folder(path, 1).prepare()
+        Folder(path, 1).make()
 
 
 def test_what_is_no_checkpoint(tmp_path):

@@ -37,7 +37,8 @@ def read_state_dict(path_or_dict: Source, use_ema: bool | str = "auto") -> dict[
         path_or_dict: `.safetensors`, any file of `torch.save`, or a mapping; the state dict may lie under `model`,
             `state_dict` or `module`, its moving average under `model_ema` or `state_dict_ema`.
         use_ema: True: the moving average or an error; False: never; `"auto"`: only if there is nothing else
-            (upstream's own `*_ema.pt` files hold it under `model`).
+            (upstream's own `*_ema.pt` files hold it under `model`), or if the run wrote the file for its sake
+            (`checkpoint-best-ema.pth` of this library's `finetune`).
 
     Raises:
         CheckpointError: missing, unreadable, truncated, or without weights. The message begins with the path.
@@ -127,7 +128,7 @@ def _unwrap(x: Any, use_ema: bool | str, what: str) -> StateDict:
         plain = next((k for k in PLAIN_KEYS if isinstance(x.get(k), Mapping) and x[k]), None)
         ema = next((k for k in EMA_KEYS if isinstance(x.get(k), Mapping) and x[k]), None)
         ema_key = ema_key or ema
-        if ema is not None and (use_ema is True or (use_ema == "auto" and plain is None)):
+        if ema is not None and (use_ema is True or (use_ema == "auto" and (plain is None or x.get("chosen") == ema))):
             key, took_ema = ema, True
         elif plain is not None:
             key = plain

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from ..train.options import DEVICE, Kind, whole
+from ..train.options import DEVICE, Kind, number, whole
 
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -31,12 +31,25 @@ def checked(kind: Kind[T]) -> Callable[[str], T]:
     return value
 
 
+RANGE: dict[str, Any] = {  # add_argument's keywords for --value_range
+    "type": checked(number()),
+    "nargs": 2,
+    "metavar": "X",
+    "help": "values that are black and white in images of more than 8 bits (default: as in training)",
+}
 positive, count, device = checked(whole(1)), checked(whole(0)), checked(DEVICE)
 
 
 def path(text: str) -> Path:
     """argparse type: a path, whose leading `~` is the home folder: the shell leaves that of `--option=~/x` alone."""
     return Path(text).expanduser()
+
+
+def ordered(low_high: list[float] | None) -> list[float] | None:
+    """What --value_range gives, if anything; a CommandError where the lower value is not the first."""
+    if low_high is not None and low_high[0] >= low_high[1]:
+        raise CommandError(f"--value_range {low_high[0]:g} {low_high[1]:g}: the lower value comes first")
+    return low_high
 
 
 def require_device(found: torch.device) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .arguments import CommandError, device, path, positive, require_device
+from .arguments import RANGE, CommandError, device, ordered, path, positive, require_device
 
 
 def add_parser(commands: Any) -> None:
@@ -29,6 +29,7 @@ def add_parser(commands: Any) -> None:
     add("--names", type=path, metavar="FILE", help="the class names, one a line (default: the checkpoint's)")
     add("--use_ema", action="store_true", help="take the moving average of the weights")
     add("--input_size", type=positive, metavar="N", help="pixels of a side (default: as in training)")
+    add("--value_range", **RANGE)
     add("--device", type=device, metavar="D", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     add("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     unreadable: list[str] = []
     records: list[dict[str, Any]] = []
     seen = 0
-    found = predict.classifier(args.checkpoint, args.use_ema, args.input_size, args.names)
+    found = predict.classifier(args.checkpoint, args.use_ema, args.input_size, args.names, ordered(args.value_range))
     for prediction in predict.predict(found, args.image, args.top, where, unreadable.append):
         seen += 1
         if args.json:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..train.options import BOOLEAN, SHARE
-from .arguments import checked, count, path, positive
+from .arguments import RANGE, checked, count, ordered, path, positive
 
 
 def add_parser(commands: Any) -> None:
@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
     add("--limit", type=positive, default=16, metavar="N", help="most images on the sheet (default: 16)")
     add("--mask_ratio", type=checked(SHARE), default=0.6, metavar="X", help="default: 0.6")
     add("--seed", type=count, default=0, metavar="N", help="of the mask (default: 0)")
+    add("--value_range", **RANGE)
     told = "default: what the checkpoint says, else true"
     add("--norm_pix_loss", type=checked(BOOLEAN), metavar="true|false", help=told)
     parser.set_defaults(run=_reconstruct)
@@ -54,6 +55,7 @@ def _reconstruct(args: argparse.Namespace) -> int:
         seed=args.seed,
         norm_pix_loss=args.norm_pix_loss,
         limit=args.limit,
+        value_range=ordered(args.value_range),
         warn=problems.append,
         note=lambda text: print(f"warning: {text}", file=sys.stderr),
     )

@@ -9,11 +9,12 @@ and as the commands `pretrain`, `finetune`, `predict`, `reconstruct` and `curve`
 
 * Options: `config`, `pretrain_config` and `finetune_config` declare them, each a field of a `kind` in `options`;
   `recipes` holds upstream's published settings.
-* Samples: `tables` reads images, `labelled` those of classes, `data` puts them in order, `streams` reads shards;
+* Samples: `images` reads a file, `tiff` and `bands` what Pillow has no mode for. `tables` finds images in folders,
+  `hub` in Hugging Face datasets, `labelled` knows their classes, `data` puts them in order, `streams` reads shards;
   `augment` holds the transforms of fine-tuning.
 * Runs: `start` finds a classifier's weights, `optim` mirrors upstream's `optim_factory`, `parallel` holds the
-  processes, `saving` and `resume` write checkpoints and continue from them.
-* Words: `log` is what is written down, `display` and `advice` are what a person sees.
+  processes, `lock` keeps an output folder to one run, `saving` and `resume` write checkpoints and continue from them.
+* Words: `log` is what is written down, in the `lines` of its files, `display` and `advice` are what a person sees.
 * Afterwards: `predict` classifies, `pictures` and `curves` draw.
 
 Everything random that a sample meets (its place in the order, its crop, its mask) is a function of the seed and the

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import TrainingError
 from .data import Augment, Transform
 from .finetune_config import FinetuneConfig, Preprocessing
+from .images import grey, middle, to_tensor
 from .libraries import blamed, need, torchvision_transforms
 from .pretraining import mean_and_std as pretraining_mean_and_std
-from .tables import middle
+
+# What to do where colours cannot be augmented.
+WITHOUT_COLOUR = "switch it off with --aa '' and no --color_jitter (crops, flips and random erasing stay)"
 
 
 def mean_and_std(images: Preprocessing, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -23,17 +28,13 @@ def mean_and_std(images: Preprocessing, channels: int) -> tuple[tuple[float, ...
 def training_transform(config: FinetuneConfig) -> Augment:
     """timm's, as upstream sets it up; an image for which it fails gets :func:`evaluation_transform`.
 
-    timm's colour operations are for RGB, so grey images (`--in_chans 1`) are augmented as RGB and made grey then.
-
     Raises:
-        TrainingError: colour augmentation for RGBA images, or a policy that timm does not know.
+        TrainingError: colour augmentation for other bands than RGB's, or a policy that timm does not know.
     """
     t, channels, images = torchvision_transforms(), config.channels, config.preprocessing
-    if channels == 4 and (config.aa or config.color_jitter):
-        raise TrainingError(
-            "--in_chans 4: colour augmentation is for RGB images; switch it off with --aa '' and no --color_jitter "
-            "(crops, flips and random erasing stay)"
-        )
+    coloured = bool(config.aa or config.color_jitter)
+    if channels not in (1, 3) and coloured:
+        raise TrainingError(f"--in_chans {channels}: colour augmentation is for RGB images; {WITHOUT_COLOUR}")
     rgb = mean_and_std(images, 3) if channels == 3 else pretraining_mean_and_std(3)
     with blamed(f"--aa {config.aa}" if config.aa else f"--color_jitter {config.color_jitter}"):
         shape, colour, tensor = need("timm.data").create_transform(
@@ -52,8 +53,23 @@ def training_transform(config: FinetuneConfig) -> Augment:
     _repair(colour)
     if channels != 3:
         erasing = tensor.transforms[2:]  # behind ToTensor and Normalize
-        tensor = t.Compose([*_grey(channels), t.ToTensor(), t.Normalize(*mean_and_std(images, channels)), *erasing])
+        tensor = t.Compose([*_grey(channels), to_tensor, t.Normalize(*mean_and_std(images, channels)), *erasing])
+    else:
+        tensor.transforms[0] = to_tensor
+    if coloured:
+        shape.transforms.insert(0, _of_eight_bits)
     return Augment(t.Compose([shape, colour, tensor]), evaluation_transform(images, channels))
+
+
+def _of_eight_bits(image: Any) -> Any:
+    """The same, which colour augmentation can be applied to.
+
+    Raises:
+        TrainingError: an image of more bits or bands.
+    """
+    if isinstance(image, Tensor):
+        raise TrainingError(f"colour augmentation is for images of 8 bits, and not all of these are; {WITHOUT_COLOUR}")
+    return image
 
 
 def evaluation_transform(images: Preprocessing, channels: int) -> Transform:
@@ -65,11 +81,11 @@ def evaluation_transform(images: Preprocessing, channels: int) -> Transform:
     else:
         whole = int(size / (images.crop_pct or 224 / 256))
         steps = [middle, t.Resize(whole, interpolation=bicubic), t.CenterCrop(size)]
-    return t.Compose([*steps, *_grey(channels), t.ToTensor(), t.Normalize(*mean_and_std(images, channels))])
+    return t.Compose([*steps, *_grey(channels), to_tensor, t.Normalize(*mean_and_std(images, channels))])
 
 
 def _grey(channels: int) -> list[Any]:
-    return [torchvision_transforms().Grayscale(1)] if channels == 1 else []
+    return [grey] if channels == 1 else []
 
 
 def _repair(colour: Any) -> None:

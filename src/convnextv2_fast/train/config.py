@@ -6,6 +6,7 @@ The command line is made from these fields, under the same names, which are upst
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -23,6 +24,7 @@ from .options import (
     in_images,
     in_processes,
     in_steps,
+    number,
     one_of,
     path,
     text,
@@ -57,6 +59,12 @@ class TrainConfig:
     split: str = in_images("train", text("NAME"), "of a Hugging Face dataset")
     image_key: str = in_images("image", text("NAME"), "column of a Hugging Face dataset")
     label_key: str = in_images("label", text("NAME"))
+    value_range: Sequence[float] | None = in_images(
+        None,
+        number(),
+        "values that are black and white in images of more than 8 bits (default: by their type, where it tells)",
+        several=2,
+    )
     num_workers: int = in_images(workers, COUNT, "loader processes (default: one a core, at most 10); 0: none")
     pin_mem: bool = in_images(True, BOOLEAN, "page-locked memory, for GPUs")
 
@@ -108,6 +116,9 @@ class TrainConfig:
                 object.__setattr__(self, f.name, f.metadata["option"].value(given))
             except ValueError as error:
                 raise TrainingError(f"{f.name} {error}") from None
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            low, high = self.value_range
+            raise TrainingError(f"--value_range {low:g} {high:g}: the lower value comes first")
         if self.save_ckpt_steps and not self.output_dir:
             raise TrainingError("--save_ckpt_steps: checkpoints need a place: --output_dir")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import TrainingError
 from .libraries import need
-from .log import read_lines
+from .lines import read_lines
 from .pictures import save_figure
 
 SMOOTHED = 0.05  # share of a curve that its running mean spans
@@ -22,7 +22,8 @@ def read(path: Path) -> tuple[str, list[float], list[float]]:
         path = next((path / name for name in ("steps.jsonl", "log.txt") if (path / name).is_file()), path / "log.txt")
     records = read_lines(path)
     for unit, key in (("step", "loss"), ("epoch", "train_loss")):
-        found = [(r[unit], r[key]) for r in records if isinstance(r, dict) and unit in r and key in r]
+        pairs = [(r.get(unit), r.get(key)) for r in records]
+        found = [(at, loss) for at, loss in pairs if isinstance(at, int | float) and isinstance(loss, int | float)]
         if found:
             places, losses = zip(*found, strict=True)
             return unit, list(places), list(losses)

@@ -41,10 +41,13 @@ class Augment:
         """The tensor `[C, H, W]`, and why it is a plain one, where it is.
 
         Raises:
-            TrainingError: the random transform failed for :data:`GIVE_UP` images in a row.
+            TrainingError: the options do not suit the images, or the random transform failed for :data:`GIVE_UP`
+                images in a row.
         """
         try:
             tensor = self.random(image)
+        except TrainingError:  # of the options, not of this image
+            raise
         except Exception as error:  # of Pillow, torchvision or timm
             if self.plain is None:
                 raise

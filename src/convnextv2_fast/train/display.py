@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 SECONDS = 10.0  # between lines
@@ -36,10 +36,11 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line for a person."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        with _whatever_becomes_of_it():
+            if self._bar is not None:
+                self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
     def steps(self, last: dict[str, Any], images_per_second: float) -> None:
         """Shows a finished optimizer step: `step` (of the run), `epoch`, `loss`."""
@@ -56,11 +57,22 @@ class Display:
             self._bar.update(self._task, completed=done, left=title, right=right)
         elif now - self._said > SECONDS or done == self.total:
             self._said = now
-            print(f"step {step}  {epoch}  {loss}  {speed}  {left}", file=sys.stderr, flush=True)
+            self.say(f"step {step}  {epoch}  {loss}  {speed}  {left}")
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+@contextlib.contextmanager
+def _whatever_becomes_of_it() -> Iterator[None]:
+    """stderr may be a file on a full disk, which must not end a run. That its reader has gone does."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 def fitting(parts: Sequence[str], width: int) -> list[str]:

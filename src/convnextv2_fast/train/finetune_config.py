@@ -37,6 +37,7 @@ class Preprocessing:
     input_size: int = 224  # pixels of a side
     crop_pct: float | None = None  # share of the side that a centre crop keeps; None: see `evaluation_transform`
     imagenet_default_mean_and_std: bool = True  # else a mean of 0.5 and a deviation of 0.5
+    value_range: Sequence[float] | None = None  # what is black and white in images of more than 8 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class FinetuneConfig(TrainConfig):
     )
     crop_pct: float | None = in_images(None, SHARE, "evaluation: share of the side that is kept (default: 224/256)")
     in_chans: int | None = in_images(
-        None, one_of(1, 3, 4), "1: grey, 3: RGB, 4: RGBA (default: the checkpoint's, else 3)"
+        None, POSITIVE, "1: grey, 3: RGB, 4: RGBA, others: bands of TIFF files (default: the checkpoint's, else 3)"
     )
     imagenet_default_mean_and_std: bool | None = in_images(
         None, BOOLEAN, "normalise by ImageNet's mean and std, else by 0.5 (default: true; with --eval the checkpoint's)"

@@ -26,7 +26,7 @@ from .loop import train
 from .parallel import Processes, processes
 from .resume import find
 from .run import Evaluate, Task
-from .tables import Table
+from .tables import Table, some
 
 HEAD_STD = 2e-5  # upstream's, of the head after loading
 TOP = 5  # answers of which one may be right, in `acc5`
@@ -123,6 +123,8 @@ def evaluate(
         unreadable.update(batch.failures)
         if not len(batch.images):
             continue
+        if config.nb_classes is not None:
+            labelled.check_labels(batch.labels, config.nb_classes)
         moved = batch.to(device)
         with torch.autocast(device.type, config.amp) if config.amp else contextlib.nullcontext():
             logits = model(moved.images).float()
@@ -156,9 +158,13 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             )
         config, weights = start.adopt(config, resumed)
         images = None if config.eval else labelled.table(config, True)
-        held_out = labelled.table(config, False) if config.eval or not config.disable_eval else None
+        names = images.classes if images is not None else _names(weights)
+        held_out = labelled.table(config, False, names) if config.eval or not config.disable_eval else None
         classes, number = labelled.classes(config, (images, held_out))
         config = replace(config, nb_classes=number)
+        missing = labelled.absent(held_out) if held_out is not None else []
+        if missing and among.first:
+            print(f"the validation images lack {len(missing)} of {number} classes: {some(missing)}", file=sys.stderr)
         model, report = build(config, weights)
         if report is not None and among.first and not config.resume:
             print(report, flush=True)
@@ -176,8 +182,6 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             evaluation = functools.partial(evaluate, config, share, batches, set())
         if images is None:
             assert evaluation is not None  # --eval has its images
-            if weights is not None and classes and weights[1].get("classes"):
-                labelled.check_names(weights[0].what, weights[1]["classes"], str(config.data_path), classes)
             return _evaluate_only(among, model, evaluation)
         rate = config.learning_rate(config.images(among.size))
         task = Task(
@@ -197,7 +201,15 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
 def _batches(
     images: Table, change: Augment, config: FinetuneConfig, steps: Steps, taken: dict[int, int]
 ) -> Iterator[Batch]:
-    return data.training_batches(images, change, steps, config.num_workers, config.pinned)
+    for batch in data.training_batches(images, change, steps, config.num_workers, config.pinned):
+        labelled.check_labels(batch.labels, len(images.classes) or config.nb_classes or 0)
+        yield batch
+
+
+def _names(weights: start.Weights | None) -> list[str] | None:
+    """Of the classes, by label, that a checkpoint was trained for; None where it does not tell."""
+    held = weights[1].get("classes") if weights is not None else None
+    return [str(name) for name in held] if isinstance(held, list) and held else None
 
 
 def _evaluate_only(among: Processes, model: nn.Module, evaluation: Evaluate) -> dict[str, float]:

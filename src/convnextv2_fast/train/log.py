@@ -3,47 +3,19 @@ TensorBoard, and what a person reads meanwhile."""
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.files import first_line
 from ..errors import TrainingError
 from .display import Display
+from .lines import Lines, Record, read_lines, write_lines
 from .saving import Position
-
-Record = dict[str, Any]
-
-
-def write_lines(path: Path, records: list[Record]) -> None:
-    """Replaces a file at once."""
-    partial = path.with_name(f".{path.name}.writing")
-    partial.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    os.replace(partial, path)
-
-
-def read_lines(path: Path) -> list[Record]:
-    """The records of a file of JSON lines; a last line that was cut off is left out.
-
-    Raises:
-        TrainingError: no such file, or another line is no JSON.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path}: cannot read it: {error}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise TrainingError(f"{path}: line {number} is not JSON") from None
-    return found
 
 
 class Log:
-    """Of the first process; the others' does nothing.
+    """Of the first process; the others' does nothing. A disk that is full or read-only does not end a run.
 
     Args:
         folder: for `log.txt` and `steps.jsonl`; None writes neither.
@@ -63,14 +35,15 @@ class Log:
         title: str,
     ) -> None:
         self.active = active
-        self.folder = folder if active else None
+        folder = folder if active else None
+        self._show: Display | None = None
+        self._epochs = Lines(folder / "log.txt", self.say) if folder is not None else None
+        self._steps = Lines(folder / "steps.jsonl", self.say) if folder is not None else None
         self._writer: Any = None
         done = start.epoch * per_epoch + start.step
-        if self.folder is not None:
-            for name, key, first in (("log.txt", "epoch", start.epoch), ("steps.jsonl", "step", done)):
-                path = self.folder / name
-                if path.exists():
-                    write_lines(path, [r for r in read_lines(path) if r[key] < first])
+        for file, key, first in ((self._epochs, "epoch", start.epoch), (self._steps, "step", done)):
+            if file is not None and file.path.exists():
+                write_lines(file.path, [r for r in read_lines(file.path) if _before(r.get(key), first)])
         if tensorboard is not None and active:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -91,15 +64,10 @@ class Log:
         """Finished optimizer steps: `step` (of the run), `epoch`, `loss`, `lr`."""
         if not self.active or not records:
             return
-        if self.folder is not None:
-            with open(self.folder / "steps.jsonl", "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(r) + "\n" for r in records))
-        if self._writer is not None:
-            for r in records:
-                for key in ("loss", "lr", "grad_norm"):
-                    if key in r:
-                        self._writer.add_scalar(f"train/{key}", r[key], r["step"])
-            self._writer.add_scalar("train/images_per_second", images_per_second, records[-1]["step"])
+        if self._steps is not None:
+            self._steps.add(records)
+        scalars = [(f"train/{k}", r[k], r["step"]) for r in records for k in ("loss", "lr", "grad_norm") if k in r]
+        self._board([*scalars, ("train/images_per_second", images_per_second, records[-1]["step"])])
         if self._show is not None:
             self._show.steps(records[-1], images_per_second)
 
@@ -107,17 +75,35 @@ class Log:
         """A finished epoch: `train_loss`, `train_lr`, `epoch`, `n_parameters` and what was evaluated."""
         if not self.active:
             return
-        if self.folder is not None:
-            with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        if self._writer is not None:
-            for key, value in record.items():
-                if key.startswith("test_"):
-                    self._writer.add_scalar(f"test/{key.removeprefix('test_')}", value, record["epoch"])
-            self._writer.flush()
+        if self._epochs is not None:
+            self._epochs.add([record])
+        tested = {k.removeprefix("test_"): value for k, value in record.items() if k.startswith("test_")}
+        self._board([(f"test/{key}", value, record["epoch"]) for key, value in tested.items()], flush=True)
+
+    def _board(self, scalars: list[tuple[str, float, int]], flush: bool = False) -> None:
+        """TensorBoard's writer does not work again after an error: it is given up."""
+        if self._writer is None:
+            return
+        try:
+            for scalar in scalars:
+                self._writer.add_scalar(*scalar)
+            if flush:
+                self._writer.flush()
+        except Exception as error:  # of its thread, handed on as it is
+            self._writer = None
+            self.say(f"error: TensorBoard's file cannot be written: {first_line(error)}; training continues without it")
 
     def close(self) -> None:
+        for file in (self._epochs, self._steps):
+            if file is not None:
+                file.close()
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(OSError):
+                self._writer.close()
         if self._show is not None:
             self._show.close()
+
+
+def _before(place: Any, first: int) -> bool:
+    """Whether a record stays when a run goes on at `first`; one that tells no place is not ours to remove."""
+    return not isinstance(place, int | float) or place < first

@@ -23,6 +23,7 @@ from .display import duration
 from .finetune_config import FinetuneConfig
 from .layers import LayerTimes, Timing
 from .libraries import need
+from .lock import output_folder
 from .log import Log
 from .losses import Losses
 from .optim import cosine, set_learning_rate, set_weight_decay
@@ -44,15 +45,18 @@ def train(config: TrainConfig, task: Task, among: Processes, resumed: Found | No
     Raises:
         TrainingError: see its message.
     """
+    Steps.count(task.epoch_samples, config.images(among.size))  # an error, before anything is written
+    with output_folder(config, among) as folder:
+        return _train(config, task, among, resumed, folder)
+
+
+def _train(
+    config: TrainConfig, task: Task, among: Processes, resumed: Found | None, folder: saving.Folder | None
+) -> dict[str, Any]:
     images = config.images(among.size)
     per_epoch = Steps.count(task.epoch_samples, images)
     scaled_from = config.blr if config.lr is None else None
     config = replace(config, lr=config.learning_rate(images))
-    folder = None
-    if config.output_dir:
-        folder = saving.Folder(Path(config.output_dir), config.save_ckpt_num)
-        if among.first:
-            folder.prepare()
     if config.parallel == "fsdp" and config.amp == torch.float16:
         raise TrainingError("--parallel fsdp has no float16 loss scaling: take --amp_dtype bfloat16")
     model = task.model.to(among.device)
@@ -209,7 +213,7 @@ def _evaluate(run: Run, epoch: int) -> dict[str, float]:
     for tail, name, accuracy in candidates:
         if accuracy is not None and accuracy > run.best.get(name, -1.0):
             run.best[name] = accuracy
-            save(run, Position(epoch + 1, 0), f"checkpoint-{name}.pth")
+            save(run, Position(epoch + 1, 0), f"checkpoint-{name}.pth", averaged=bool(tail))
         record[f"best_acc1{tail}"] = run.best.get(name, 0.0)
     values = "  ".join(f"{k.removeprefix('test_')} {v:.4g}" for k, v in record.items())
     run.log.say(f"epoch {epoch}: {values}")

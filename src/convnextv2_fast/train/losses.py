@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from . import advice
-from .log import Record
+from .lines import Record
 from .run import Run
 
 WAIT = 5.0  # seconds that a person waits for a sign of life

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoints.files import first_line
 from ..errors import TrainingError
 from ..models.fcmae import FCMAE
 from . import saving, start
+from .bands import Range
+from .images import decode, middle, unreadable
+from .images import size as size_of
 from .libraries import need
 from .pretraining import Masks, mean_and_std
-from .tables import decode, expand, middle, unreadable
+from .tables import expand
 
 CAPTIONS = ("original", "masked", "reconstruction", "with visible pixels")
 
@@ -55,15 +59,18 @@ def rebuild(content: Mapping[str, Any], path: Path, norm_pix_loss: bool | None =
 
 
 def prepare(image: Any, size: int, channels: int) -> Tensor:
-    """A Pillow image as `[1, C, size, size]`, normalised: its shorter side resized to `size`, its middle cut out."""
+    """What `decode` gives as `[1, C, size, size]`, normalised: its shorter side resized, the middle cut out."""
     from PIL import Image
 
     image = middle(image)
-    scale = size / min(image.size)
-    wide, high = (max(size, round(side * scale)) for side in image.size)
+    scale = size / min(size_of(image))
+    wide, high = (max(size, round(side * scale)) for side in size_of(image))
     left, top = (wide - size) // 2, (high - size) // 2
-    image = image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in mean_and_std(channels))
+    if isinstance(image, Tensor):
+        whole = F.interpolate(image.unsqueeze(0), (high, wide), mode="bicubic", antialias=True).clamp(0, 1)
+        return (whole[..., top : top + size, left : left + size] - mean) / std
+    image = image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, size, size, channels)
     return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
@@ -111,6 +118,7 @@ def reconstruct(
     seed: int,
     norm_pix_loss: bool | None,
     limit: int,
+    value_range: Range = None,
     warn: Callable[[str], None],
     note: Callable[[str], None],
 ) -> list[Row]:
@@ -119,6 +127,7 @@ def reconstruct(
     Args:
         images: files, or folders of which all images are taken.
         size: pixels a side; None: that of the pre-training, which the checkpoint tells (224 where it does not).
+        value_range: what is black and white in images of more than 8 bits; None: as in the pre-training.
         limit: most rows. warn: is told of images that cannot be read. note: of those beyond the limit.
     Raises:
         TrainingError: the checkpoint, all of the images, or the output file.
@@ -128,7 +137,8 @@ def reconstruct(
     content = saving.read(checkpoint)
     model = rebuild(content, checkpoint, norm_pix_loss)
     step = max(model.patch_size, 32)
-    size = size or start.preprocessing(content).input_size
+    told = start.preprocessing(content)
+    size, value_range = size or told.input_size, value_range or told.value_range
     if size % step:
         raise TrainingError(f"--size {size}: must be a multiple of {step} for this model")
     files = expand(images)
@@ -138,13 +148,15 @@ def reconstruct(
     rows, problems = [], []
     for i, file in enumerate(files[:limit]):
         try:
-            pixels = prepare(decode(file, model.in_chans), size, model.in_chans)
+            pixels = prepare(decode(file, model.in_chans, value_range), size, model.in_chans)
         except Exception as error:  # whatever a decoder says of a damaged file
             problems.append(unreadable(file, error))
             continue
         mask = Masks(seed, 1, length, mask_ratio).of(i, 0, 1)
         if not mask.any():
             raise TrainingError(f"--mask_ratio {mask_ratio} removes none of {length} patches: nothing to paint")
+        if mask.all():
+            raise TrainingError(f"--mask_ratio {mask_ratio} leaves none of {length} patches visible: nothing to go by")
         rows.append(Row(file.name, *panels(model, pixels, mask), int(mask.sum()), length))
     if not rows:
         raise TrainingError("\n".join(problems))
@@ -161,7 +173,7 @@ def _draw(rows: Sequence[Row], checkpoint: str, out: Path) -> None:
     figure = Figure(figsize=(3 * len(CAPTIONS), 3 * len(rows) + 0.5), layout="constrained")
     for places, row in zip(figure.subplots(len(rows), len(CAPTIONS), squeeze=False), rows, strict=True):
         for axes, caption, picture in zip(places, CAPTIONS, row.pictures, strict=True):
-            axes.imshow(picture[..., :3].squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(_shown(picture).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             if row is rows[0]:
                 axes.set_title(caption)
             axes.set_axis_off()
@@ -172,6 +184,11 @@ def _draw(rows: Sequence[Row], checkpoint: str, out: Path) -> None:
     named = f"{rows[0].name}: loss {rows[0].loss:.3f}" if len(rows) == 1 else f"{len(rows)} images"
     figure.suptitle(f"{checkpoint}, {named}, {masked}", fontsize="small")
     save_figure(FigureCanvasAgg(figure), out)
+
+
+def _shown(picture: Tensor) -> Tensor:
+    """What can be drawn of `[H, W, C]`: the first three bands as colours, or the first one as grey."""
+    return picture[..., :3] if picture.shape[-1] >= 3 else picture[..., 0]
 
 
 def save_figure(canvas: Any, out: Path) -> None:

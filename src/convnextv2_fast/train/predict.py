@@ -16,9 +16,11 @@ from ..errors import CheckpointError, TrainingError
 from ..models.convnextv2 import ConvNeXtV2
 from . import start
 from .augment import evaluation_transform
+from .bands import Range
 from .data import Transform
+from .images import decode, read_as, unreadable
 from .libraries import need
-from .tables import decode, expand, unreadable
+from .tables import expand
 
 BATCH = 16
 
@@ -36,16 +38,20 @@ class Classifier:
     model: nn.Module
     transform: Transform
     channels: int  # of the images to decode
+    value_range: Range  # of images of more than 8 bits
     names: list[str]  # by label
 
 
-def classifier(checkpoint: Path, use_ema: bool, size: int | None, names: Path | None) -> Classifier:
+def classifier(
+    checkpoint: Path, use_ema: bool, size: int | None, names: Path | None, value_range: Range = None
+) -> Classifier:
     """The model of a checkpoint with its head, ready to be called.
 
     Args:
         use_ema: take the moving average of the weights.
         size: pixels a side; None: those of the training, 224 where the checkpoint does not tell.
         names: a file with the name of a class a line; None: from the checkpoint, else "class 0", "class 1", ...
+        value_range: what is black and white in images of more than 8 bits; None: as in the training.
     Raises:
         TrainingError: it holds no classifier, or another number of classes than names.
     """
@@ -59,13 +65,12 @@ def classifier(checkpoint: Path, use_ema: bool, size: int | None, names: Path | 
             f"{checkpoint}: holds {held}, so it cannot classify; fine-tune it first: finetune --finetune {checkpoint}"
         )
     channels = held.in_chans or 3
-    if channels not in start.CHANNELS:
-        raise TrainingError(f"{checkpoint}: takes images of {channels} channels; image files have 1, 3 or 4")
     model = ConvNeXtV2(in_chans=channels, num_classes=held.classes, depths=held.depths, dims=held.dims)
     start.load(model, source, head="keep")
     images = start.preprocessing(content)
+    found = _names(content, names, held.classes)
     transform = evaluation_transform(replace(images, input_size=size or images.input_size), channels)
-    return Classifier(model.eval(), transform, 4 if channels == 4 else 3, _names(content, names, held.classes))
+    return Classifier(model.eval(), transform, read_as(channels), value_range or images.value_range, found)
 
 
 def _names(content: Mapping[str, Any], file: Path | None, number: int) -> list[str]:
@@ -98,7 +103,7 @@ def predict(
     files = expand(images)
     for i, file in enumerate(files):
         try:
-            waiting.append((file, found.transform(decode(file, found.channels))))
+            waiting.append((file, found.transform(decode(file, found.channels, found.value_range))))
         except Exception as error:  # whatever a decoder says of a damaged file
             warn(unreadable(file, error))
         if waiting and (len(waiting) == BATCH or i + 1 == len(files)):

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..models import fcmae
-from . import data, optim, streams, tables
+from . import data, images, optim, streams, tables
 from .data import Augment, Batch, Steps
+from .hub import HubTable
 from .libraries import torchvision_transforms
 from .loop import train
 from .parallel import processes
@@ -36,8 +37,8 @@ def transform(size: int, channels: int) -> Augment:
     t = torchvision_transforms()
     bicubic = t.InterpolationMode.BICUBIC
     crop = t.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=bicubic)
-    tensor = (t.ToTensor(), t.Normalize(*mean_and_std(channels)))
-    plain = (tables.middle, t.Resize(size, interpolation=bicubic), t.CenterCrop(size))
+    tensor = (images.to_tensor, t.Normalize(*mean_and_std(channels)))
+    plain = (images.middle, t.Resize(size, interpolation=bicubic), t.CenterCrop(size))
     return Augment(t.Compose([crop, t.RandomHorizontalFlip(), *tensor]), t.Compose([*plain, *tensor]))
 
 
@@ -80,19 +81,13 @@ class Masks:
 
 def run(config: PretrainConfig) -> dict[str, Any]:
     """See :func:`convnextv2_fast.train.pretrain`."""
-    if config.input_size % max(config.patch_size, 32):
-        raise TrainingError(f"--input_size must be a multiple of {max(config.patch_size, 32)}, got {config.input_size}")
-    length = (config.input_size // config.patch_size) ** 2
-    if fcmae.FCMAE._keep(length, config.mask_ratio) >= length:
-        raise TrainingError(f"--mask_ratio {config.mask_ratio} removes none of {length} patches: nothing to learn")
     with processes(config.device) as among:
         samples, batches = _data(config)
         model = build(config)
         if config.grad_checkpointing:
             model.set_grad_checkpointing()
-        images = config.images(among.size)
-        masks = Masks(config.seed, images, length, config.mask_ratio)
-        rate = config.learning_rate(images)
+        masks = Masks(config.seed, config.images(among.size), config.patches, config.mask_ratio)
+        rate = config.learning_rate(config.images(among.size))
         task = Task(
             name="pretrain",
             network=config.model,
@@ -121,9 +116,12 @@ def _data(config: PretrainConfig) -> tuple[int, MakeBatches]:
         if config.data_set == "folder":
             root = Path(config.data_path)
             root = root / "train" if (root / "train").is_dir() else root
-            table: tables.Table = tables.Folder(root, config.in_chans, expected="images may lie in it at any depth")
+            expected = "images may lie in it at any depth"
+            table: tables.Table = tables.Folder(
+                root, config.in_chans, expected=expected, value_range=config.value_range
+            )
         else:
-            table = tables.HubTable(config, split, config.in_chans)
+            table = HubTable(config, split, config.in_chans)
         return len(table), lambda steps, taken: data.training_batches(
             table, change, steps, config.num_workers, config.pinned
         )
@@ -133,6 +131,7 @@ def _data(config: PretrainConfig) -> tuple[int, MakeBatches]:
         raise TrainingError(f"--data_set {config.data_set}: say how many images make an epoch: --epoch_samples N")
 
     def batches(steps: Steps, taken: dict[int, int]) -> Iterator[Batch]:
-        return streams.stream_batches(source, change, steps, config.in_chans, config.num_workers, config.pinned, taken)
+        workers, pin = config.num_workers, config.pinned
+        return streams.stream_batches(source, change, steps, config.in_chans, workers, pin, taken, config.value_range)
 
     return config.epoch_samples, batches

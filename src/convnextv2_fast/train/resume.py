@@ -62,8 +62,8 @@ def find(config: TrainConfig, among: Processes) -> Found | None:
 def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     """Loads a checkpoint and sets the start; returns what to say of it."""
     state = content.get("run") or {}
-    if state and state["task"] != run.task.name:
-        raise TrainingError(f"{path}: was written by {state['task']}, and cannot be resumed by {run.task.name}")
+    if state and state.get("task") != run.task.name:
+        raise TrainingError(f"{path}: was written by {state.get('task')}, and cannot be resumed by {run.task.name}")
     if "optimizer" not in content:
         raise TrainingError(f"{path}: holds weights only, nothing to resume; weights are for --finetune")
     held = saving.arguments(content)
@@ -86,8 +86,13 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
         run.ema.module.load_state_dict(content.get("model_ema") or content["model"])
     said = f"resumed from {path}"
     if not state:  # upstream's own: whole epochs, no random states
-        run.steps = replace(run.steps, start=Position(int(content["epoch"]) + 1, 0))
+        if not isinstance(content.get("epoch"), int):
+            raise TrainingError(f"{path}: does not say after which epoch it was written, so it cannot be resumed")
+        run.steps = replace(run.steps, start=Position(content["epoch"] + 1, 0))
         return said
+    lacking = [key for key in ("epoch", "step", "per_epoch", "images") if key not in state]
+    if lacking:
+        raise TrainingError(f"{path}: does not say where its run stood ({', '.join(lacking)}), so it cannot be resumed")
     step, per_epoch = state["step"], state["per_epoch"]
     if state["images"] != run.steps.images:
         step = step * state["images"] // run.steps.images
@@ -96,22 +101,37 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     epoch = state["epoch"] + (step >= run.steps.per_epoch)  # an epoch can have become shorter
     step = 0 if step >= run.steps.per_epoch else step
     run.steps = replace(run.steps, start=Position(epoch, step))
-    run.best, run.unreadable, run.carried = dict(state["best"]), set(state["unreadable"]), tuple(state["losses"])
+    run.best, run.unreadable = dict(state.get("best") or {}), set(state.get("unreadable") or ())
+    run.carried = tuple(state.get("losses") or (0.0, 0))
     run.plain = state.get("plain", 0) if run.among.first else 0
-    if len(state["random"]) == run.among.size:
-        saving.restore_random_state(state["random"][run.among.rank], run.among.device)
-        run.taken = dict(state["taken"][run.among.rank]) if step else {}
+    said += _take_up_processes(run, state, step)
     told = [name for name in declared(fields(run.config)) if name not in UNTOLD]
     changed = [f"{name} {_shown(old)} -> {_shown(new)}" for name, old, new in _changes(told, held, run.config)]
-    if len(state["random"]) != run.among.size:
-        changed.append(f"processes {len(state['random'])} -> {run.among.size}")
+    held_by = len(state.get("random") or ())
+    if held_by not in (0, run.among.size):
+        changed.append(f"processes {held_by} -> {run.among.size}")
     return said + (f", with other arguments: {', '.join(changed)}" if changed else "")
+
+
+def _take_up_processes(run: Run, state: dict[str, Any], step: int) -> str:
+    """Random states and places in streams, which a checkpoint holds of each process; returns what to say of them."""
+    random, taken, rank = state.get("random") or [], state.get("taken") or [], run.among.rank
+    if len(taken) == run.among.size:
+        run.taken = dict(taken[rank]) if step else {}
+    why = "it holds no random states" if not random else ""
+    if len(random) == run.among.size:
+        try:
+            saving.restore_random_state(random[rank], run.among.device)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            why = f"its random states cannot be used ({first_line(error)})"
+    return f"; {why}, so random numbers start again from the seed" if why else ""
 
 
 def _changes(names: Sequence[str], held: dict[str, Any], config: TrainConfig) -> list[tuple[str, Any, Any]]:
     now = _plain(config)  # as they are held
     pairs = [(name, held[name], now[name]) for name in names if name in held and name in now]
-    return [(name, old, new) for name, old, new in pairs if old != new]
+    # Older checkpoints hold lists as text.
+    return [(name, old, new) for name, old, new in pairs if old != new and str(old) != str(new)]
 
 
 def _shown(value: Any) -> str:
@@ -133,7 +153,7 @@ def _other_model(error: TrainingError, run: Run, path: Path, state: dict[str, An
     return f"{first}\nthis run's model is {ours}\n{advice}"
 
 
-def save(run: Run, at: Position, name: str | None = None) -> None:
+def save(run: Run, at: Position, name: str | None = None, averaged: bool = False) -> None:
     """All processes together. A full disk is not the end of a run: it is said, and tried again at the next time."""
     if run.folder is None or not run.config.save_ckpt:
         return
@@ -165,6 +185,8 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
             "losses": run.carried if at.step else (0.0, 0),
         },
     }
+    if averaged:  # it is the moving average for whose sake the file is written
+        content["chosen"] = "model_ema"
     if run.task.classes:
         content["classes"] = list(run.task.classes)
     if run.ema is not None:
@@ -182,5 +204,5 @@ def save(run: Run, at: Position, name: str | None = None) -> None:
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """Options as values that may be read without running code."""
-    plain = (str, int, float, bool, type(None))
+    plain = (str, int, float, bool, list, type(None))
     return {name: value if isinstance(value, plain) else str(value) for name, value in vars(config).items()}

@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,19 +124,33 @@ class Folder:
         whole = [file for place, file in before if place.step == 0]
         stale = [file for place, file in before if place.step > 0 and place < at]
         for file in [*whole[: -self.keep], *stale]:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the new one is written, which is what counts
+                file.unlink(missing_ok=True)
         return self.path / name
 
-    def prepare(self) -> None:
-        """Makes the folder, and removes what a killed process was writing.
+    def make(self) -> None:
+        """Makes the folder.
 
         Raises:
             TrainingError: it cannot be made.
         """
-        try:
+        with self._needed():
             self.path.mkdir(parents=True, exist_ok=True)
+
+    def tidy(self) -> None:
+        """Removes what a killed process was writing.
+
+        Raises:
+            TrainingError: it cannot be removed.
+        """
+        with self._needed():
             for file in self.path.glob(".*.writing"):
                 file.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _needed(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise TrainingError(f"{self.path}: cannot be an output folder: {error}") from error
 

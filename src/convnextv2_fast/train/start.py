@@ -19,7 +19,6 @@ from . import saving
 from .finetune_config import FinetuneConfig, Preprocessing
 from .recipes import RECIPES
 
-CHANNELS = (1, 3, 4)
 Weights = tuple[StateDict, Mapping[str, Any]]  # and the whole content of their file
 
 
@@ -54,15 +53,21 @@ def preprocessing(content: Mapping[str, Any]) -> Preprocessing:
         "input_size": lambda size: type(size) is int and size > 0,
         "crop_pct": lambda crop: isinstance(crop, float) and 0 < crop <= 1,
         "imagenet_default_mean_and_std": lambda normal: isinstance(normal, bool),
+        "value_range": _is_range,
     }
     return Preprocessing(**{name: said[name] for name, fit in fits.items() if fit(said.get(name))})
+
+
+def _is_range(held: Any) -> bool:
+    numbers = isinstance(held, list) and len(held) == 2 and all(isinstance(value, int | float) for value in held)
+    return numbers and held[0] < held[1]
 
 
 def adopt(
     config: FinetuneConfig, resumed: tuple[Path, Mapping[str, Any]] | None = None
 ) -> tuple[FinetuneConfig, Weights | None]:
     """Takes `--model` and `--in_chans`, where they are not given, from the checkpoint that the run starts with; to be
-    evaluated, it tells the preprocessing, too.
+    evaluated, it tells the preprocessing, too; to be trained, `--value_range` of it.
 
     Args:
         resumed: the checkpoint that a run goes on from, `--finetune` or not.
@@ -87,8 +92,11 @@ def adopt(
             held = None
         if held is not None:
             size = size or held.size
-            channels = channels or (held.in_chans if held.in_chans in CHANNELS else None)
-    told = preprocessing(found[1]) if found is not None and config.eval else Preprocessing()
+            channels = channels or held.in_chans
+    content = resumed[1] if resumed is not None else found[1] if found is not None else {}
+    told = preprocessing(content)
+    if not config.eval:  # training may change everything but the scale of the values that the weights have met
+        told = Preprocessing(value_range=told.value_range)
     missing = {name: value for name, value in vars(told).items() if getattr(config, name) is None}
     return replace(config, model=size or config.network, in_chans=channels or config.channels, **missing), found
 

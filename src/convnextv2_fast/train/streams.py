@@ -7,18 +7,20 @@ decoding what it has had.
 
 from __future__ import annotations
 
+import functools
 import glob
 import io
 import itertools
 import random
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..checkpoints.files import first_line
 from ..errors import TrainingError
+from .bands import Range
 from .config import TrainConfig
 from .data import (
     GIVE_UP,
@@ -33,7 +35,9 @@ from .data import (
     plain_errors,
     seeded,
 )
-from .tables import decode, hub_file, open_hub, undecoded
+from .hub import hub_file, open_hub, undecoded
+from .images import decode
+from .tables import EXTENSIONS
 
 SHUFFLED = 1000  # samples that a part holds to draw from
 Raw = tuple[str, Any, int]  # name, image file, label
@@ -77,7 +81,7 @@ class Shards:
         rows = webdataset.WebDataset(order[part::parts] if whole else order, **options)
         shuffled = rows.shuffle(SHUFFLED, rng=random.Random(f"{seed}/{epoch}/{part if whole else ''}"))
         for row in shuffled if whole else itertools.islice(shuffled, part, None, parts):
-            image = next((row[k] for k in ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif") if k in row), b"")
+            image = next((row[e[1:]] for e in EXTENSIONS if e[1:] in row), b"")
             label = row.get("cls", b"0")
             yield str(row["__key__"]), io.BytesIO(image), int(label) if label.strip().isdigit() else 0
 
@@ -86,7 +90,7 @@ class HubStream:
     """A Hugging Face dataset with `streaming=True`."""
 
     def __init__(self, config: TrainConfig, split: str) -> None:
-        self.key, self.label_key, self.split = config.image_key, config.label_key, split
+        self.key, self.split = config.image_key, split
         self.rows = undecoded(open_hub(config, split, streaming=True), config)
 
     def open(self, seed: int, epoch: int, part: int, parts: int) -> Iterable[Raw]:
@@ -97,16 +101,22 @@ class HubStream:
         singles = ({k: v[0] for k, v in batch.items()} for batch in rows.iter(batch_size=1))
         for i, row in enumerate(singles if whole else itertools.islice(singles, part, None, parts)):
             cell = row[self.key]
-            yield cell.get("path") or f"{self.split}: sample {i}", hub_file(cell), int(row.get(self.label_key) or 0)
+            yield cell.get("path") or f"{self.split}: sample {i}", hub_file(cell), 0  # nothing streamed has labels
 
 
 class _Parts(IterableDataset[Batch]):
     """Batches of one process. Batch t of the run comes from part `t % workers`, whichever worker that is."""
 
     def __init__(
-        self, source: Source, transform: Augment, steps: Steps, channels: int, workers: int, taken: dict[int, int]
+        self,
+        source: Source,
+        transform: Augment,
+        steps: Steps,
+        read: Callable[[Any], Any],
+        workers: int,
+        taken: dict[int, int],
     ) -> None:
-        self.source, self.transform, self.steps, self.channels = source, transform, steps, channels
+        self.source, self.transform, self.steps, self.read = source, transform, steps, read
         self.workers, self.taken = workers, taken
 
     def __iter__(self) -> Iterator[Batch]:
@@ -143,7 +153,7 @@ class _Parts(IterableDataset[Batch]):
                 if taken <= skip:
                     continue
                 try:
-                    image = decode(file, self.channels)
+                    image = self.read(file)
                 except Exception as error:  # whatever a decoder says of a damaged file
                     failures.append((name, first_line(error)))
                     if len(failures) >= GIVE_UP:
@@ -165,12 +175,15 @@ def stream_batches(
     workers: int,
     pin: bool,
     taken: dict[int, int],
+    value_range: Range = None,
 ) -> Iterator[Batch]:
     """All batches of this process, in order.
 
     Args:
+        channels, value_range: of :func:`images.decode`.
         taken: samples that each part has given in the epoch where the run starts: :attr:`Batch.taken` of its last ones.
     """
-    parts = _Parts(source, careful(transform), steps, channels, max(workers, 1), taken)
+    read = functools.partial(decode, channels=channels, value_range=value_range)
+    parts = _Parts(source, careful(transform), steps, read, max(workers, 1), taken)
     loader = DataLoader(parts, batch_size=None, num_workers=workers, pin_memory=pin, worker_init_fn=leave_signals)
     return plain_errors(iter(loader))

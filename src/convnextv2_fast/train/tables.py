@@ -1,93 +1,87 @@
-"""Tables of images, which can be read in any order: folders, and Hugging Face datasets."""
+"""Tables of images, which can be read in any order; those of folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..checkpoints.files import first_line
 from ..errors import TrainingError
-from .config import TrainConfig
+from .bands import Range
+from .images import decode
 from .libraries import need
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-LONGEST = 50  # sides of an image to each other, when it is resized by the shorter one
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by channels
+SHOWN = 5  # names in a message
 
 
 class Table(Protocol):
     """Images that can be read in any order."""
 
-    classes: list[str]
+    classes: list[str]  # names by label; empty: labels are numbers without names, or there are none
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
     def read(self, index: int) -> tuple[Any, int]:
-        """A decoded Pillow image and its label; any exception means that it is unreadable."""
+        """What `images.decode` gives, and its label; any exception means that it is unreadable."""
         ...
 
 
-def decode(file: Any, channels: int) -> Any:
-    """A Pillow image from a path or an open file, wholly decoded.
-
-    Raises:
-        Exception: of any kind, where it is no readable image.
-    """
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return image.convert(MODES[channels])
-
-
-def unreadable(file: Path, error: Exception) -> str:
-    """What to say of a file that :func:`decode` could not read."""
-    if not file.exists():
-        return f"{file}: no such file or folder"
-    return f"{file}: cannot be read as an image: {first_line(error)}"
-
-
-def middle(image: Any) -> Any:
-    """The middle of an image that is more than :data:`LONGEST` times as long as wide, any other as it is. What follows
-    resizes by the shorter side and cuts the middle out: of a thin line it would make gigabytes to throw away."""
-    wide, high = image.size
-    if max(wide, high) <= LONGEST * min(wide, high):
-        return image
-    width, height = min(wide, LONGEST * high), min(high, LONGEST * wide)
-    left, top = (wide - width) // 2, (high - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
 class Folder:
-    """Every image below a folder, in sorted order.
+    """Every image below a folder, in sorted order, each picture once.
 
     Args:
+        channels, value_range: of `images.decode`.
         labelled: then the first level are the classes, as in torchvision's ImageFolder.
         expected: what errors say of the layout that was expected.
+        classes: their names by label, where other images have given them. A folder of another name is an error, a class
+            without a folder is none.
     Raises:
-        TrainingError: no such folder, or none that holds images (or classes).
+        TrainingError: no such folder, or none that holds images (or classes); or its classes cannot be told.
     """
 
-    def __init__(self, root: Path, channels: int = 3, labelled: bool = False, expected: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        channels: int = 3,
+        labelled: bool = False,
+        expected: str = "",
+        value_range: Range = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         need("PIL")
         expected = f"; {expected}" if expected else ""
         if not root.is_dir():
             raise TrainingError(f"{root}: there is no such folder of images{expected}")
-        self.channels, self.classes = channels, []
-        if labelled:
-            self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name))
-            found = [(p, i) for i, name in enumerate(self.classes) for p in images_below(root / name)]
-            empty = sorted(set(range(len(self.classes))) - {i for _, i in found})
-            if self.classes and empty:
-                names = ", ".join(self.classes[i] for i in empty[:5])
-                raise TrainingError(f"{root}: {len(empty)} of its class folders hold no image: {names}")
-        else:
-            found = [(p, 0) for p in images_below(root)]
+        self.channels, self.value_range, self.classes = channels, value_range, list(classes or [])
+        found = self._labelled(root) if labelled else [(path, 0) for path in images_below(root)]
         if not found:
             inside = "class folders with images" if labelled else "images"
             raise TrainingError(f"{root}: holds no {inside} ({', '.join(EXTENSIONS)}){expected}")
         self.paths, self.labels = [p for p, _ in found], [i for _, i in found]
+
+    def _labelled(self, root: Path) -> list[tuple[Path, int]]:
+        names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name))
+        below = {name: list(pictures_below(root / name)) for name in names}
+        empty = [name for name in names if not below[name]]
+        if not self.classes and empty:
+            raise TrainingError(f"{root}: {len(empty)} of its class folders hold no image: {some(empty)}")
+        self.classes = self.classes or names
+        label = {name: i for i, name in enumerate(self.classes)}
+        other = [name for name in names if below[name] and name not in label]
+        if other:
+            raise TrainingError(
+                f"{root}: {len(other)} of its folders stand for none of the {len(label)} classes that are known "
+                f"({some(self.classes)}): {some(other)}"
+            )
+        owner: dict[str, Path] = {}
+        for name in names:
+            for path, real in below[name]:
+                first = owner.setdefault(real, path)
+                if first is not path:
+                    raise TrainingError(f"{first} and {path} are one picture in two classes; remove one of the links")
+        return [(path, label[name]) for name in names for path, _ in below[name]]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -96,7 +90,13 @@ class Folder:
         return str(self.paths[index])
 
     def read(self, index: int) -> tuple[Any, int]:
-        return decode(self.paths[index], self.channels), self.labels[index]
+        return decode(self.paths[index], self.channels, self.value_range), self.labels[index]
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + rest
 
 
 def hidden(name: str) -> bool:
@@ -105,18 +105,45 @@ def hidden(name: str) -> bool:
 
 
 def images_below(root: Path) -> list[Path]:
-    """In sorted order, without hidden ones. Links are followed, each folder once, and never back up."""
-    found: list[Path] = []
-    seen = {os.path.realpath(parent) for parent in Path(os.path.abspath(root)).parents}
-    for folder, inside, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            inside.clear()
+    """In sorted order, without hidden ones. Links are followed; each folder and each picture is taken once."""
+    return [path for path, _ in pictures_below(root)]
+
+
+def pictures_below(root: Path) -> Iterator[tuple[Path, str]]:
+    """The paths of :func:`images_below`, with where the pictures really lie."""
+    found = list(_walk(str(root), {os.path.realpath(parent) for parent in Path(os.path.abspath(root)).parents}))
+    links = any(link for _, _, _, link in found)
+    # A picture goes before the links to it, wherever they are met.
+    taken = {os.path.join(real, name) for _, name, real, link in found if links and not link}
+    for folder, name, real, link in found:
+        where = os.path.realpath(os.path.join(folder, name)) if link else os.path.join(real, name)
+        if link and where in taken:
             continue
-        seen.add(real)
-        inside[:] = sorted(name for name in inside if not hidden(name))
-        found += [Path(folder) / n for n in sorted(names) if n.lower().endswith(EXTENSIONS) and not hidden(n)]
-    return found
+        if link:
+            taken.add(where)
+        yield Path(folder, name), where
+
+
+def _walk(folder: str, seen: set[str]) -> Iterator[tuple[str, str, str, bool]]:
+    """Folder, name, the real folder, and whether it is a link, of each picture: those of a folder before those of the
+    folders in it. What the system does not let us read is passed over."""
+    real = os.path.realpath(folder)
+    if real in seen:  # met by another link, or by one that leads back up
+        return
+    seen.add(real)
+    try:
+        with os.scandir(folder) as inside:
+            entries = sorted((entry for entry in inside if not hidden(entry.name)), key=lambda entry: entry.name)
+    except OSError:
+        return
+    below = []
+    for entry in entries:
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # a link may lead to itself
+            below.append(entry.path)
+        elif entry.name.lower().endswith(EXTENSIONS):
+            yield folder, entry.name, real, entry.is_symlink()
+    for inner in below:
+        yield from _walk(inner, seen)
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
@@ -132,62 +159,3 @@ def expand(paths: Sequence[Path]) -> list[Path]:
             raise TrainingError(f"{path}: holds no images ({', '.join(EXTENSIONS)})")
         files += below
     return files
-
-
-class HubTable:
-    """A Hugging Face dataset: a name of the hub, a local folder of its files, or what `save_to_disk` wrote."""
-
-    def __init__(self, config: TrainConfig, split: str, channels: int = 3) -> None:
-        self.key, self.label_key, self.channels = config.image_key, config.label_key, channels
-        self.rows = undecoded(open_hub(config, split, streaming=False), config)
-        label = self.rows.features.get(self.label_key)
-        self.classes = list(getattr(label, "names", None) or [])
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def name(self, index: int) -> str:
-        return self.rows[index][self.key].get("path") or f"{self.split}[{index}]"
-
-    def read(self, index: int) -> tuple[Any, int]:
-        row = self.rows[index]
-        return decode(hub_file(row[self.key]), self.channels), int(row.get(self.label_key) or 0)
-
-
-def open_hub(config: TrainConfig, split: str, streaming: bool) -> Any:
-    """`datasets.load_dataset`, or `load_from_disk` where that is what lies there.
-
-    Raises:
-        TrainingError: datasets is not installed, or cannot open it.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise TrainingError(f"--data_set {config.data_set} needs the package datasets: pip install datasets") from error
-    try:
-        place = os.fspath(config.data_path)
-        if (Path(place) / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(place)[split]
-        if (Path(place) / "state.json").is_file():
-            return datasets.load_from_disk(place)
-        return datasets.load_dataset(place, split=split, streaming=streaming)
-    except Exception as error:  # of the network, of pyarrow, of the files
-        why = first_line(error)
-        raise TrainingError(f"{config.data_path} (split {split!r}): datasets cannot open it: {why}") from error
-
-
-def undecoded(rows: Any, config: TrainConfig) -> Any:
-    """The same dataset, handing out the images' files instead of decoding them."""
-    import datasets
-
-    if rows.features is None or config.image_key not in rows.features:
-        has = ", ".join(rows.features or ["nothing that is known beforehand"])
-        raise TrainingError(f"{config.data_path}: has no column {config.image_key!r} (--image_key); it has {has}")
-    return rows.cast_column(config.image_key, datasets.Image(decode=False))
-
-
-def hub_file(cell: dict[str, Any]) -> Any:
-    import io
-
-    return io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]
