@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import fused_modules, fusion
 from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout, SparseTensor
+from ._masks import check_shape
 from .convnextv2 import PARTS, PatchConv
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear
 from .utils import (
@@ -187,10 +188,20 @@ class SparseConvNeXtV2(nn.Module):
         self.grad_checkpointing = enable
 
     def upsample_mask(self, mask: Tensor, scale: int) -> Tensor:
-        """`[N, L]` (square) or `[N, h, w]` to `[N, h*scale, w*scale]`."""
+        """`[N, L]` (square) or `[N, h, w]` to `[N, h*scale, w*scale]`.
+
+        Raises:
+            UnsupportedInputError: another rank, or L is no square.
+        """
         if mask.ndim == 2:
             p = int(mask.shape[1] ** 0.5)
+            if p * p != mask.shape[1]:
+                raise UnsupportedInputError(
+                    f"upsample_mask: {mask.shape[1]} patches are no square; give the mask as [N, h, w]"
+                )
             mask = mask.reshape(-1, p, p)
+        if mask.ndim != 3:
+            raise UnsupportedInputError(f"upsample_mask: wants [N, L] or [N, h, w], got {tuple(mask.shape)}")
         return mask.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
 
     def _layout(self, x: Tensor, mask: Tensor | None, patch_size: int | None, kept: int | None) -> PatchLayout:
@@ -221,12 +232,8 @@ class SparseConvNeXtV2(nn.Module):
                 f"SparseConvNeXtV2: H and W must be multiples of {step} with patches of {patch_size}, got {h}x{w}"
             )
         grid = (h // patch_size, w // patch_size)
-        if mask.shape[0] != n or mask.shape[1:].numel() != grid[0] * grid[1]:
-            raise UnsupportedInputError(
-                f"SparseConvNeXtV2: a {h}x{w} image has {grid[0]}x{grid[1]} patches of {patch_size}; "
-                f"wants a mask [{n}, {grid[0] * grid[1]}], got {tuple(mask.shape)}"
-            )
-        return PatchLayout.from_mask(mask.reshape(n, -1), tile, grid=grid, kept=kept)
+        check_shape(mask, n, grid, "SparseConvNeXtV2", patch_size)
+        return PatchLayout.from_mask(mask.flatten(1), tile, grid=grid, kept=kept)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, patch_size: int | None = None, kept: int | None = None
