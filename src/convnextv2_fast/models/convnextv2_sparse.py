@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import fused_modules, fusion
 from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout, SparseTensor
+from ._groups import ParameterGroups
 from ._masks import check_shape
 from .convnextv2 import PARTS, PatchConv
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear
@@ -128,7 +129,7 @@ class SparsePatchConv(nn.Sequential):
         return SparseTensor(rows, input.layout.coarsen(conv.kernel_size)[0])
 
 
-class SparseConvNeXtV2(nn.Module):
+class SparseConvNeXtV2(ParameterGroups):
     """Sparse ConvNeXt V2 encoder. No head and no final norm, as upstream.
 
     Args:

@@ -13,6 +13,7 @@ from .. import fusion
 from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout
 from . import _patches
+from ._groups import ParameterGroups
 from ._masks import check_ratio, check_shape, check_visible, kept_patches
 from ._patch_loss import patch_loss
 from .convnextv2 import SIZES, Block
@@ -21,7 +22,7 @@ from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, Mink
 from .utils import trunc_normal_, zero_
 
 
-class FCMAE(nn.Module):
+class FCMAE(ParameterGroups):
     """Masked autoencoder with a sparse ConvNeXt V2 encoder and a small dense decoder (Woo et al., arXiv 2301.00808).
 
     Args:
@@ -42,6 +43,8 @@ class FCMAE(nn.Module):
     Raises:
         UnsupportedInputError: an impossible patch size, or an unknown `init` or `grn_scope`.
     """
+
+    _BODY = "encoder."
 
     def __init__(
         self,
