@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .containers import StateDict
 from .contents import STEM, Contents, contents
 from .convert import Canonical, canonicalise
-from .files import Source, StateDict, find_state_dict
+from .files import Source, find_state_dict
 from .formats import encode, group_of
 
 _logger = logging.getLogger("convnextv2_fast")
@@ -80,6 +81,7 @@ def load_checkpoint(
     head: str = "auto",
     adapt_in_chans: bool = True,
     ignore: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> LoadReport:
     """Load a ConvNeXt V2 checkpoint of any known format into `model`, in place.
 
@@ -95,6 +97,8 @@ def load_checkpoint(
         adapt_in_chans: fit a stem for 3 channels to the model's number as timm does (1: their sum; N: repeated, times
             3/N). False: a stem of another size is an error.
         ignore: tensors whose names in the file begin with one of these are not loaded, and the model's are left alone.
+        prefix: takes what lies under it in the file, such as "teacher.", and drops the rest; needed where the file
+            holds several networks. None: whatever enclosing modules have put before the names is found.
 
     Returns:
         A `LoadReport`. The parts a file may lack as a whole are the head, the final norm along with the head (FCMAE
@@ -110,7 +114,7 @@ def load_checkpoint(
     if head not in ("auto", "keep", "drop"):
         raise ValueError(f"head must be 'auto', 'keep' or 'drop', got {head!r}")
     state = path_or_dict if isinstance(path_or_dict, StateDict) else find_state_dict(path_or_dict, use_ema)
-    found = canonicalise(state.tensors, source, ignore, state.what)
+    found = canonicalise(state.tensors, source, ignore, state.what, prefix)
     targets = model.state_dict()  # shares the storage of the parameters
     own = canonicalise(targets, what=f"the model ({type(model).__name__})")
     plan = _plan(found, own, head, adapt_in_chans)
