@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from convnextv2_fast.checkpoints import load_checkpoint, read_state_dict
+from convnextv2_fast.checkpoints import load_checkpoint, numpy_values, read_state_dict
 from convnextv2_fast.checkpoints.files import read_file
 
 from . import states
@@ -138,6 +138,16 @@ def test_numpy_does_not_let_other_objects_in(tmp_path):
     torch.save({"model": STATE, "best": np.float64(1), "where": Path("a")}, tmp_path / "a.pth")
     text = refused(dense(), tmp_path / "a.pth", "holds Python objects that may run code when read")
     assert "numpy." not in text and "Path" in text
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("f8",), (numpy_values.NumpyType("f8"), b"1"), (numpy_values.NumpyType("O"), b"12345678"), (1, 2, 3)]
+)
+def test_crafted_values_reach_nothing(args):
+    for stand_in in numpy_values.STAND_INS.values():
+        made = stand_in(*args)
+        assert isinstance(made, numpy_values.NumpyType | numpy_values.NumpyValue)
+        made.__setstate__(args)
 
 
 def test_what_the_program_allows_stays_allowed(tmp_path):

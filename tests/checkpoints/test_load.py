@@ -205,6 +205,7 @@ def test_upstreams_training_checkpoint():
         ({}, "holds no weights: it holds nothing"),
         ({"model": {}}, "holds no weights"),
         ({"model": {"epoch": 3}}, "holds no weights: under model it holds 'epoch'"),
+        ({"model": nn.Linear(2, 2), "epoch": 3}, r"'model' is a module; pass its state_dict\(\)"),
         ({"norm.weight": torch.zeros(3), "lr": 0.1}, "'lr' is a float, not a tensor"),
         ({"layer.weight": torch.zeros(3)}, "no ConvNeXt V2 state dict; it holds layer.weight"),
     ],
@@ -216,6 +217,8 @@ def test_what_holds_no_model(checkpoint, message):
 def test_wrong_arguments():
     with pytest.raises(TypeError, match="path or a state dict, got a list"):
         load_checkpoint(dense(), [1])
+    with pytest.raises(TypeError, match=r"got a ConvNeXtV2; pass its state_dict\(\)"):
+        load_checkpoint(dense(), dense())
     with pytest.raises(ValueError, match="head must be"):
         load_checkpoint(dense(), states.upstream(), head="none")
 

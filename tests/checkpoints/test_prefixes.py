@@ -124,6 +124,12 @@ def test_what_a_prefix_does_not_take():
     assert report.dropped == ("loss.w",)
 
 
+def test_the_report_counts_what_another_network_has():
+    first, second = twins()
+    report = load_checkpoint(dense(), under("student.", first) | under("teacher.", second), prefix="student.")
+    assert str(report).splitlines()[-1] == "not used: teacher.* (70 tensors)"
+
+
 def test_a_model_may_not_lack_what_another_network_has():
     first, second = twins()
     del first["stages.1.0.norm.weight"]

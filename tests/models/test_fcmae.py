@@ -245,6 +245,7 @@ def test_an_empty_batch(mask, full_pred, shape, norm_pix_loss, scope):
     mae = small(norm_pix_loss=norm_pix_loss, grn_scope=scope)
     loss, pred, back = mae(torch.zeros(0, 3, 64, 96), mask=mask, full_pred=full_pred)
     assert loss.isnan() and pred.shape == shape and back.shape == (0, 6)
+    assert mae.encoder(torch.zeros(0, 3, 64, 96), mask).shape == (0, 40, 2, 3)
     loss.backward()
     assert all(not p.grad.any() for p in mae.parameters())
 
@@ -428,6 +429,10 @@ def test_autocast():
         (lambda m: m.encoder(torch.zeros(2, 3, 64, 64), torch.zeros(2, 5)), r"SparseConvNeXtV2: "),
         (lambda m: m.encoder(torch.zeros(2, 3, 64, 96), torch.zeros(2, 3, 2), 32), r"2x3 patches .*got \(2, 3, 2\)"),
         (lambda m: m(torch.zeros(2, 3, 64, 96), mask=torch.zeros(2, 3, 2)), r"2x3 patches .*got \(2, 3, 2\)"),
+        (
+            lambda m: m.encoder(torch.zeros(2, 3, 64, 64), torch.zeros(2, 4), kept=1),
+            r"kept=1, .* 4 patches of sample 0",
+        ),
         (lambda m: m.upsample_mask(torch.zeros(2, 8), 2), r"8 patches are no square"),
         (lambda m: m.upsample_mask(torch.zeros(8), 2), r"wants \[N, L\] or \[N, h, w\]"),
         (lambda m: m.unpatchify(torch.zeros(2, 4, 768)), r"wants \[N, L, 3072\] or .*got \(2, 4, 768\)"),

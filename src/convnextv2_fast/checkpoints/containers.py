@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .prefixes import holds_blocks
@@ -129,6 +129,9 @@ def _nothing(x: Mapping[Any, Any], ema: str | None, path: list[str]) -> str:
         [n for n in x if isinstance(n, str)]
     ):
         return "holds numpy arrays, not tensors; pass {name: torch.from_numpy(x) for name, x in ...} in its place"
+    module = next((k for k, v in x.items() if isinstance(v, nn.Module)), None)
+    if module is not None:
+        return f"holds no weights: {module!r} is a module; pass its state_dict()"
     odd = next((k for k, v in x.items() if not isinstance(v, Tensor)), None)
     if odd is not None and any(isinstance(v, Tensor) for v in x.values()):
         return f"no state dict: {odd!r} is a {type(x[odd]).__name__}, not a tensor; leave out what is none"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .containers import StateDict, unwrap
@@ -45,7 +45,8 @@ def find_state_dict(path_or_dict: Source, use_ema: bool | str = "auto", what: st
         return unwrap(read_file(path), use_ema, str(path))
     if isinstance(path_or_dict, Mapping):
         return unwrap(path_or_dict, use_ema, what)
-    raise TypeError(f"expected a path or a state dict, got a {type(path_or_dict).__name__}")
+    advice = "; pass its state_dict()" if isinstance(path_or_dict, nn.Module) else ""
+    raise TypeError(f"expected a path or a state dict, got a {type(path_or_dict).__name__}{advice}")
 
 
 def read_file(path: Path) -> Any:

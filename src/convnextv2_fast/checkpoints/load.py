@@ -15,6 +15,7 @@ from .contents import STEM, Contents, contents
 from .convert import Canonical, canonicalise
 from .files import Source, find_state_dict
 from .formats import encode, group_of
+from .report import LoadReport
 
 _logger = logging.getLogger("convnextv2_fast")
 
@@ -36,40 +37,6 @@ class MisfitError(CheckpointError):
     def other_network(self) -> bool:
         """Whether depths or dims differ."""
         return (self.found.depths, self.found.dims) != (self.own.depths, self.own.dims)
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What `load_checkpoint` did. Tensors of the model are called as in its `state_dict()`, others as in the file."""
-
-    checkpoint: str  # the path, or "the state dict"
-    key: str  # where in it the state dict was; empty: at the top
-    format: str
-    loaded: int  # how many tensors of the model now hold the checkpoint's values
-    left_at_init: tuple[str, ...]  # tensors of the model that kept theirs
-    dropped: tuple[str, ...]  # tensors of the checkpoint that were not used
-    adapted: tuple[str, ...]  # what was loaded with a change, in words
-    unused_ema: str | None  # where the checkpoint also holds a moving average
-
-    def __str__(self) -> str:
-        place = f" under {self.key!r}" if self.key else ""
-        lines = [f"loaded {self.loaded} tensors from {self.checkpoint} ({self.format}{place})"]
-        if self.adapted:
-            lines.append(f"adapted: {'; '.join(self.adapted)}")
-        if self.left_at_init:
-            lines.append(f"left at their initial values: {', '.join(self.left_at_init)}")
-        if self.dropped:
-            lines.append(f"not used: {', '.join(_without_decoder(self.dropped))}")
-        if self.unused_ema:
-            lines.append(f"a moving average is there too, under {self.unused_ema!r}: use_ema=True loads it")
-        return "\n".join(lines)
-
-
-def _without_decoder(names: Sequence[str]) -> list[str]:
-    """FCMAE's many tensors, which every fine-tuning drops, as one entry."""
-    rest = [n for n in names if not any(group_of(part) == "decoder" for part in n.split("."))]
-    number = len(names) - len(rest)
-    return [*rest, f"the FCMAE decoder ({number} tensors)"] if number else rest
 
 
 def load_checkpoint(

@@ -55,31 +55,47 @@ def check_shape(mask: Tensor, samples: int, grid: tuple[int, int], who: str, pat
 
 
 def check_visible(mask: Tensor, kept: int | None) -> None:
-    """Every sample of a given mask `[N, L]` must leave at least one patch visible; `kept` of them where that is given.
+    """Every sample of a given mask `[N, L]` must leave at least one patch visible.
 
-    Nothing is read back where that is not for free: with `kept`, only masks on the CPU are looked at, so that a step
-    may be captured as a CUDA graph; in torch.compile and torch.export, and where tensors are fake, none.
+    Where `kept` is given, it alone is looked at: see :func:`check_kept`.
 
     Raises:
-        UnsupportedInputError: a sample has no visible patch, or another number than `kept`.
+        UnsupportedInputError: a sample has no visible patch.
     """
-    if kept is not None and not 0 < kept <= mask.shape[1]:
-        raise UnsupportedInputError(
-            f"FCMAE: kept must be the visible patches of every sample, 1 to {mask.shape[1]} here, got {kept}"
-        )
-    if torch.compiler.is_compiling() or type(mask) is not Tensor or (kept is not None and mask.device.type != "cpu"):
+    if kept is not None:
+        if not 0 < kept <= mask.shape[1]:
+            raise UnsupportedInputError(
+                f"FCMAE: kept must be the visible patches of every sample, 1 to {mask.shape[1]} here, got {kept}"
+            )
+    elif _readable(mask) and mask.shape[0]:
+        counts = (mask == 0).sum(1)
+        if not int(counts.min()):
+            raise UnsupportedInputError(
+                f"FCMAE: the mask removes all {mask.shape[1]} patches of sample {int(counts.argmin())}, and the "
+                "encoder would see nothing of it; leave at least one patch of every sample visible (0 in the mask)"
+            )
+
+
+def check_kept(mask: Tensor, kept: int | None) -> None:
+    """A mask `[N, L]` on the CPU must leave `kept` patches of every sample visible.
+
+    On a GPU nothing is read back: not to do so is what `kept` is for, and a step may be captured as a CUDA graph.
+
+    Raises:
+        UnsupportedInputError: a sample has another number of visible patches.
+    """
+    if kept is None or mask.device.type != "cpu" or not _readable(mask):
         return
     counts = (mask == 0).sum(1)
-    if kept is not None:
-        wrong = counts != kept
-        if bool(wrong.any()):
-            sample = int(wrong.nonzero()[0])
-            raise UnsupportedInputError(
-                f"FCMAE: kept={kept}, but the mask leaves {int(counts[sample])} patches of sample {sample} visible; "
-                "leave kept out where samples differ"
-            )
-    elif counts.numel() and not int(counts.min()):
+    wrong = counts != kept
+    if bool(wrong.any()):
+        sample = int(wrong.nonzero()[0])
         raise UnsupportedInputError(
-            f"FCMAE: the mask removes all {mask.shape[1]} patches of sample {int(counts.argmin())}, and the encoder "
-            "would see nothing of it; leave at least one patch of every sample visible (0 in the mask)"
+            f"kept={kept}, but the mask leaves {int(counts[sample])} patches of sample {sample} visible; leave kept "
+            "out where samples differ"
         )
+
+
+def _readable(mask: Tensor) -> bool:
+    """False in torch.compile and torch.export, and for fake tensors: reading would break the graph, or fail."""
+    return not torch.compiler.is_compiling() and type(mask) is Tensor

@@ -12,7 +12,7 @@ from .. import fused_modules, fusion
 from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout, SparseTensor
 from ._groups import ParameterGroups
-from ._masks import check_shape
+from ._masks import check_kept, check_shape
 from .convnextv2 import PARTS, PatchConv
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear
 from .utils import (
@@ -234,7 +234,9 @@ class SparseConvNeXtV2(ParameterGroups):
             )
         grid = (h // patch_size, w // patch_size)
         check_shape(mask, n, grid, "SparseConvNeXtV2", patch_size)
-        return PatchLayout.from_mask(mask.flatten(1), tile, grid=grid, kept=kept)
+        mask = mask.flatten(1)
+        check_kept(mask, kept)
+        return PatchLayout.from_mask(mask, tile, grid=grid, kept=kept)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, patch_size: int | None = None, kept: int | None = None
@@ -245,13 +247,13 @@ class SparseConvNeXtV2(ParameterGroups):
             x: images `[N, in_chans, H, W]`; H and W multiples of 32 and of the patch size.
             mask: `[N, L]` or `[N, h, w]`, 0 keep, 1 removed; None keeps all.
             patch_size: 4 * 2**k pixels; taken from the mask's length if not given.
-            kept: patches kept in every sample, where known: spares reading the mask back from the device.
+            kept: patches kept in every sample, where known: spares reading the mask back from a GPU.
         Returns:
             `[N, C_3, H/32, W/32]`, zeros where no child site is active. The size comes from the images, so unlike
             upstream's it does not shrink when the last row of patches is masked in every sample; and a visible patch
             stays active whatever its values.
         Raises:
-            UnsupportedInputError: sizes, mask and patch size do not fit.
+            UnsupportedInputError: sizes, mask, kept and patch size do not fit.
         """
         layout = self._layout(x, mask, patch_size, kept)
         stem: Any = self.downsample_layers[0]
