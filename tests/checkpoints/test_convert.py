@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from convnextv2_fast.checkpoints import CheckpointError, convert_state_dict, detect_format, remap_checkpoint_keys
+from convnextv2_fast.checkpoints import (
+    CheckpointError,
+    convert_state_dict,
+    detect_format,
+    load_checkpoint,
+    remap_checkpoint_keys,
+)
+from convnextv2_fast.models.convnextv2 import ConvNeXtV2
 
 from ..golden import vectors
 from . import states
@@ -159,12 +166,14 @@ def test_fcmae_with_and_without_encoder_prefix(prefix):
     same(convert_state_dict(named, target="fcmae"), state)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "backbone.", "state.", "a"])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "backbone.", "state.0.", "a"]
+)
 @pytest.mark.parametrize("source", FORMATS)
 def test_prefixes_of_wrappers(source, prefix):
     state = SOURCES[source]()
     named = {prefix + n: x for n, x in state.items()}
-    if prefix in ("state.", "a"):
+    if prefix == "a":
         with pytest.raises(CheckpointError):
             detect_format(named)
         return
@@ -295,6 +304,27 @@ def test_order_is_kept():
 def test_what_is_refused(change, message):
     with pytest.raises(CheckpointError, match=message):
         convert_state_dict(change(states.upstream()))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of what is new or deprecated
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.zeros(5, 40, dtype=torch.cfloat), "torch.complex64; complex weights are not supported"),
+        (lambda: torch.zeros(5, 40).to_sparse(), r"stored as torch\.sparse_coo; .*to_dense\(\)"),
+        (lambda: torch.zeros(5, 40).to_sparse_csr(), r"stored as torch\.sparse_csr; .*to_dense\(\)"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(5, 40), 0.1, 0, torch.qint8), r"torch\.qint8; quantised"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(40)] * 5), "a nested tensor"),
+        (lambda: torch.zeros(5, 40, dtype=torch.bool), r"torch\.bool; quantised or integer"),
+    ],
+)
+def test_tensors_that_are_not_dense_floats(tmp_path, make, message):
+    state = states.upstream() | {"head.weight": make()}
+    with pytest.raises(CheckpointError, match=rf"head\.weight is {message}"):
+        convert_state_dict(state)
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"a\.pth: head\.weight is {message}"):
+        load_checkpoint(ConvNeXtV2(depths=states.DEPTHS, dims=states.DIMS, num_classes=5), tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("kernel", [torch.zeros(48, 8), torch.zeros(49, 8, 8), torch.zeros(8, 1, 7, 7)])

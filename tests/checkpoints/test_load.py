@@ -9,6 +9,7 @@ from torch import nn
 
 import convnextv2_fast as cf
 from convnextv2_fast.checkpoints import CheckpointError, LoadReport, convert_state_dict, load_checkpoint
+from convnextv2_fast.checkpoints.containers import EMA_KEYS, PLAIN_KEYS
 from convnextv2_fast.models.convnextv2 import ConvNeXtV2
 from convnextv2_fast.models.convnextv2_sparse import SparseConvNeXtV2
 from convnextv2_fast.models.fcmae import FCMAE
@@ -145,7 +146,7 @@ def test_memory_layout_and_parameters_stay():
 # ---- where the state dict lies ----
 
 
-@pytest.mark.parametrize("key", ["model", "state_dict", "module", "model_ema", "state_dict_ema"])
+@pytest.mark.parametrize("key", [*PLAIN_KEYS, *EMA_KEYS])
 def test_containers(key):
     state = states.upstream()
     model = dense()
@@ -154,7 +155,10 @@ def test_containers(key):
     same(dict(model.state_dict()), state)
 
 
-@pytest.mark.parametrize(("plain", "ema"), [("model", "model_ema"), ("state_dict", "state_dict_ema")])
+@pytest.mark.parametrize(
+    ("plain", "ema"),
+    [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("model", "ema"), ("params", "params_ema")],
+)
 def test_moving_averages(plain, ema):
     """The weights themselves, unless the average is asked for or is all there is."""
     states_ = {plain: states.upstream(), ema: {n: x + 1 for n, x in states.upstream().items()}}
@@ -165,7 +169,7 @@ def test_moving_averages(plain, ema):
         assert report.key == taken and report.unused_ema == (None if taken == ema else ema)
         assert ("use_ema=True loads it" in str(report)) == (taken == plain)
     refused(model, {ema: states_[ema]}, "only under .*, and use_ema=False", use_ema=False)
-    refused(model, {plain: states_[plain]}, "holds no model_ema or state_dict_ema", use_ema=True)
+    refused(model, {plain: states_[plain]}, "holds no model_ema, state_dict_ema, ema or params_ema", use_ema=True)
     with pytest.raises(ValueError, match="use_ema must be"):
         load_checkpoint(model, states_, use_ema="yes")
 
@@ -201,6 +205,7 @@ def test_upstreams_training_checkpoint():
         ({}, "holds no weights: it holds nothing"),
         ({"model": {}}, "holds no weights"),
         ({"model": {"epoch": 3}}, "holds no weights: under model it holds 'epoch'"),
+        ({"model": nn.Linear(2, 2), "epoch": 3}, r"'model' is a module; pass its state_dict\(\)"),
         ({"norm.weight": torch.zeros(3), "lr": 0.1}, "'lr' is a float, not a tensor"),
         ({"layer.weight": torch.zeros(3)}, "no ConvNeXt V2 state dict; it holds layer.weight"),
     ],
@@ -212,6 +217,8 @@ def test_what_holds_no_model(checkpoint, message):
 def test_wrong_arguments():
     with pytest.raises(TypeError, match="path or a state dict, got a list"):
         load_checkpoint(dense(), [1])
+    with pytest.raises(TypeError, match=r"got a ConvNeXtV2; pass its state_dict\(\)"):
+        load_checkpoint(dense(), dense())
     with pytest.raises(ValueError, match="head must be"):
         load_checkpoint(dense(), states.upstream(), head="none")
 

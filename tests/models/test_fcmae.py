@@ -207,9 +207,10 @@ def test_sizes_patches_and_channels(patch, size, chans, scope):
 def test_given_masks_with_unequal_counts():
     mae = small().double()
     imgs = torch.randn(3, 3, 96, 64, dtype=torch.float64)
-    mask = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1]], dtype=torch.float64)
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 0, 0], [1, 1, 0, 0, 1, 1]], dtype=torch.float64)
     loss, _, back = mae(imgs, mask=mask.view(3, 3, 2))
     assert torch.equal(back, mask)
+    mask[2] = 1  # the encoder alone gives zeros for a sample without a visible patch
     for scope in ("batch", "sample"):
         model = small(grn_scope=scope).double()
         torch.testing.assert_close(model.encoder(imgs, mask), masked_dense(model, imgs, mask, scope))
@@ -225,13 +226,28 @@ def test_masked_pixels_do_not_reach_the_encoder():
     assert torch.equal(mae.encoder(imgs, mask), mae.encoder(spoiled, mask))
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.99, 1.0])
-def test_mask_ratios(ratio):
+@pytest.mark.parametrize("full_pred", [True, False])
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.88])
+def test_mask_ratios(ratio, full_pred):
     mae = small()
     imgs = torch.randn(2, 3, 96, 96)
-    loss, _, mask = mae(imgs, mask_ratio=ratio)
+    loss, _, mask = mae(imgs, mask_ratio=ratio, full_pred=full_pred)
     assert (mask == 0).sum().item() == 2 * int(9 * (1 - ratio))
     assert loss.isfinite() == (ratio > 0)  # nothing removed: 0/0, as upstream
+
+
+@pytest.mark.parametrize("scope", ["batch", "sample"])
+@pytest.mark.parametrize("norm_pix_loss", [False, True])
+@pytest.mark.parametrize(("full_pred", "shape"), [(True, (0, 3072, 2, 3)), (False, (0, 3072))])
+@pytest.mark.parametrize("mask", [None, torch.zeros(0, 6), torch.zeros(0, 2, 3)], ids=["drawn", "rows", "grid"])
+def test_an_empty_batch(mask, full_pred, shape, norm_pix_loss, scope):
+    """As PyTorch's modules: the mean of nothing is NaN, and its gradients are zero."""
+    mae = small(norm_pix_loss=norm_pix_loss, grn_scope=scope)
+    loss, pred, back = mae(torch.zeros(0, 3, 64, 96), mask=mask, full_pred=full_pred)
+    assert loss.isnan() and pred.shape == shape and back.shape == (0, 6)
+    assert mae.encoder(torch.zeros(0, 3, 64, 96), mask).shape == (0, 40, 2, 3)
+    loss.backward()
+    assert all(not p.grad.any() for p in mae.parameters())
 
 
 def test_all_zero_visible_patch_stays_active():
@@ -263,6 +279,17 @@ def test_patchify():
         mae.unpatchify(x)
 
 
+@pytest.mark.parametrize(
+    ("patch", "channels", "size"), [(8, 1, (64, 64)), (16, 1, (256, 256)), (4, 4, (32, 64)), (32, 3, (64, 96))]
+)
+def test_unpatchify_takes_what_forward_predicts(patch, channels, size):
+    mae = small(patch_size=patch, in_chans=channels)
+    imgs, grid = torch.randn(2, channels, *size), (size[0] // patch, size[1] // patch)
+    pred = mae.patchify(imgs).transpose(1, 2).unflatten(2, grid)
+    assert torch.equal(mae.unpatchify(pred), imgs) and torch.equal(mae.unpatchify(pred, grid), imgs)
+    assert mae.forward_loss(imgs, pred, torch.ones(2, grid[0] * grid[1])) == 0
+
+
 def test_norm_pix_loss():
     mae = small(norm_pix_loss=True)
     imgs, mask = torch.randn(1, 3, 64, 64), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
@@ -281,7 +308,7 @@ def test_removed_patches_alone_give_the_same_loss_and_gradients(patch, size, cha
     imgs = torch.randn(3, chans, *size, dtype=torch.float64)
     length = (size[0] // patch) * (size[1] // patch)
     masks = [mae.gen_random_mask(imgs, 0.5), (torch.rand(3, length) < 0.7).float()]
-    masks[1][:, 0] = 1.0  # samples keep different numbers
+    masks[1][:, 0], masks[1][:, -1] = 1.0, 0.0  # samples keep different numbers
     for mask, kept in zip(masks, (int(length * 0.5), None), strict=True):
         found = []
         for full in (True, False):
@@ -303,7 +330,8 @@ def test_the_images_are_not_overwritten():
     imgs = torch.randn(2, 1, 32, 32)
     before = imgs.clone()
     for full in (True, False):
-        mae(imgs, mask=torch.ones(2, 1), full_pred=full)[0].backward()
+        mae(imgs, mask=torch.zeros(2, 1), full_pred=full)[0].backward()
+    mae.forward_loss(imgs, torch.randn(2, 1024, 1, 1, requires_grad=True), torch.ones(2, 1)).backward()
     assert torch.equal(imgs, before)
 
 
@@ -396,9 +424,30 @@ def test_autocast():
         (lambda m: m(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)), r"torch.uint8"),
         (lambda m: m(torch.zeros(2, 3, 64, 80)), r"multiples of the patch size 32, got 64x80"),
         (lambda m: m(torch.zeros(2, 3, 16, 16)), r"multiples of the patch size 32, got 16x16"),
-        (lambda m: m(torch.zeros(2, 3, 64, 64), mask=torch.zeros(2, 5)), r"2x2 patches .* mask \[2, 4\], got \(2, 5\)"),
+        (lambda m: m(torch.zeros(2, 3, 64, 64), mask=torch.zeros(2, 5)), r"2x2 patches .* \[2, 4\] or .*got \(2, 5\)"),
         (lambda m: m(torch.zeros(2, 3, 64, 64), mask_ratio=1.5), r"mask_ratio must lie in \[0, 1\]"),
         (lambda m: m.encoder(torch.zeros(2, 3, 64, 64), torch.zeros(2, 5)), r"SparseConvNeXtV2: "),
+        (lambda m: m.encoder(torch.zeros(2, 3, 64, 96), torch.zeros(2, 3, 2), 32), r"2x3 patches .*got \(2, 3, 2\)"),
+        (lambda m: m(torch.zeros(2, 3, 64, 96), mask=torch.zeros(2, 3, 2)), r"2x3 patches .*got \(2, 3, 2\)"),
+        (
+            lambda m: m.encoder(torch.zeros(2, 3, 64, 64), torch.zeros(2, 4), kept=1),
+            r"kept=1, .* 4 patches of sample 0",
+        ),
+        (lambda m: m.upsample_mask(torch.zeros(2, 8), 2), r"8 patches are no square"),
+        (lambda m: m.upsample_mask(torch.zeros(8), 2), r"wants \[N, L\] or \[N, h, w\]"),
+        (lambda m: m.unpatchify(torch.zeros(2, 4, 768)), r"wants \[N, L, 3072\] or .*got \(2, 4, 768\)"),
+        (lambda m: m.unpatchify(torch.zeros(2, 3072, 4)), r"wants \[N, L, 3072\]"),
+        (lambda m: m.unpatchify(torch.zeros(4, 3072)), r"wants \[N, L, 3072\]"),
+        (lambda m: m.unpatchify(torch.zeros(2, 3072, 2, 3), (3, 2)), r"2x3 patches are no 3x2 grid"),
+        (lambda m: m.forward_decoder(torch.zeros(2, 40, 2, 3), torch.zeros(2, 3, 2)), r"2x3 patches"),
+        (
+            lambda m: m.forward_loss(torch.zeros(2, 3, 64, 96), torch.zeros(2, 3072, 3, 2), torch.ones(2, 6)),
+            r"have 2x3 patches each, the predictions are \(2, 3072, 3, 2\)",
+        ),
+        (
+            lambda m: m.forward_loss(torch.zeros(2, 3, 64, 96), torch.zeros(2, 3072, 6), torch.ones(2, 6)),
+            r"forward_loss: .*wants \[N, L, 3072\]",
+        ),
         (lambda m: FCMAE(patch_size=24), r"patch_size must be 4 x 2\*\*k, got 24"),
         (lambda m: FCMAE(init="xavier"), r"init must be"),
         (lambda m: FCMAE(grn_scope="row"), r"grn_scope must be"),
@@ -407,3 +456,57 @@ def test_autocast():
 def test_bad_input(call, message):
     with pytest.raises(cf.UnsupportedInputError, match=message):
         call(small())
+
+
+ALL, ONE = [1.0, 1, 1, 1], [1.0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        (
+            32,
+            {},
+            r"mask_ratio=0\.6 leaves none of the 1x1 patches .*32x32 pixels.*larger images or a smaller patch_size",
+        ),
+        (64, {"mask_ratio": 0.8}, r"none of the 2x2 patches .*64x64.*or a mask_ratio of at most 0\.75"),
+        (224, {"mask_ratio": 0.99}, r"none of the 7x7 .*at most 0\.979"),  # 1 - 1/49 itself keeps none
+        (64, {"mask_ratio": 1.0}, "mask_ratio=1 leaves none"),
+        (64, {"mask": torch.tensor([ONE, ALL])}, "removes all 4 patches of sample 1"),
+        (64, {"mask": torch.tensor([ALL, ALL])}, "removes all 4 patches of sample 0"),
+        (64, {"mask": torch.tensor([ALL, ALL]).view(2, 2, 2).bool()}, "removes all 4 patches of sample 0"),
+        (64, {"mask": torch.tensor([ALL, ALL]), "kept": 0}, "kept must be the visible patches .*1 to 4 here, got 0"),
+        (64, {"mask": torch.tensor([ONE, ONE]), "kept": 5}, "1 to 4 here, got 5"),
+        (64, {"mask": torch.tensor([ONE, ALL]), "kept": 1}, "kept=1, but the mask leaves 0 patches of sample 1"),
+        (64, {"mask": torch.tensor([ONE, ONE]), "kept": 2}, "kept=2, but the mask leaves 1 patches of sample 0"),
+    ],
+)
+def test_every_sample_needs_a_visible_patch(size, options, message):
+    for full_pred in (True, False):
+        with pytest.raises(cf.UnsupportedInputError, match=message):
+            small()(torch.zeros(2, 3, size, size), full_pred=full_pred, **options)
+    with pytest.raises(cf.UnsupportedInputError, match=message):
+        small().forward_encoder(torch.zeros(2, 3, size, size), **options)
+
+
+@pytest.mark.parametrize(("size", "ratio"), [(64, 0.75), (96, 0.888), (224, 0.979)])
+def test_the_ratio_that_the_error_names_works(size, ratio):
+    mask = small().gen_random_mask(torch.zeros(2, 3, size, size), ratio)
+    assert (mask == 0).sum(1).tolist() == [1, 1]
+
+
+def test_nothing_is_read_back_where_the_kept_patches_are_known():
+    """As in a CUDA graph's capture: a fake tensor raises where its values are asked for."""
+    mae = small()
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
+        loss, _, _ = mae(torch.zeros(2, 3, 64, 64), mask=torch.zeros(2, 4), kept=2)
+        drawn, _, _ = mae(torch.zeros(2, 3, 64, 64))
+    assert loss.shape == drawn.shape == ()
+
+
+def test_a_given_mask_compiles_in_one_graph():
+    mae = small()
+    imgs, mask = torch.randn(2, 3, 64, 64), torch.tensor([ONE, ONE])
+    compiled = torch.compile(mae, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(imgs, mask=mask, kept=1)[0], mae(imgs, mask=mask)[0], rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()

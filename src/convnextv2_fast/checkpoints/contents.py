@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..models.convnextv2 import SIZES
+from .containers import StateDict
 from .convert import Canonical, architecture, canonicalise
-from .files import StateDict
 
 STEM = "downsample_layers.0.0.weight"  # canonical names, as those below
 _HEAD, _PREDICTION = "head.weight", "pred.weight"

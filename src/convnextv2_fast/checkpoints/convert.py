@@ -6,29 +6,25 @@ device, and can be undone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .formats import (
     FORMATS,
     MMPRETRAIN,
     TRANSFORMERS,
-    CheckpointError,
     Entry,
     Format,
     decode,
     encode,
     group_of,
 )
+from .prefixes import locate, some
 
-# Components that wrappers put into names (torch.compile, FSDP, activation checkpointing); never part of a model's own.
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-_PREFIXES = ("module.", "model.", "backbone.", "encoder.", "convnextv2.")
-# Formats put their prefix on the body only, so these need not have it for it to be removed.
-_UNPREFIXED = ("head.", "classifier.", "decoder.", "proj.", "pred.", "mask_token")
-_SHOWN = 8  # names in an error about a dict that is not recognised
 # timm builds the small sizes with 1x1 convolutions in place of linears (`conv_mlp=True`), told apart by their widths.
 _TIMM_CONV_MLP = {
     (40, 80, 160, 320): True,
@@ -57,55 +53,12 @@ class Canonical:
         return {group_of(name) for name in self.tensors}
 
 
-def _peelings(names: Sequence[str]) -> Iterator[dict[str, str]]:
-    """`names` -> shorter names, removing one more prefix at a time that all of the body has."""
-    short = {n: ".".join(part for part in n.split(".") if part not in _WRAPPERS) for n in names}
-    while True:
-        yield short
-        body = [s for s in short.values() if not s.startswith(_UNPREFIXED)]
-        prefix = next((p for p in _PREFIXES if body and all(s.startswith(p) for s in body)), None)
-        if prefix is None:
-            return
-        short = {n: s.removeprefix(prefix) for n, s in short.items()}
-
-
-def _resolve(names: Sequence[str], source: str, what: str) -> tuple[Format, dict[str, tuple[Entry, str]]]:
-    """The format that knows all `names`, and for each its entry and canonical name."""
-    formats = list(FORMATS.values()) if source == "auto" else [FORMATS[source]]
-    for short in _peelings(names):
-        for fmt in formats:
-            found = {n: entry for n, s in short.items() if (entry := fmt.match(s)) is not None}
-            if len(found) < len(short):
-                continue
-            if source != "auto" or any(entry.kind == "depthwise" for entry, _ in found.values()):
-                return fmt, found
-    raise CheckpointError(f"{what} {_unrecognised(names, formats)} (supported formats: {', '.join(FORMATS)})")
-
-
-def _unrecognised(names: Sequence[str], formats: Sequence[Format]) -> str:
-    """What to say of names that no format has a place for: the few that are foreign, or that all are."""
-    few = list(names)
-    for prefix in ("", *_PREFIXES):
-        for fmt in formats:
-            unknown = [n for n in names if fmt.match(n.removeprefix(prefix)) is None]
-            if 0 < len(unknown) < len(few):
-                few, closest = unknown, fmt
-    if 2 * len(few) > len(names):
-        wanted = f"{formats[0].name} state dict" if len(formats) == 1 else "ConvNeXt V2 state dict"
-        return f"is no {wanted}; it holds {_some(names)}"
-    text = f"looks like {closest.name}, but ConvNeXt V2 has no place for {_some(few)}"
-    if any(n.endswith(".gamma") and not n.endswith("grn.gamma") for n in few):
-        return f"{text}; layer scale (`gamma` beside the convolution) belongs to ConvNeXt V1, another network"
-    return f"{text}; `ignore` leaves tensors out by prefix"
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + rest
-
-
 def canonicalise(
-    state_dict: Mapping[str, Tensor], source: str = "auto", ignore: Sequence[str] = (), what: str = "the state dict"
+    state_dict: Mapping[str, Tensor],
+    source: str = "auto",
+    ignore: Sequence[str] = (),
+    what: str = "the state dict",
+    prefix: str | None = None,
 ) -> Canonical:
     """Recognise `state_dict` and bring it into canonical form (upstream's dense names and shapes, with the decoder).
 
@@ -114,51 +67,65 @@ def canonicalise(
         source: a format's name, or `"auto"`: then one format must know every name, and a block must be among them.
         ignore: tensors whose names (as they stand in `state_dict`) begin with one of these are left out.
         what: how errors call the state dict.
+        prefix: takes what lies under it, where the state dict holds several networks. None: there is one.
 
     Raises:
-        CheckpointError: unrecognised names, two names for one tensor, a shape that no known layout has, a tensor that
-            is not of floats.
+        CheckpointError: unrecognised names, several networks, two names for one tensor, a shape that no known layout
+            has, a tensor that is not of floats or not dense.
     """
     if source != "auto" and source not in FORMATS:
         raise ValueError(f"source must be 'auto' or one of {', '.join(FORMATS)}, got {source!r}")
     if isinstance(ignore, str):
         ignore = (ignore,)
     for name, x in state_dict.items():
-        if not isinstance(name, str) or not isinstance(x, Tensor):
+        if not isinstance(name, str) or not (isinstance(x, Tensor) or name.startswith(tuple(ignore))):
             raise CheckpointError(
                 f"{what} is no flat state dict: {name!r} is a {type(x).__name__}, not a tensor; "
                 "if it is a training checkpoint, pass what it holds under 'model' or 'state_dict'"
             )
-    names = [n for n in state_dict if not n.startswith(tuple(ignore))]
+    ignored = {n for n in state_dict if n.startswith(tuple(ignore))}
+    names = [n for n in state_dict if n not in ignored and not _is_counter(n, state_dict[n])]
     if not names:
         raise CheckpointError(f"{what} holds no tensors{' beside the ignored ones' if state_dict else ''}")
-    fmt, found = _resolve(names, source, what)
+    place = locate(names, source, what, prefix)
+    fmt = place.format
     result = Canonical(fmt, {}, {}, {}, {})
     # mmpretrain calls both the final norm and the last stage's norm3; beside other stage norms it is one of them
-    stage_norms = fmt is MMPRETRAIN and any(c.startswith(("norm0.", "norm1.", "norm2.")) for _, c in found.values())
-    for name in names:
-        entry, canonical = found[name]
+    stage_norms = fmt is MMPRETRAIN and any(
+        c.startswith(("norm0.", "norm1.", "norm2.")) for _, c in place.names.values()
+    )
+    for name, (entry, canonical) in place.names.items():
         if stage_norms and group_of(canonical) == "norm":
             canonical = canonical.replace("norm.", "norm3.", 1)
         x = state_dict[name].detach()
         if canonical in result.names:
             raise CheckpointError(f"{what} holds {canonical} twice: as {result.names[canonical]} and as {name}")
-        if not x.is_floating_point():
-            raise CheckpointError(f"{what}: {name} is {x.dtype}; quantised or integer weights are not supported")
+        if unfit := _unfit(x):
+            raise CheckpointError(f"{what}: {name} is {unfit}")
         result.tensors[canonical] = decode(entry, name, x)
         result.names[canonical] = name
         result.shapes[canonical] = tuple(x.shape)
         result.entries[canonical] = entry
-    result.ignored = {n: _canonical_name(n, fmt) for n in state_dict if n not in found}
+    result.ignored = {n: place.canonical(n) if n in ignored else None for n in state_dict if n not in place.names}
     return result
 
 
-def _canonical_name(name: str, fmt: Format) -> str | None:
-    for short in _peelings([name]):
-        match = fmt.match(short[name])
-        if match is not None:
-            return match[1]
-    return None
+def _is_counter(name: str, x: Tensor) -> bool:
+    """The number of models that a `torch.optim.swa_utils.AveragedModel` has averaged lies beside their average."""
+    return name.rpartition(".")[2] == "n_averaged" and x.numel() == 1 and not x.is_floating_point()
+
+
+def _unfit(x: Tensor) -> str:
+    """What kind of tensor this is, where it is none of plain floats."""
+    if x.is_complex():
+        return f"{x.dtype}; complex weights are not supported"
+    if not x.is_floating_point() or x.is_quantized:
+        return f"{x.dtype}; quantised or integer weights are not supported"
+    if x.is_nested:
+        return "a nested tensor; only dense ones are supported"
+    if x.layout is not torch.strided:
+        return f"stored as {x.layout}; only dense tensors are supported: pass what its to_dense() returns"
+    return ""
 
 
 def architecture(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -193,14 +160,14 @@ def convert_state_dict(
     conv_mlp: bool | None = None,
     drop_extra: bool = False,
     ignore: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> dict[str, Tensor]:
     """Rewrite a ConvNeXt V2 state dict from one library's names and layouts into another's, exactly.
 
     Args:
-        state_dict: names to tensors, flat. Prefixes of wrappers and of enclosing models (`module.`, `_orig_mod.`,
-            `model.`, `encoder.`, `backbone.`, `convnextv2.`) are removed when the whole body has them. GRN parameters
-            are read as (4C,), (1, 4C) and (1, 1, 1, 4C) in every format, pointwise weights as (out, in) and
-            (out, in, 1, 1).
+        state_dict: names to tensors, flat. What enclosing modules and wrappers put before the names of the network
+            (`module.`, `_orig_mod.`, `student.backbone.`) is found by matching and removed. GRN parameters are read as
+            (4C,), (1, 4C) and (1, 1, 1, 4C) in every format, pointwise weights as (out, in) and (out, in, 1, 1).
         source: `auto`, `upstream` (the dense model; also the released FCMAE encoders), `fcmae` (MinkowskiEngine names,
             with or without decoder), `timm` (also `features_only`), `transformers` or `mmpretrain`.
         target: one of the same names, without `auto`. `fcmae` has upstream's full naming, `encoder.` before the
@@ -210,16 +177,21 @@ def convert_state_dict(
         drop_extra: leave out what the target has no place for (the decoder in a dense format; final norm and head in
             `fcmae`). Without it, that is an error.
         ignore: tensors whose names in `state_dict` begin with one of these are left out, known or not.
+        prefix: takes what lies under it, such as "teacher.", and leaves out the rest; needed where the state dict
+            holds several networks.
 
     Returns:
         A new dict in the order of `state_dict`, of contiguous tensors with the dtype and device they had; where nothing
         had to be moved they share memory with the given ones.
 
     Raises:
-        CheckpointError: unrecognised, ambiguous, malformed, or without a place in the target (see `drop_extra`).
+        CheckpointError: unrecognised, malformed, several networks (their prefixes are listed), or without a place in
+            the target (see `drop_extra`).
         ValueError: unknown `source` or `target`, or `conv_mlp` is needed and not given.
     """
-    return rewrite(canonicalise(state_dict, source, ignore), target, conv_mlp=conv_mlp, drop_extra=drop_extra)
+    return rewrite(
+        canonicalise(state_dict, source, ignore, prefix=prefix), target, conv_mlp=conv_mlp, drop_extra=drop_extra
+    )
 
 
 def rewrite(
@@ -236,7 +208,7 @@ def rewrite(
     if fmt is MMPRETRAIN and "norm3" in groups and ("norm" in groups or not groups & {"norm0", "norm1", "norm2"}):
         extra += [n for n in found.tensors if group_of(n) == "norm3"]  # that name would mean the final norm
     if extra and not drop_extra:
-        names = _some([found.names[n] for n in extra])
+        names = some([found.names[n] for n in extra])
         raise CheckpointError(f"{target} has no place for {names}; drop_extra leaves them out")
     if target == "timm" and conv_mlp is None:
         conv_mlp = _timm_conv_mlp(found)

@@ -97,7 +97,8 @@ class Format:
         return table
 
     @cached_property
-    def _readable(self) -> list[tuple[re.Pattern[str], Entry]]:
+    def readable(self) -> list[tuple[re.Pattern[str], Entry]]:
+        """What is read: patterns of whole names, prefixes not included, and what they are."""
         found = []
         for entry in self.entries.values():
             canonical_module = entry.canonical.rpartition(".")[0]
@@ -109,7 +110,7 @@ class Format:
 
     def match(self, name: str) -> tuple[Entry, str] | None:
         """The table entry of `name` (prefixes already removed) and its canonical name; None if the format lacks it."""
-        for pattern, entry in self._readable:
+        for pattern, entry in self.readable:
             found = pattern.fullmatch(name)
             if found:
                 numbers = found.groupdict()

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .containers import StateDict
 from .contents import STEM, Contents, contents
 from .convert import Canonical, canonicalise
-from .files import Source, StateDict, find_state_dict
+from .files import Source, find_state_dict
 from .formats import encode, group_of
+from .report import LoadReport
 
 _logger = logging.getLogger("convnextv2_fast")
 
@@ -37,40 +39,6 @@ class MisfitError(CheckpointError):
         return (self.found.depths, self.found.dims) != (self.own.depths, self.own.dims)
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What `load_checkpoint` did. Tensors of the model are called as in its `state_dict()`, others as in the file."""
-
-    checkpoint: str  # the path, or "the state dict"
-    key: str  # where in it the state dict was; empty: at the top
-    format: str
-    loaded: int  # how many tensors of the model now hold the checkpoint's values
-    left_at_init: tuple[str, ...]  # tensors of the model that kept theirs
-    dropped: tuple[str, ...]  # tensors of the checkpoint that were not used
-    adapted: tuple[str, ...]  # what was loaded with a change, in words
-    unused_ema: str | None  # where the checkpoint also holds a moving average
-
-    def __str__(self) -> str:
-        place = f" under {self.key!r}" if self.key else ""
-        lines = [f"loaded {self.loaded} tensors from {self.checkpoint} ({self.format}{place})"]
-        if self.adapted:
-            lines.append(f"adapted: {'; '.join(self.adapted)}")
-        if self.left_at_init:
-            lines.append(f"left at their initial values: {', '.join(self.left_at_init)}")
-        if self.dropped:
-            lines.append(f"not used: {', '.join(_without_decoder(self.dropped))}")
-        if self.unused_ema:
-            lines.append(f"a moving average is there too, under {self.unused_ema!r}: use_ema=True loads it")
-        return "\n".join(lines)
-
-
-def _without_decoder(names: Sequence[str]) -> list[str]:
-    """FCMAE's many tensors, which every fine-tuning drops, as one entry."""
-    rest = [n for n in names if not any(group_of(part) == "decoder" for part in n.split("."))]
-    number = len(names) - len(rest)
-    return [*rest, f"the FCMAE decoder ({number} tensors)"] if number else rest
-
-
 def load_checkpoint(
     model: nn.Module,
     path_or_dict: Source | StateDict,
@@ -80,6 +48,7 @@ def load_checkpoint(
     head: str = "auto",
     adapt_in_chans: bool = True,
     ignore: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> LoadReport:
     """Load a ConvNeXt V2 checkpoint of any known format into `model`, in place.
 
@@ -95,6 +64,8 @@ def load_checkpoint(
         adapt_in_chans: fit a stem for 3 channels to the model's number as timm does (1: their sum; N: repeated, times
             3/N). False: a stem of another size is an error.
         ignore: tensors whose names in the file begin with one of these are not loaded, and the model's are left alone.
+        prefix: takes what lies under it in the file, such as "teacher.", and drops the rest; needed where the file
+            holds several networks. None: whatever enclosing modules have put before the names is found.
 
     Returns:
         A `LoadReport`. The parts a file may lack as a whole are the head, the final norm along with the head (FCMAE
@@ -110,7 +81,7 @@ def load_checkpoint(
     if head not in ("auto", "keep", "drop"):
         raise ValueError(f"head must be 'auto', 'keep' or 'drop', got {head!r}")
     state = path_or_dict if isinstance(path_or_dict, StateDict) else find_state_dict(path_or_dict, use_ema)
-    found = canonicalise(state.tensors, source, ignore, state.what)
+    found = canonicalise(state.tensors, source, ignore, state.what, prefix)
     targets = model.state_dict()  # shares the storage of the parameters
     own = canonicalise(targets, what=f"the model ({type(model).__name__})")
     plan = _plan(found, own, head, adapt_in_chans)

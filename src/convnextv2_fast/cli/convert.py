@@ -33,6 +33,7 @@ def add_parser(commands: Any) -> None:
     add("--use-ema", action="store_true", help="take the moving average")
     add("--drop-extra", action="store_true", help="leave out what the format to write has no place for")
     add("--ignore", action="append", default=[], metavar="PREFIX", help="leave out tensors named so (repeatable)")
+    add("--prefix", metavar="NAME", help="take what lies under it, where the file holds several networks")
     add("--conv-mlp", choices=["true", "false"], help="timm, widths of your own: 1x1 convolutions or linears")
     add("--force", action="store_true", help="overwrite the destination")
     parser.set_defaults(run=run)
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         if args.destination.exists() and not args.force:
             raise CheckpointError(f"{args.destination}: exists (--force overwrites it)")
         given = read_state_dict(args.source, True if args.use_ema else "auto")
-        found = canonicalise(given, args.format, args.ignore, str(args.source))
+        found = canonicalise(given, args.format, args.ignore, str(args.source), args.prefix)
         conv_mlp = None if args.conv_mlp is None else args.conv_mlp == "true"
         converted = rewrite(found, args.to, conv_mlp=conv_mlp, drop_extra=args.drop_extra)
         _write(converted, args.destination, args.to)

@@ -9,15 +9,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def some_patches(imgs: Tensor, p: int, patches: Tensor) -> Tensor:
-    """Rows `patches` (int64 `[T]`, positions in the flattened `[N, h, w]` grid) of what FCMAE.patchify gives, without
-    copying the others: images `[N, C, H, W]` to `[T, p*p*C]`."""
-    n, c, height, width = imgs.shape
-    h, w = height // p, width // p
-    grid = imgs.reshape(n, c, h, p, w, p).permute(0, 2, 4, 3, 5, 1)
-    return grid[patches // (h * w), patches // w % h, patches % w].reshape(patches.shape[0], p * p * c)
-
-
 class _WeightedError(torch.autograd.Function):
     """`sum_t weight_t * mean_d (pred - target)^2`; keeps the difference alone."""
 
@@ -44,6 +35,8 @@ def patch_loss(pred: Tensor, target: Tensor, weight: Tensor, normalise: bool) ->
         normalise: every target patch to mean 0 and variance 1 (unbiased, eps 1e-6), as MAE's norm_pix_loss.
     """
     target = target.to(torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32))
+    if not target.shape[0]:  # no patch: NaN, as any mean of nothing
+        return torch.nn.functional.mse_loss(pred.to(target.dtype), target)
     if normalise:
         var, mean = torch.var_mean(target, dim=-1, keepdim=True)
         target = (target - mean) / (var + 1.0e-6) ** 0.5

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import fused_modules, fusion, plain
 from ..errors import UnsupportedInputError
+from ._groups import ParameterGroups
 from .utils import GRN, DropPath, LayerNorm, checkpointed, drop_path_rates, trunc_normal_, zero_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {
@@ -81,7 +82,7 @@ class PatchConv(nn.Sequential):
         return super().forward(input) if y is None else y
 
 
-class ConvNeXtV2(nn.Module):
+class ConvNeXtV2(ParameterGroups):
     """ConvNeXt V2 (Woo et al., arXiv 2301.00808).
 
     Args:
@@ -157,6 +158,7 @@ class ConvNeXtV2(nn.Module):
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
+        """The head: `nn.Linear`, or `nn.Identity` where there are no classes."""
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:

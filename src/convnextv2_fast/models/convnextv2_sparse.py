@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from .. import fused_modules, fusion
 from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout, SparseTensor
+from ._groups import ParameterGroups
+from ._masks import check_kept, check_shape
 from .convnextv2 import PARTS, PatchConv
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear
 from .utils import (
@@ -128,7 +130,7 @@ class SparsePatchConv(nn.Sequential):
         return SparseTensor(rows, input.layout.coarsen(conv.kernel_size)[0])
 
 
-class SparseConvNeXtV2(nn.Module):
+class SparseConvNeXtV2(ParameterGroups):
     """Sparse ConvNeXt V2 encoder. No head and no final norm, as upstream.
 
     Args:
@@ -188,10 +190,20 @@ class SparseConvNeXtV2(nn.Module):
         self.grad_checkpointing = enable
 
     def upsample_mask(self, mask: Tensor, scale: int) -> Tensor:
-        """`[N, L]` (square) or `[N, h, w]` to `[N, h*scale, w*scale]`."""
+        """`[N, L]` (square) or `[N, h, w]` to `[N, h*scale, w*scale]`.
+
+        Raises:
+            UnsupportedInputError: another rank, or L is no square.
+        """
         if mask.ndim == 2:
             p = int(mask.shape[1] ** 0.5)
+            if p * p != mask.shape[1]:
+                raise UnsupportedInputError(
+                    f"upsample_mask: {mask.shape[1]} patches are no square; give the mask as [N, h, w]"
+                )
             mask = mask.reshape(-1, p, p)
+        if mask.ndim != 3:
+            raise UnsupportedInputError(f"upsample_mask: wants [N, L] or [N, h, w], got {tuple(mask.shape)}")
         return mask.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
 
     def _layout(self, x: Tensor, mask: Tensor | None, patch_size: int | None, kept: int | None) -> PatchLayout:
@@ -222,12 +234,10 @@ class SparseConvNeXtV2(nn.Module):
                 f"SparseConvNeXtV2: H and W must be multiples of {step} with patches of {patch_size}, got {h}x{w}"
             )
         grid = (h // patch_size, w // patch_size)
-        if mask.shape[0] != n or mask.shape[1:].numel() != grid[0] * grid[1]:
-            raise UnsupportedInputError(
-                f"SparseConvNeXtV2: a {h}x{w} image has {grid[0]}x{grid[1]} patches of {patch_size}; "
-                f"wants a mask [{n}, {grid[0] * grid[1]}], got {tuple(mask.shape)}"
-            )
-        return PatchLayout.from_mask(mask.reshape(n, -1), tile, grid=grid, kept=kept)
+        check_shape(mask, n, grid, "SparseConvNeXtV2", patch_size)
+        mask = mask.flatten(1)
+        check_kept(mask, kept)
+        return PatchLayout.from_mask(mask, tile, grid=grid, kept=kept)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, patch_size: int | None = None, kept: int | None = None
@@ -238,13 +248,13 @@ class SparseConvNeXtV2(nn.Module):
             x: images `[N, in_chans, H, W]`; H and W multiples of 32 and of the patch size.
             mask: `[N, L]` or `[N, h, w]`, 0 keep, 1 removed; None keeps all.
             patch_size: 4 * 2**k pixels; taken from the mask's length if not given.
-            kept: patches kept in every sample, where known: spares reading the mask back from the device.
+            kept: patches kept in every sample, where known: spares reading the mask back from a GPU.
         Returns:
             `[N, C_3, H/32, W/32]`, zeros where no child site is active. The size comes from the images, so unlike
             upstream's it does not shrink when the last row of patches is masked in every sample; and a visible patch
             stays active whatever its values.
         Raises:
-            UnsupportedInputError: sizes, mask and patch size do not fit.
+            UnsupportedInputError: sizes, mask, kept and patch size do not fit.
         """
         layout = self._layout(x, mask, patch_size, kept)
         stem: Any = self.downsample_layers[0]

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from .. import fusion
 from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout
-from ._patch_loss import patch_loss, some_patches
+from . import _patches
+from ._groups import ParameterGroups
+from ._masks import check_ratio, check_shape, check_visible, kept_patches
+from ._patch_loss import patch_loss
 from .convnextv2 import SIZES, Block
 from .convnextv2_sparse import ENCODER_STRIDE, STEM_STRIDE, SparseConvNeXtV2
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiLinear
 from .utils import trunc_normal_, zero_
 
 
-class FCMAE(nn.Module):
+class FCMAE(ParameterGroups):
     """Masked autoencoder with a sparse ConvNeXt V2 encoder and a small dense decoder (Woo et al., arXiv 2301.00808).
 
     Args:
@@ -40,6 +43,8 @@ class FCMAE(nn.Module):
     Raises:
         UnsupportedInputError: an impossible patch size, or an unknown `init` or `grn_scope`.
     """
+
+    _BODY = "encoder."
 
     def __init__(
         self,
@@ -136,32 +141,30 @@ class FCMAE(nn.Module):
 
     def patchify(self, imgs: Tensor) -> Tensor:
         """`[N, C, H, W]` to `[N, L, p*p*C]`, patches row-major, (row, column, channel) within a patch."""
-        h, w = self.grid(imgs)
-        p = self.patch_size
-        x = imgs.reshape(imgs.shape[0], self.in_chans, h, p, w, p)
-        return torch.einsum("nchpwq->nhwpqc", x).reshape(imgs.shape[0], h * w, p * p * self.in_chans)
+        self.grid(imgs)
+        return _patches.patchify(imgs, self.patch_size)
 
     def unpatchify(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """The inverse of :meth:`patchify`; `grid` is `(h, w)`, square if not given.
+        """The inverse of :meth:`patchify`, to images `[N, C, H, W]`.
 
+        Args:
+            x: patches `[N, L, p*p*C]`, as :meth:`patchify` gives them, or `[N, p*p*C, h, w]`, as :meth:`forward`
+                predicts them.
+            grid: `(h, w)`, the patches of an image. If it is not given, that of a prediction is its own, and that of
+                rows is square.
         Raises:
-            UnsupportedInputError: L is not h*w.
+            UnsupportedInputError: x has another shape, or L is not h*w.
         """
-        side = int(x.shape[1] ** 0.5)
-        h, w = grid or (side, side)
-        if h * w != x.shape[1]:
-            raise UnsupportedInputError(f"FCMAE.unpatchify: {x.shape[1]} patches are no {h}x{w} grid; give grid=(h, w)")
-        p = self.patch_size
-        x = x.reshape(x.shape[0], h, w, p, p, self.in_chans)
-        return torch.einsum("nhwpqc->nchpwq", x).reshape(x.shape[0], self.in_chans, h * p, w * p)
+        return _patches.unpatchify(x, self.patch_size, self.in_chans, grid)
 
     def gen_random_mask(self, x: Tensor, mask_ratio: float) -> Tensor:
         """float32 `[N, L]`, 0 keep, 1 removed: `int(L * (1 - ratio))` kept per sample, upstream's draws.
 
         Raises:
-            UnsupportedInputError: a ratio outside [0, 1].
+            UnsupportedInputError: a ratio outside [0, 1], or one that keeps no patch.
         """
         h, w = self.grid(x)
+        check_ratio((h, w), self.patch_size, mask_ratio)
         length = h * w
         keep = self._keep(length, mask_ratio)
         noise = torch.randn(x.shape[0], length, device=x.device)
@@ -170,11 +173,7 @@ class FCMAE(nn.Module):
         mask[:, :keep] = 0
         return torch.gather(mask, dim=1, index=ids_restore)
 
-    @staticmethod
-    def _keep(length: int, mask_ratio: float) -> int:
-        if not 0.0 <= mask_ratio <= 1.0:
-            raise UnsupportedInputError(f"FCMAE: mask_ratio must lie in [0, 1], got {mask_ratio}")
-        return int(length * (1 - mask_ratio))
+    _keep = staticmethod(kept_patches)
 
     def upsample_mask(self, mask: Tensor, scale: int) -> Tensor:
         """`[N, L]` (square) or `[N, h, w]` to `[N, h*scale, w*scale]`."""
@@ -187,12 +186,10 @@ class FCMAE(nn.Module):
         h, w = self.grid(imgs)
         if mask is None:
             return self.gen_random_mask(imgs, mask_ratio), self._keep(h * w, mask_ratio)
-        if mask.ndim not in (2, 3) or mask.flatten(1).shape != (imgs.shape[0], h * w):
-            raise UnsupportedInputError(
-                f"FCMAE: {tuple(imgs.shape)} images have {h}x{w} patches of {self.patch_size}; "
-                f"wants a mask [{imgs.shape[0]}, {h * w}], got {tuple(mask.shape)}"
-            )
-        return mask.flatten(1), kept
+        check_shape(mask, imgs.shape[0], (h, w), "FCMAE", self.patch_size)
+        mask = mask.flatten(1)
+        check_visible(mask, kept)
+        return mask, kept
 
     def forward_encoder(
         self, imgs: Tensor, mask_ratio: float = 0.6, mask: Tensor | None = None, kept: int | None = None
@@ -213,6 +210,7 @@ class FCMAE(nn.Module):
         """The encoder's map and the mask to the decoder's features `[N, decoder_embed_dim, h, w]`."""
         x = self._to_patch_grid(self.proj(x))
         n, _, h, w = x.shape
+        check_shape(mask, n, (h, w), "FCMAE", self.patch_size)
         removed = mask.reshape(n, h, w).unsqueeze(1).type_as(x)
         return self.decoder(x * (1.0 - removed) + self.mask_token.to(x.dtype) * removed)
 
@@ -228,12 +226,25 @@ class FCMAE(nn.Module):
         return F.linear(rows, self.pred.weight.flatten(1), self.pred.bias)
 
     def forward_loss(self, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error over removed patches; NaN where nothing was removed, as upstream.
+        """Mean squared error over removed patches, a scalar, in float32 at least; NaN where none was removed, as
+        upstream, or where there is no image.
 
-        imgs `[N, C, H, W]`; pred `[N, p*p*C, h, w]` or `[N, L, p*p*C]`; mask `[N, L]`. In float32 at least."""
-        rows = pred.permute(0, 2, 3, 1) if pred.ndim == 4 else pred
-        target = self.patchify(imgs).flatten(0, 1)
-        return patch_loss(rows.reshape(target.shape), target, mask.flatten(), self.norm_pix_loss)
+        Args:
+            imgs: `[N, C, H, W]`.
+            pred: `[N, p*p*C, h, w]` or `[N, L, p*p*C]`.
+            mask: `[N, L]` or `[N, h, w]`, 1 removed.
+        Raises:
+            UnsupportedInputError: the three do not fit each other.
+        """
+        grid = self.grid(imgs)
+        rows, target = _patches.rows_of(pred, self.patch_size, self.in_chans, "FCMAE.forward_loss"), self.patchify(imgs)
+        if rows.shape != target.shape or (pred.ndim == 4 and pred.shape[2:] != grid):
+            raise UnsupportedInputError(
+                f"FCMAE.forward_loss: images {tuple(imgs.shape)} have {grid[0]}x{grid[1]} patches each, the "
+                f"predictions are {tuple(pred.shape)}"
+            )
+        check_shape(mask, imgs.shape[0], grid, "FCMAE.forward_loss", self.patch_size)
+        return patch_loss(rows.flatten(0, 1), target.flatten(0, 1), mask.flatten(), self.norm_pix_loss)
 
     def forward(
         self,
@@ -249,27 +260,30 @@ class FCMAE(nn.Module):
         Args:
             imgs: `[N, in_chans, H, W]`, H and W multiples of 32 and of the patch size.
             labels: ignored, as upstream.
-            mask_ratio: share of patches to remove, where no mask is given.
-            mask: `[N, L]` or `[N, h, w]`, 0 keep, 1 removed; samples may keep different numbers.
+            mask_ratio: share of patches to remove, where no mask is given; at least one patch must stay visible.
+            mask: `[N, L]` or `[N, h, w]`, 0 keep, 1 removed; samples may keep different numbers, but one at least.
             kept: the patches that `mask` keeps in every sample, where the caller knows it: then nothing is read back
-                from the device.
+                from a GPU, and it is not checked that the mask there keeps that many.
             full_pred: predict every patch, as upstream. False: those alone that count in the loss, which is the same.
         Returns:
             loss (scalar), pred, mask `[N, L]`. pred is `[N, p*p*C, h, w]`; without `full_pred` `[R, p*p*C]`, the
-            removed patches of all samples in order, (row, column, channel) within a patch.
+            removed patches of all samples in order, (row, column, channel) within a patch. The loss is NaN, as
+            PyTorch's mean of nothing, where no patch was removed or N is 0; gradients of no image are zero.
         Raises:
-            UnsupportedInputError: images, mask or ratio do not fit.
+            UnsupportedInputError: images, mask or ratio do not fit, or leave a sample without a visible patch.
         """
-        mask, kept = self._mask(imgs, mask_ratio, mask, kept)
+        h, w = self.grid(imgs)
+        if mask is None:
+            kept = self._keep(h * w, mask_ratio)
         x, mask = self.forward_encoder(imgs, mask_ratio, mask, kept)
         if full_pred:
             pred = self.forward_decoder(x, mask)
             return self.forward_loss(imgs, pred, mask), pred, mask
         length = mask.shape[1]
         # removed patches as the "kept" ones of the opposite mask
-        removed = PatchLayout.from_mask(mask == 0, 1, self.grid(imgs), None if kept is None else length - kept).patches
+        removed = PatchLayout.from_mask(mask == 0, 1, (h, w), None if kept is None else length - kept).patches
         pred = self._predict(self._decode(x, mask), removed)
-        target = some_patches(imgs, self.patch_size, removed)
+        target = _patches.some_patches(imgs, self.patch_size, removed)
         return patch_loss(pred, target, target.new_ones(target.shape[0]), self.norm_pix_loss), pred, mask
 
 

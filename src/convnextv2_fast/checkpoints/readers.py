@@ -1,0 +1,93 @@
+"""Read one file of weights to the CPU: safetensors, or what torch.save wrote. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from . import numpy_values
+
+# Upstream's training scripts save their arguments, a Namespace, beside the weights.
+_NAMESPACE = "argparse.Namespace"
+
+
+def read_one(path: Path) -> Any:
+    """The content of a file that is there and not empty.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds what could run code.
+    """
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: the file is empty")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as e:
+        raise CheckpointError(
+            f"{path}: reading .safetensors needs the package safetensors (pip install safetensors)"
+        ) from e
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"{path}: truncated, corrupt, or no safetensors file ({first_line(e)})") from e
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return _load(path, [argparse.Namespace])
+    except MemoryError:
+        raise
+    except Exception as e:  # the unpickler lets nearly any exception through on a file that is not a checkpoint
+        foreign = _foreign_objects(path, e)
+        error = e
+    if foreign and foreign <= {*numpy_values.STAND_INS}:
+        # Tried second, so that numpy's own functions serve a program that has allowed them.
+        try:
+            return _load(path, [argparse.Namespace, *((stand_in, n) for n, stand_in in numpy_values.STAND_INS.items())])
+        except MemoryError:
+            raise
+        except Exception as e:
+            foreign = _foreign_objects(path, e)
+            error = e
+    foreign -= {*numpy_values.STAND_INS}
+    if foreign:
+        raise CheckpointError(
+            f"{path}: holds Python objects that may run code when read ({', '.join(sorted(foreign))}); if you trust "
+            "it, pass what torch.load(path, weights_only=False) returns in its place"
+        ) from error
+    raise CheckpointError(f"{path}: truncated, corrupt, or no file of torch.save ({first_line(error)})") from error
+
+
+def _load(path: Path, allowed: list[Any]) -> Any:
+    """torch's restricted unpickler, which calls its own list of functions and `allowed` alone."""
+    already = torch.serialization.get_safe_globals()
+    # leaving the context takes away what it was given, which may not be what the program allowed before
+    with torch.serialization.safe_globals([x for x in allowed if x not in already]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _foreign_objects(path: Path, error: Exception) -> set[str]:
+    """Names of the functions and classes in the file that torch does not let it use, as far as they can be told."""
+    found: set[str] = set()
+    with contextlib.suppress(
+        Exception
+    ):  # not a zip archive, or a broken one: the reader's own message says what is wrong
+        found = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    if refused := re.search(r"Unsupported global: GLOBAL (\S+) was not an allowed global", str(error)):
+        found.add(refused[1])  # other formats than zip archives cannot be asked for all of them
+    return found - {_NAMESPACE}
+
+
+def first_line(e: Exception) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
