@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 Wrapper = tuple[Any, Sequence[type], str]
 """A module around one of the parts, its known classes, and what to call it in a reason."""
 _PLAIN = (nn.Parameter, Tensor, type(None))
+_TORCH_FUNCTIONS = (nn.Parameter.__torch_function__, getattr(Tensor.__torch_function__, "__func__", None))
 
 
 class Known(NamedTuple):
@@ -55,6 +56,8 @@ class Parts(NamedTuple):
     run_second: Callable[[Any], Any] | None = None  # maps to maps, before layer scale; None: fc1 to fc2, on rows
     first_wrappers: Sequence[Wrapper] = ()
     second_wrappers: Sequence[Wrapper] = ()
+    first_why: str | None = None  # what the adapter knows against fusing this half
+    second_why: str | None = None
 
 
 class Pair(NamedTuple):
@@ -97,7 +100,8 @@ def why_not_any() -> str | None:
 def why_not_dwconv_layer_norm(p: Parts) -> str | None:
     """Why convolution and LayerNorm run as modules; None if they run as one op."""
     return (
-        _not_wrapped(p.first_wrappers)
+        p.first_why
+        or _not_wrapped(p.first_wrappers)
         or why_not_module(p.conv, (p.known.conv,), "the convolution")
         or (_not_depthwise(p.conv) if p.known.conv is nn.Conv2d else None)
         or why_not_layer_norm(p.norm, p.known.norms, "channels_last")
@@ -108,7 +112,8 @@ def why_not_mlp_grn(p: Parts) -> str | None:
     """Why the MLP, layer scale, drop path and residual run as modules; None if they run as one op."""
     known = p.known
     return (
-        _not_wrapped(p.second_wrappers)
+        p.second_why
+        or _not_wrapped(p.second_wrappers)
         or _not_linear(p.fc1, known.linears, "the first linear layer")
         or _not_linear(p.fc2, known.linears, "the second linear layer")
         or _not_gelu(p.act, known.activations)
@@ -135,7 +140,10 @@ def why_not_layer_norm(norm: Any, classes: Sequence[type], data_format: str) -> 
         return reason
     if norm.__dict__.get("data_format", data_format) != data_format:  # classes without it have only one
         return f"the norm is a LayerNorm of {norm.data_format} maps"
-    return "LayerNorm has no weight or no bias" if norm.weight is None or norm.bias is None else None
+    weight = norm.weight
+    if weight is None or norm.bias is None:
+        return "LayerNorm has no weight or no bias"
+    return None if weight.ndim == 1 else f"LayerNorm is over the last {weight.ndim} dimensions"
 
 
 def why_not_module(m: Any, classes: Sequence[type], name: str) -> str | None:
@@ -154,10 +162,33 @@ def touched(m: nn.Module) -> str | None:
         return "has hooks"
     if "forward" in own:
         return "has a forward of its own"
+    cls = type(m)
+    if cls.forward is not (_forwards[cls] if cls in _forwards else _original_forward(cls)):
+        return "has a class whose forward was replaced"
     for p in own["_parameters"].values():
-        if type(p) not in _PLAIN and is_traceable_wrapper_subclass(p):  # quantised or distributed
+        if type(p) not in _PLAIN and _acts(p):
             return f"has a parameter of class {type(p).__name__}"
     return None
+
+
+_forwards: dict[type, Any] = {}
+"""The forward that each class was written with; it is kept when the class is first seen."""
+
+
+def _original_forward(cls: type) -> Any:
+    home = next(base for base in cls.__mro__ if "forward" in vars(base))
+    forward = vars(home)["forward"]
+    name = (getattr(forward, "__module__", None), getattr(forward, "__qualname__", None))
+    written = name == (home.__module__, f"{home.__qualname__}.forward") and not hasattr(forward, "__wrapped__")
+    _forwards[cls] = forward if written else None
+    return _forwards[cls]
+
+
+def _acts(p: Tensor) -> bool:
+    """Whether a tensor does something of its own when it is used: quantised or distributed ones, for example. Those of
+    torch.compile and torch.export do not, and have to pass."""
+    own = getattr(type(p).__torch_function__, "__func__", type(p).__torch_function__)
+    return is_traceable_wrapper_subclass(p) or own not in _TORCH_FUNCTIONS
 
 
 def _not_wrapped(wrappers: Sequence[Wrapper]) -> str | None:

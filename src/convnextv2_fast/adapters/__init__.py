@@ -50,11 +50,11 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     swaps, notes = _swaps()
     replaced, left = [], []
     for name, module in list(model.named_modules()):
-        cls = original_class(module) if is_accelerated(module) else type(module)
+        cls = original_class(module) if is_accelerated(module) else type(module)  # another thread may restore it now
         forward, found = _inspect(module, cls, swaps)
         left += [NotReplaced(name, cls.__name__, reason) for reason in found.reasons]
         if forward is not None:
-            module.__class__ = accelerated(cls, forward)  # type: ignore[arg-type]  # a class is hashable
+            module.__class__ = accelerated(cls, forward)  # at once: a call that runs goes on as it began
             replaced.append(Replaced(name, cls.__name__, " + ".join(found.ops)))
     ours = any(isinstance(module, OURS) for module in model.modules())
     if not (replaced or left or ours or notes):

@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import fused_modules, fusion
 from ..errors import UnsupportedInputError
+from ..graph import as_leaf, is_traced
+from ._stages import image_channels, may_be_skipped
 from .utils import GRN, DropPath, LayerNorm, drop_path_rates, trunc_normal_, zero_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {
@@ -55,7 +57,8 @@ class Block(nn.Module):
         return fusion.Parts(_KNOWN, conv, norm, fc1, act, grn, fc2, drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return fused_modules.run_block(self.parts(), x)
+        node = as_leaf(self, x)
+        return fused_modules.run_block(self.parts(), x) if node is None else node
 
 
 def _row_scale(drop_path: DropPath, u: Tensor) -> Tensor | None:
@@ -78,6 +81,9 @@ class PatchConv(nn.Sequential):
         return fusion.Pair(*((b, a) if norm_first else (a, b)), norms=(LayerNorm,), norm_first=norm_first)
 
     def forward(self, input: Tensor) -> Tensor:
+        node = as_leaf(self, input)
+        if node is not None:
+            return node
         y = fused_modules.run_pair(self.parts(), input)
         return super().forward(input) if y is None else y
 
@@ -154,7 +160,8 @@ class ConvNeXtV2(nn.Module):
         return [{"num_chs": self.dims[i], "reduction": 4 * 2**i, "module": f"stages.{i}"} for i in self.out_indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block in backward instead of saving its activations (torch.utils.checkpoint)."""
+        """Recomputes each block in backward instead of saving its activations (torch.utils.checkpoint). A stage with
+        hooks or a forward of its own is called as it is, and saves them."""
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
@@ -169,10 +176,12 @@ class ConvNeXtV2(nn.Module):
         self.head = head.to(device=p.device, dtype=p.dtype)
 
     def _check(self, x: Tensor) -> None:
-        stem: Any = self.downsample_layers[0]
-        channels = stem[0].in_channels
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise UnsupportedInputError(f"ConvNeXtV2: wants images [N, {channels}, H, W], got {tuple(x.shape)}")
+        if is_traced(x):  # by torch.fx: there is nothing to look at
+            return
+        channels = image_channels(self.downsample_layers[0])
+        if x.ndim != 4 or (channels is not None and x.shape[1] != channels):
+            wanted = "C" if channels is None else channels
+            raise UnsupportedInputError(f"ConvNeXtV2: wants images [N, {wanted}, H, W], got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise UnsupportedInputError(
                 f"ConvNeXtV2: wants floating-point images, got {x.dtype}; convert with .float() / 255 and normalise"
@@ -188,7 +197,8 @@ class ConvNeXtV2(nn.Module):
         stage: Any
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = downsample(x)
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            recomputed = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+            if recomputed and may_be_skipped(stage):
                 for block in stage:
                     x = checkpoint(block, x, use_reentrant=False)
             else:

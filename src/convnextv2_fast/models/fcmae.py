@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import fusion
 from ..errors import UnsupportedInputError
+from ..graph import refuse_traced
 from ..layouts import PatchLayout
 from ._patch_loss import patch_loss, some_patches
 from .convnextv2 import SIZES, Block
@@ -260,6 +261,7 @@ class FCMAE(nn.Module):
         Raises:
             UnsupportedInputError: images, mask or ratio do not fit.
         """
+        refuse_traced(imgs, "FCMAE")
         mask, kept = self._mask(imgs, mask_ratio, mask, kept)
         x, mask = self.forward_encoder(imgs, mask_ratio, mask, kept)
         if full_pred:
