@@ -114,8 +114,8 @@ def why_not_mlp_grn(p: Parts) -> str | None:
     return (
         p.second_why
         or _not_wrapped(p.second_wrappers)
-        or _not_linear(p.fc1, known.linears, "the first linear layer")
-        or _not_linear(p.fc2, known.linears, "the second linear layer")
+        or why_not_linear(p.fc1, known.linears, "the first linear layer")
+        or why_not_linear(p.fc2, known.linears, "the second linear layer")
         or _not_gelu(p.act, known.activations)
         or _drops(p.drops)
         or (None if p.grn is None and type(None) in known.grns else why_not_module(p.grn, known.grns, "GRN"))
@@ -157,22 +157,41 @@ def why_not_module(m: Any, classes: Sequence[type], name: str) -> str | None:
 def touched(m: nn.Module) -> str | None:
     """Returns in words what was changed on a module (a hook, a forward of its own) that takes effect only if the module
     is called; None if nothing was."""
-    own = m.__dict__  # faster than m's attributes
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+    if has_hooks(m):
         return "has hooks"
-    if "forward" in own:
-        return "has a forward of its own"
-    cls = type(m)
-    if cls.forward is not (_forwards[cls] if cls in _forwards else _original_forward(cls)):
-        return "has a class whose forward was replaced"
-    for p in own["_parameters"].values():
+    changed = forward_changed(m, type(m))
+    if changed is not None:
+        return changed
+    for p in m.__dict__["_parameters"].values():
         if type(p) not in _PLAIN and _acts(p):
             return f"has a parameter of class {type(p).__name__}"
     return None
 
 
+def has_hooks(m: nn.Module) -> bool:
+    """Whether hooks run before or after a module's forward or backward."""
+    own = m.__dict__  # faster than m's attributes
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    return bool(hooks)
+
+
+def forward_changed(m: nn.Module, cls: Any) -> str | None:
+    """Returns in words what stands in the place of the forward that the module's class `cls` was written with."""
+    if "forward" in m.__dict__:
+        return "has a forward of its own"
+    if cls.forward is not (_forwards[cls] if cls in _forwards else _original_forward(cls)):
+        return "has a class whose forward was replaced"
+    return None
+
+
 _forwards: dict[type, Any] = {}
 """The forward that each class was written with; it is kept when the class is first seen."""
+
+
+def accept_forward(cls: Any) -> None:
+    """Has the forward that a class has now count as the one it was written with: its caller has read it."""
+    if _forwards.get(cls) is not cls.forward:
+        _forwards[cls] = cls.forward
 
 
 def _original_forward(cls: type) -> Any:
@@ -216,7 +235,8 @@ def _not_patches(conv: nn.Conv2d) -> str | None:
     return "the convolution's windows overlap, or it is padded, dilated or grouped"
 
 
-def _not_linear(m: Any, classes: Sequence[type], name: str) -> str | None:
+def why_not_linear(m: Any, classes: Sequence[type], name: str) -> str | None:
+    """Why an op may not stand for a linear layer or 1x1 convolution; None if it may. `name` begins the reason."""
     reason = why_not_module(m, classes, name)
     if reason is not None:
         return reason

@@ -37,7 +37,9 @@ def as_leaf(module: nn.Module, x: Any) -> Any | None:
     tracer: Any = x.tracer
     root = getattr(tracer, "root", None)
     own = vars(module)
-    hooked = any(own[kind] for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"))
+    hooked = any(
+        own[kind] for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    )
     if root is None or root is module or hooked:
         return None
     return tracer.create_proxy("call_module", tracer.path_of_module(module), (x,), {})

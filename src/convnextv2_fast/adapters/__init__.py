@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import library
 from ..errors import UnsupportedInputError
-from ..fusion import Inspection, inspect, why_not_any
+from ..fusion import Inspection, forward_changed, inspect, why_not_any
 from ..models import convnextv2, convnextv2_sparse
 from . import upstream
 from ._report import AccelerateReport, NotReplaced, Replaced
@@ -95,10 +95,13 @@ def _swaps() -> tuple[dict[type, list[Swap]], list[str]]:
 def _inspect(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tuple[Forward | None, Inspection]:
     """Returns the forward for a module of this class if any of this library's ops would run in it, and the inspection:
     which ops run, and why others do not. This library's own modules have no other forward: they are only inspected."""
-    own = "has a forward of its own" if "forward" in module.__dict__ else None  # it would hide ours
+    own = forward_changed(module, cls)  # it would hide ours, or ours would hide it
     if isinstance(module, OURS):
         return None, inspect(own or module.parts())
-    for swap in [upstream.block_swap(cls)] if upstream.is_block(module) else swaps.get(cls, ()):
+    if upstream.is_block(module):  # of a class that no package defines: its forward is read anyway
+        found = inspect("has a forward of its own" if "forward" in vars(module) else upstream.parts(module))
+        return upstream.block_forward if found.ops else None, found
+    for swap in swaps.get(cls, ()):
         parts = swap.parts(module)
         if parts is not None:
             found = inspect(own or parts)

@@ -15,7 +15,7 @@ import types
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _FUNCTIONS = {
     # of tensors and of torch; none draws random numbers, tells the mode, a size or a value, or writes into its input
@@ -35,6 +35,7 @@ class Reading(NamedTuple):
 
     forward: Any
     names: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()  # strings in it where it asks whether there is such an attribute
     why: str | None = None
 
 
@@ -53,13 +54,24 @@ def reading(cls: type[nn.Module], forward: Any) -> Reading:
                 return Reading(forward, why=f"its forward uses {step.argval}")
         elif step.opname.startswith(("LOAD_ATTR", "LOAD_METHOD")):
             names.add(step.argval)
-    if "hasattr" in forward.__code__.co_names:  # what it asks for is among the strings
-        names.update(text for text in forward.__code__.co_consts if isinstance(text, str) and text.isidentifier())
     read = {name for name in names if name not in _FUNCTIONS or _has(cls, name)}
-    computed = [name for name in read if hasattr(inspect.getattr_static(cls, name, None), "__get__")]
-    if computed:
-        return Reading(forward, why=f"its forward reads {min(computed)}, which the class computes")
-    return Reading(forward, frozenset(read))
+    for name in sorted(read):
+        if hasattr(Tensor, name):  # its shape, its dtype: a trial has one of each
+            return Reading(forward, why=f"its forward uses {name}")
+        if hasattr(inspect.getattr_static(cls, name, None), "__get__"):
+            return Reading(forward, why=f"its forward reads {name}, which the class computes")
+    code = forward.__code__
+    strings = {text for text in code.co_consts if isinstance(text, str) and text.isidentifier()}
+    return Reading(forward, frozenset(read), frozenset(strings if "hasattr" in code.co_names else ()))
+
+
+def require(cls: type[nn.Module], names: str) -> None:
+    """Raises ImportError if the forward of a library's class uses other names than these: another version of it does
+    more, or somebody has put another forward into the class."""
+    code = getattr(cls.forward, "__code__", None)
+    others = {"a wrapper"} if code is None else {*code.co_names} - {*names.split()}
+    if others:
+        raise ImportError(f"{cls.__name__}.forward uses {', '.join(sorted(others))}")
 
 
 def _why_not_class(cls: type[nn.Module]) -> str | None:

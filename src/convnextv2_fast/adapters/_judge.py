@@ -24,8 +24,8 @@ class Judge:
     """Judges modules of one kind.
 
     Args:
-        trial: takes a class, the attributes that its forward reads, and a form; returns why an op may not stand for such
-            a module, or None.
+        trial: takes a class, the attributes that its forward reads, and a form; returns why an op may not stand for
+            such a module, or None.
         parts: attributes that the trial provides: modules and parameters.
         always: attributes that the op reads of the module, whether or not the forward does.
     """
@@ -57,20 +57,24 @@ class Judge:
             if key in self._verdicts:
                 return self._verdicts[key]
         except TypeError:  # a value that has no hash
-            return self._not_plain(watched, values)
+            return self._not_plain(watched, values) or "its forward reads what cannot be compared"
         if torch.compiler.is_compiling():
             return "it was not tried out before torch.compile"
         own = {name: value for name, value in zip(watched, values, strict=True) if value is not _ABSENT}
-        return self._not_plain(watched, values) or self._try(key, own, form)
+        return self._not_plain(watched, values) or self._missing(read, own) or self._try(key, own, form)
 
     def _read(self, cls: type[nn.Module]) -> tuple[Reading, tuple[str, ...]]:
         found = self._watched.get(cls)
         if found is not None and found[0].forward is cls.forward:  # another may be put into the class
             return found
-        read = reading(cls, cls.forward)
-        watched = tuple(sorted((read.names | set(self._always)) - self._parts))
+        read = reading(cls, cls.forward)  # type: ignore[arg-type]  # a class is hashable
+        watched = tuple(sorted((read.names | read.asked | set(self._always)) - self._parts))
         found = self._watched[cls] = (read, watched)
         return found
+
+    def _missing(self, read: Reading, own: dict[str, Any]) -> str | None:
+        missing = read.names - self._parts - {*own}
+        return f"its forward uses {min(missing)}" if missing else None
 
     @staticmethod
     def _not_plain(watched: tuple[str, ...], values: tuple[Any, ...]) -> str | None:

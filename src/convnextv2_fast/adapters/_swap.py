@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..fused_modules import run_block, run_pair
-from ..graph import as_leaf
 from ..fusion import Pair, Parts
+from ..graph import as_leaf
 
 Forward = Callable[..., Any]
 
@@ -43,7 +43,7 @@ _making = threading.Lock()
 def accelerated(cls: type[nn.Module], forward: Forward) -> type[nn.Module]:
     """The subclass of `cls` with this forward, the same one for all threads."""
     with _making:
-        return _made(cls, forward, cls.forward)
+        return _made(cls, forward, cls.forward)  # type: ignore[arg-type]  # a class is hashable
 
 
 @functools.cache

@@ -7,6 +7,7 @@ it on tensors without values, which shows a forward that would decide by them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,9 +24,14 @@ Forward = Callable[[Tensor], Tensor]
 @contextmanager
 def _apart() -> Iterator[torch.Generator]:
     """In here nothing of the caller's modes counts, and nothing that happens changes its random numbers."""
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
-        with torch.autocast("cpu", enabled=False), torch.device("cpu"):
-            yield torch.Generator().manual_seed(0)
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.device("cpu"),
+    ):
+        yield torch.Generator().manual_seed(0)
 
 
 def shell(cls: type[nn.Module], own: dict[str, Any]) -> nn.Module:
@@ -84,16 +90,18 @@ def _why_not_rows(
             x = x * scale
             inputs = [t.requires_grad_() for t in (x, a, b)]
             module = shell(cls, own | dict(zip(names, inputs[1:], strict=True)))
-            why = _compare(lambda u, m=module: cls.forward(m, u), lambda u, w=inputs: expected(u, *w[1:]), inputs)
+            run = functools.partial(cls.forward, module)
+            why = _compare(run, lambda u, w=inputs: expected(u, *w[1:]), inputs)  # type: ignore[misc]
             if why is not None:
                 return why
-        return _decides_by_values(lambda u: cls.forward(module, u), torch.empty(shape, dtype=torch.float64), module)
+        return _decides_by_values(run, x, module)
 
 
 def why_not_block(cls: type[nn.Module], own: dict[str, Any], grn_is: str, gamma_is: str) -> str | None:
     """Why the forward of this class does not call the modules of a block as upstream's does; None if it does.
 
-    `grn_is` and `gamma_is` are "there", "none" (the attribute is None) or "absent". Functions stand in for the modules: what those compute is asked of each of them by itself."""
+    `grn_is` and `gamma_is` are "there", "none" (the attribute is None) or "absent". Functions stand in for the modules:
+    what those compute is asked of each of them by itself."""
     with _apart() as generator:
         grn, layer_scale = grn_is == "there", gamma_is == "there"
         drawn = {
@@ -127,12 +135,13 @@ def why_not_block(cls: type[nn.Module], own: dict[str, Any], grn_is: str, gamma_
 
         x = torch.randn(3, CHANNELS, 2, 4, generator=generator, dtype=torch.float64).requires_grad_()
         inputs = [x, gamma] if layer_scale else [x]
-        why = _compare(lambda u: cls.forward(module, u), expected, inputs)
+        run: Forward = functools.partial(cls.forward, module)
+        why = _compare(run, expected, inputs)
         if why is not None:
             return why
         if sorted(called) != sorted([*children, *children]):
             return "its forward does not call each of its modules once"
-        return _decides_by_values(lambda u: cls.forward(module, u), x, module)
+        return _decides_by_values(run, x, module)
 
 
 def _compare(found: Forward, expected: Forward, inputs: list[Tensor]) -> str | None:

@@ -7,7 +7,6 @@ plain values, and a trial shows that the result is upstream's.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from torch import Tensor, nn
@@ -83,6 +82,8 @@ def _judged(m: Any, known: tuple[type, ...], judge: Judge, name: str) -> tuple[t
     if cls in known:
         return known, None
     why = judge.why_not(m, cls) if isinstance(m, nn.Module) else "no module"
+    if why is None:
+        fusion.accept_forward(cls)
     return (cls,), None if why is None else f"{name} is a {cls.__name__}: {why}"
 
 
@@ -106,12 +107,6 @@ def pair(m: nn.Sequential) -> Pair | str | None:
 
 def patch_conv_forward(self: nn.Sequential, input: Tensor) -> Tensor:
     return run(self, pair(self), input)
-
-
-@functools.cache
-def block_swap(cls: type[nn.Module]) -> Swap:
-    """Returns the replacement for one class of blocks."""
-    return Swap(cls, block_forward, parts)
 
 
 PAIR_SWAP = Swap(nn.Sequential, patch_conv_forward, pair)

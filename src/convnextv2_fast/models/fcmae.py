@@ -223,7 +223,7 @@ class FCMAE(nn.Module):
 
     def _predict(self, features: Tensor, patches: Tensor) -> Tensor:
         """Predictions `[T, p*p*C]` of those patches (positions in `[N, h, w]`) alone."""
-        if fusion.why_not_any() or fusion.why_not_module(self.pred, (nn.Conv2d,), "the prediction"):
+        if fusion.why_not_any() or fusion.why_not_linear(self.pred, (nn.Conv2d,), "the prediction"):
             return self.pred(features).permute(0, 2, 3, 1).flatten(0, 2)[patches]
         rows = features.permute(0, 2, 3, 1).flatten(0, 2)[patches]
         return F.linear(rows, self.pred.weight.flatten(1), self.pred.bias)
