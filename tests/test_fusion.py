@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from torch.testing._internal.two_tensor import TwoTensor
 
 import convnextv2_fast as cf
-from convnextv2_fast import fusion, ops
+from convnextv2_fast import changes, fusion, ops
 from convnextv2_fast.layouts import PatchLayout, SparseTensor
 from convnextv2_fast.models.convnextv2 import Block, PatchConv
 from convnextv2_fast.models.convnextv2_sparse import Block as SparseBlock
@@ -240,7 +240,7 @@ def test_a_forward_put_into_a_class_is_seen(which, early, monkeypatch):
     cls = type(module.get_submodule(name))
     cf.accelerate(module)
     if early:
-        monkeypatch.delitem(fusion._forwards, cls, raising=False)
+        monkeypatch.delitem(changes._forwards, cls, raising=False)
     before, seen = cls.forward, []
     monkeypatch.setattr(cls, "forward", lambda self, u: (seen.append(1), before(self, u))[1])
     module(x)
@@ -257,6 +257,15 @@ def test_a_forward_put_into_the_class_of_an_accelerated_block_is_run(build, monk
     x = maps(build)
     assert torch.equal(module(x), 2 * x)
     assert len(cf.accelerate(module).not_replaced) == 1
+
+
+@pytest.mark.parametrize("build", [dense, sparse])
+def test_torch_compile_may_be_the_first_to_see_a_class(build, monkeypatch):
+    monkeypatch.setattr(changes, "_forwards", {})
+    block, x = build(), maps(build)
+    torch._dynamo.reset()
+    y = torch.compile(block, fullgraph=True, backend="eager")(x)
+    torch.testing.assert_close(rows(y), rows(block(x)))
 
 
 class Doubling(nn.Parameter):

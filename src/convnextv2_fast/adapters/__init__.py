@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from torch import nn
 
 from .. import library
+from ..changes import forward_changed
 from ..errors import UnsupportedInputError
-from ..fusion import Inspection, forward_changed, inspect, why_not_any
+from ..fusion import Inspection, inspect, why_not_any
 from ..models import convnextv2, convnextv2_sparse
 from . import upstream
 from ._report import AccelerateReport, NotReplaced, Replaced

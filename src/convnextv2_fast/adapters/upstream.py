@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import fusion
+from ..changes import accept_forward
 from ..fusion import Known, Pair, Parts
 from ..models import utils
 from . import _trials
@@ -39,11 +39,12 @@ def parts(block: Any) -> Parts | str:
     for name in _NAMES:
         if m.get(name) is None:
             return f"it has no module {name}"
-    cls = _class(block)
-    gamma = getattr(block, "gamma", None) if BLOCKS.reads(cls, "gamma") else None
-    form = ("grn" in m, "gamma" in vars(block) or "gamma" in block._parameters or hasattr(block, "gamma"))
-    grn = m.get("grn")
-    why = BLOCKS.why_not(block, cls, (_state(grn, form[0]), _state(gamma, form[1])))
+    cls, grn = _class(block), m.get("grn")
+    gamma, gamma_is = None, "absent"
+    if BLOCKS.reads(cls, "gamma"):
+        gamma = getattr(block, "gamma", None)
+        gamma_is = "there" if gamma is not None else "none" if hasattr(block, "gamma") else "absent"
+    why = BLOCKS.why_not(block, cls, ("there" if grn is not None else "none" if "grn" in m else "absent", gamma_is))
     if why is not None:
         return f"its class looks like upstream's Block but {why}"
     if gamma is not None and (not isinstance(gamma, Tensor) or gamma.ndim != 1):
@@ -72,10 +73,6 @@ def _class(m: nn.Module) -> type[nn.Module]:
     return cls.accelerated_class if issubclass(cls, Accelerated) else cls
 
 
-def _state(value: Any, present: bool) -> str:
-    return "there" if value is not None else "none" if present else "absent"
-
-
 def _judged(m: Any, known: tuple[type, ...], judge: Judge, name: str) -> tuple[tuple[type, ...], str | None]:
     """Returns the classes that an op may stand for in this module's place, and why not for this one."""
     cls = type(m)
@@ -83,7 +80,7 @@ def _judged(m: Any, known: tuple[type, ...], judge: Judge, name: str) -> tuple[t
         return known, None
     why = judge.why_not(m, cls) if isinstance(m, nn.Module) else "no module"
     if why is None:
-        fusion.accept_forward(cls)
+        accept_forward(cls)
     return (cls,), None if why is None else f"{name} is a {cls.__name__}: {why}"
 
 

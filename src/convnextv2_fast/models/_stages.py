@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from .. import fusion
+from .. import changes, fusion
 
 
 def may_be_skipped(stage: nn.Module) -> bool:
     """Whether the blocks of a stage may be called one by one, as gradient checkpointing does, instead of the stage:
     it is a plain Sequential, and nobody has put hooks or another forward on it."""
-    return type(stage) is nn.Sequential and fusion.touched(stage) is None and fusion.why_not_any() is None
+    return type(stage) is nn.Sequential and changes.touched(stage) is None and fusion.why_not_any() is None
 
 
 def image_channels(stem: Any) -> int | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .. import fused_modules, fusion
+from .. import changes, fused_modules, fusion
 from ..errors import UnsupportedInputError
 from ..graph import as_leaf, is_traced
 from ._stages import image_channels, may_be_skipped
@@ -67,6 +67,7 @@ def _row_scale(drop_path: DropPath, u: Tensor) -> Tensor | None:
 
 PARTS = ("dwconv", "norm", "pwconv1", "act", "grn", "pwconv2", "drop_path")  # in the order of fusion.Parts
 _KNOWN = fusion.Known(norms=(LayerNorm,), grns=(GRN,), drop_paths=(nn.Identity, DropPath), row_scale=_row_scale)
+changes.remember(LayerNorm, GRN, DropPath)
 
 
 class PatchConv(nn.Sequential):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import fused_modules, fusion
+from .. import changes, fused_modules, fusion
 from ..errors import UnsupportedInputError
 from ..graph import refuse_traced
 from ..layouts import PatchLayout, SparseTensor
@@ -102,6 +102,10 @@ _KNOWN = fusion.Known(
     row_scale=MinkowskiDropPath.row_scale,
     conv=MinkowskiDepthwiseConvolution,
 )
+
+
+changes.remember(MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear)
+changes.remember(MinkowskiDropPath, MinkowskiGRN, MinkowskiLayerNorm)
 
 
 class SparsePatchConv(nn.Sequential):
@@ -252,7 +256,7 @@ class SparseConvNeXtV2(nn.Module):
         layout = self._layout(x, mask, patch_size, kept)
         stem: Any = self.downsample_layers[0]
         # Models saved whole by earlier versions have an nn.Sequential here.
-        whole = type(stem) in (PatchConv, nn.Sequential) and fusion.touched(stem) is None
+        whole = type(stem) in (PatchConv, nn.Sequential) and changes.touched(stem) is None
         rows = fused_modules.run_pair(PatchConv.parts(stem), x, layout) if whole else None
         if rows is None:
             rows = layout.from_dense(stem(x).permute(0, 2, 3, 1))
