@@ -34,8 +34,10 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     and `ConvNextV2` models, upstream's own classes, and whatever model holds any of them. Only the modules' class
     changes, to a subclass with another `forward`: modules, parameters, buffers, `state_dict`, hooks, training mode,
     copies, pickles and optimizers stay as they are. A module that was changed (hooks, adapters, quantised or
-    parametrised layers, another activation) runs as it was, also if the change comes later. Calling it again is
-    harmless and reports anew. This library's own modules stay as they are; the report says which of them are not fused.
+    parametrised layers, another activation) runs as it was, also if the change comes later. Upstream's classes have no
+    package: a `Block` that looks like theirs is fused only if its code and a trial show that it computes the same.
+    Calling it again is harmless and reports anew. Another thread may run the model meanwhile. This library's own
+    modules stay as they are; the report says which of them are not fused.
 
     Args:
         model: any module. Call it before `torch.compile`, DDP and FSDP.
