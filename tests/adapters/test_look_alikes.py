@@ -318,3 +318,14 @@ def test_a_model_loaded_in_another_process_is_judged_again(monkeypatch):
     monkeypatch.setattr(ops, "block", lambda *a, **k: (calls.append(1), block(*a, **k))[1])
     model(torch.randn(1, 8, 8, 8))
     assert calls == [1]
+
+
+def test_a_model_may_first_be_seen_under_other_modes():
+    """A verdict that a mode of the caller's would have changed is not kept."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for mode in (FakeTensorMode(), torch.device("meta")):
+        cls = block_class("return x + self.drop_path(y)")  # not seen before
+        with mode:
+            report = cf.accelerate(nn.Sequential(cls(8, drop_path=0.5)))
+        assert [r.runs_as for r in report.replaced] == ["dwconv_layer_norm + mlp_grn"], report

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.utils import DropPath, drop_path_scale
+from ._trials import apart
 
 Scale = Callable[[Any, Tensor], Tensor | None]
 
@@ -69,8 +70,8 @@ def row_scale(drop_path: Any, u: Tensor) -> Tensor | None:
 
 def _draws(cls: Any, scale: Scale) -> bool:
     """Whether the installed version draws as `scale` does: timm's has changed."""
-    u = torch.ones(64, 1, 1, 1, dtype=torch.float64, device="cpu")
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
+    with apart():
+        u = torch.ones(64, 1, 1, 1, dtype=torch.float64)
         found: list[tuple[Any, Tensor]] = []
         made: nn.Module = cls(0.3, "row") if scale is _torchvision else cls(0.3)
         for run in (lambda: cls.forward(made, u).view(-1), lambda: scale(made, u)):

@@ -24,7 +24,7 @@ _FUNCTIONS = {
     *("layer_norm", "linalg", "vector_norm", "nn", "functional"),
 }
 _REFUSED = (  # parts of the names of bytecode instructions, the same from Python 3.10 on
-    *("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_NAME", "DELETE", "IMPORT", "LOAD_NAME"),
+    *("STORE_ATTR", "STORE_GLOBAL", "STORE_NAME", "STORE_SLICE", "STORE_SUBSCR", "DELETE", "IMPORT", "LOAD_NAME"),
     *("DEREF", "CLOSURE", "MAKE_FUNCTION", "SUPER", "YIELD", "FOR_ITER", "BEFORE_WITH", "SETUP_", "RAISE", "AWAIT"),
 )
 _METHODS = ("__call__", "__getattr__", "__getattribute__", "_call_impl")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 CHANNELS = 5
 CHILDREN = ("dwconv", "norm", "pwconv1", "act", "grn", "pwconv2", "drop_path")
@@ -22,9 +23,10 @@ Forward = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def _apart() -> Iterator[torch.Generator]:
+def apart() -> Iterator[torch.Generator]:
     """In here nothing of the caller's modes counts, and nothing that happens changes its random numbers."""
     with (
+        _disable_current_modes(),  # fake tensors, for example
         torch.random.fork_rng(devices=[]),
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -82,7 +84,7 @@ def _why_not_rows(
     shape: tuple[int, ...],
     expected: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> str | None:
-    with _apart() as generator:
+    with apart() as generator:
         for scale in (1.0, 1e-3, 1e-6):  # the smaller, the more eps counts
             x, a, b = (
                 torch.randn(s, generator=generator, dtype=torch.float64) for s in (shape, parameters, parameters)
@@ -102,7 +104,7 @@ def why_not_block(cls: type[nn.Module], own: dict[str, Any], grn_is: str, gamma_
 
     `grn_is` and `gamma_is` are "there", "none" (the attribute is None) or "absent". Functions stand in for the modules:
     what those compute is asked of each of them by itself."""
-    with _apart() as generator:
+    with apart() as generator:
         grn, layer_scale = grn_is == "there", gamma_is == "there"
         drawn = {
             name: torch.randn(CHANNELS, CHANNELS, generator=generator, dtype=torch.float64)
