@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from torch.testing._internal.two_tensor import TwoTensor
 
 import convnextv2_fast as cf
-from convnextv2_fast import fusion, ops
+from convnextv2_fast import changes, fusion, ops
 from convnextv2_fast.layouts import PatchLayout, SparseTensor
 from convnextv2_fast.models.convnextv2 import Block, PatchConv
 from convnextv2_fast.models.convnextv2_sparse import Block as SparseBlock
@@ -198,10 +198,7 @@ class Other(nn.Module):
         return x
 
 
-# upstream's norm, GRN and drop path are any classes; what they compute is tried out once
-@pytest.mark.parametrize(
-    "build, name", [e for e in EVERY if e[0] is not upstream or e[1] not in ("norm", "grn", "drop_path")]
-)
+@pytest.mark.parametrize("build, name", EVERY)
 def test_a_replaced_module_is_seen(build, name):
     module, (op, called) = build(), PARTS[build][name]
     if build is timm and name == "mlp":
@@ -223,6 +220,70 @@ def test_a_forward_of_its_own_is_seen(build, name):
     part = module.get_submodule(name)
     part.forward = part.forward
     assert reasons(module) == ([f"not {op}: {called} has a forward of its own"], all_ops(build) - {op})
+
+
+CLASSES = {  # a class for each way in which it came to its forward
+    "torch's": (dense, "pwconv1", FC1, SECOND),
+    "this library's": (dense, "norm", NORM, FIRST),
+    "this library's sparse": (sparse, "norm.ln", NORM, FIRST),
+    "timm's": (timm, "mlp.grn", GRN, SECOND),
+    "transformers'": (transformers, "layernorm", NORM, FIRST),
+}
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
+@pytest.mark.parametrize("which", CLASSES)
+def test_a_forward_put_into_a_class_is_seen(which, early, monkeypatch):
+    """As libraries do that add adapters to every linear layer, before or after this library sees the class."""
+    build, name, called, op = CLASSES[which]
+    module, x = build(), maps(build)
+    cls = type(module.get_submodule(name))
+    cf.accelerate(module)
+    if early:
+        monkeypatch.delitem(changes._forwards, cls, raising=False)
+    before, seen = cls.forward, []
+    monkeypatch.setattr(cls, "forward", lambda self, u: (seen.append(1), before(self, u))[1])
+    module(x)
+    assert seen
+    assert reasons(module) == ([f"not {op}: {called} has a class whose forward was replaced"], all_ops(build) - {op})
+
+
+@pytest.mark.parametrize("build", [timm, transformers, upstream])
+def test_a_forward_put_into_the_class_of_an_accelerated_block_is_run(build, monkeypatch):
+    module = build()
+    cls = type(module)
+    cf.accelerate(module)
+    monkeypatch.setattr(cls, "forward", lambda self, x: 2 * x)
+    x = maps(build)
+    assert torch.equal(module(x), 2 * x)
+    assert len(cf.accelerate(module).not_replaced) == 1
+
+
+@pytest.mark.parametrize("build", [dense, sparse])
+def test_torch_compile_may_be_the_first_to_see_a_class(build, monkeypatch):
+    monkeypatch.setattr(changes, "_forwards", {})
+    block, x = build(), maps(build)
+    torch._dynamo.reset()
+    y = torch.compile(block, fullgraph=True, backend="eager")(x)
+    torch.testing.assert_close(rows(y), rows(block(x)))
+
+
+class Doubling(nn.Parameter):
+    """A parameter that acts whenever it is used, as quantised ones do that are no wrappers."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*[2 * a.data if isinstance(a, cls) else a for a in args], **(kwargs or {}))
+
+
+def test_a_parameter_that_acts_is_seen():
+    block, x = dense(), maps(dense)
+    want = copy.deepcopy(block)
+    block.pwconv1.weight = Doubling(block.pwconv1.weight.detach())
+    assert reasons(block) == ([f"not {SECOND}: {FC1} has a parameter of class Doubling"], {FIRST})
+    want.pwconv1.weight.data.mul_(2)
+    torch.testing.assert_close(block(x), want(x))
 
 
 @pytest.mark.parametrize("build", PARTS)
@@ -378,17 +439,6 @@ def test_own_blocks_fall_back_by_halves(build, change, training, monkeypatch):
         results.append({"output": y} | {name: p.grad for name, p in other.named_parameters()})
     for name, got in results[0].items():
         close(got, results[1][name], 2e-5, name)
-
-
-@pytest.mark.parametrize("name", ["0", "0.0", "0.1", "1", "1.0", "1.0.ln", "1.1"])
-def test_hooks_on_the_sparse_stem_and_downsampling_fire(name):
-    model = randomise(SparseConvNeXtV2(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8]), 0).eval()
-    x, mask = torch.randn(2, 3, 64, 64), torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1]])
-    want = model(x, mask)
-    fired = []
-    model.downsample_layers.get_submodule(name).register_forward_hook(lambda *_: fired.append(name))
-    torch.testing.assert_close(model(x, mask), want, rtol=1e-4, atol=1e-5)
-    assert fired == [name]
 
 
 def test_the_report_describes_own_blocks():

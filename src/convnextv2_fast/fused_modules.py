@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from . import fusion, ops
 from .fusion import Pair, Parts
+from .graph import is_traced
 from .layouts import Layout, SparseTensor
 
 Maps = TypeVar("Maps", Tensor, SparseTensor)
@@ -16,7 +17,7 @@ Maps = TypeVar("Maps", Tensor, SparseTensor)
 
 def run_block(p: Parts, x: Maps) -> Maps:
     """Runs a block on x, each half as one op where it may be; planes come back with channels_last strides."""
-    any_op = fusion.why_not_any() is None
+    any_op = fusion.why_not_any() is None and not is_traced(x)
     first, second = any_op and fusion.why_not_dwconv_layer_norm(p) is None, any_op and fusion.why_not_mlp_grn(p) is None
     drops = second and p.drop_path.training and type(p.drop_path) is not nn.Identity
     groups = p.rows_per_group(x) if second and p.rows_per_group is not None else None
@@ -58,7 +59,9 @@ def run_pair(p: Pair | str, x: Tensor, layout: Layout | None = None) -> Tensor |
     Returns:
         Planes `[N, Cout, H//k, W//k]` with channels_last strides, or with a layout rows `[T', Cout]`.
     """
-    if isinstance(p, str) or fusion.why_not_any() is not None or fusion.why_not_patch_conv(p) is not None:
+    if isinstance(p, str) or fusion.why_not_any() is not None or is_traced(x):
+        return None
+    if fusion.why_not_patch_conv(p) is not None:
         return None
     norm = (p.norm.weight, p.norm.bias)
     before, after = (norm, None) if p.norm_first else (None, norm)

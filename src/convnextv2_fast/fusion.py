@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from .changes import touched
 
 Wrapper = tuple[Any, Sequence[type], str]
 """A module around one of the parts, its known classes, and what to call it in a reason."""
-_PLAIN = (nn.Parameter, Tensor, type(None))
 
 
 class Known(NamedTuple):
@@ -55,6 +55,8 @@ class Parts(NamedTuple):
     run_second: Callable[[Any], Any] | None = None  # maps to maps, before layer scale; None: fc1 to fc2, on rows
     first_wrappers: Sequence[Wrapper] = ()
     second_wrappers: Sequence[Wrapper] = ()
+    first_why: str | None = None  # what the adapter knows against fusing this half
+    second_why: str | None = None
 
 
 class Pair(NamedTuple):
@@ -97,7 +99,8 @@ def why_not_any() -> str | None:
 def why_not_dwconv_layer_norm(p: Parts) -> str | None:
     """Why convolution and LayerNorm run as modules; None if they run as one op."""
     return (
-        _not_wrapped(p.first_wrappers)
+        p.first_why
+        or _not_wrapped(p.first_wrappers)
         or why_not_module(p.conv, (p.known.conv,), "the convolution")
         or (_not_depthwise(p.conv) if p.known.conv is nn.Conv2d else None)
         or why_not_layer_norm(p.norm, p.known.norms, "channels_last")
@@ -108,9 +111,10 @@ def why_not_mlp_grn(p: Parts) -> str | None:
     """Why the MLP, layer scale, drop path and residual run as modules; None if they run as one op."""
     known = p.known
     return (
-        _not_wrapped(p.second_wrappers)
-        or _not_linear(p.fc1, known.linears, "the first linear layer")
-        or _not_linear(p.fc2, known.linears, "the second linear layer")
+        p.second_why
+        or _not_wrapped(p.second_wrappers)
+        or why_not_linear(p.fc1, known.linears, "the first linear layer")
+        or why_not_linear(p.fc2, known.linears, "the second linear layer")
         or _not_gelu(p.act, known.activations)
         or _drops(p.drops)
         or (None if p.grn is None and type(None) in known.grns else why_not_module(p.grn, known.grns, "GRN"))
@@ -135,7 +139,10 @@ def why_not_layer_norm(norm: Any, classes: Sequence[type], data_format: str) -> 
         return reason
     if norm.__dict__.get("data_format", data_format) != data_format:  # classes without it have only one
         return f"the norm is a LayerNorm of {norm.data_format} maps"
-    return "LayerNorm has no weight or no bias" if norm.weight is None or norm.bias is None else None
+    weight = norm.weight
+    if weight is None or norm.bias is None:
+        return "LayerNorm has no weight or no bias"
+    return None if weight.ndim == 1 else f"LayerNorm is over the last {weight.ndim} dimensions"
 
 
 def why_not_module(m: Any, classes: Sequence[type], name: str) -> str | None:
@@ -144,20 +151,6 @@ def why_not_module(m: Any, classes: Sequence[type], name: str) -> str | None:
         return f"{name} is a {type(m).__name__}"
     what = touched(m)
     return None if what is None else f"{name} {what}"
-
-
-def touched(m: nn.Module) -> str | None:
-    """Returns in words what was changed on a module (a hook, a forward of its own) that takes effect only if the module
-    is called; None if nothing was."""
-    own = m.__dict__  # faster than m's attributes
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
-        return "has hooks"
-    if "forward" in own:
-        return "has a forward of its own"
-    for p in own["_parameters"].values():
-        if type(p) not in _PLAIN and is_traceable_wrapper_subclass(p):  # quantised or distributed
-            return f"has a parameter of class {type(p).__name__}"
-    return None
 
 
 def _not_wrapped(wrappers: Sequence[Wrapper]) -> str | None:
@@ -185,7 +178,8 @@ def _not_patches(conv: nn.Conv2d) -> str | None:
     return "the convolution's windows overlap, or it is padded, dilated or grouped"
 
 
-def _not_linear(m: Any, classes: Sequence[type], name: str) -> str | None:
+def why_not_linear(m: Any, classes: Sequence[type], name: str) -> str | None:
+    """Why an op may not stand for a linear layer or 1x1 convolution; None if it may. `name` begins the reason."""
     reason = why_not_module(m, classes, name)
     if reason is not None:
         return reason

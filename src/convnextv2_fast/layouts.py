@@ -50,7 +50,11 @@ class Layout:
         return found
 
     def to_dense(self, x: Tensor) -> Tensor:
-        """Rows `[T, C]` to `[N, H, W, C]`, zeros where inactive. Differentiable."""
+        """Returns rows x `[T, C]` as one tensor `[N, H, W, C]` of x's dtype, zeros where inactive. Differentiable.
+
+        Raises:
+            UnsupportedInputError: x does not have this layout's T rows.
+        """
         self._check_rows(x)
         n, h, w = self.shape
         return x.new_zeros(n * h * w, x.shape[1]).index_copy(0, self.index, x).view(n, h, w, x.shape[1])
@@ -310,8 +314,12 @@ class SparseTensor:
         return SparseTensor(features, self.layout)
 
     def dense(self) -> tuple[Tensor, Any, Any]:
-        """`(x, min_coordinate, tensor_stride)` as in MinkowskiEngine; `x` is `[N, C, H, W]` with channels_last strides,
-        its size from the layout, not from the coordinates present."""
+        """Returns the tuple `(x, min_coordinate, tensor_stride)`, as in MinkowskiEngine.
+
+        `x` is `[N, C, H, W]` in the dtype of the features, with channels_last strides and zeros where inactive; its
+        size comes from the layout, not from the coordinates present. `min_coordinate` is int32 zeros `[2]` on the CPU;
+        `tensor_stride` is `(1, 1)`. `layout.to_dense(F)` returns `[N, H, W, C]` alone.
+        """
         return self.layout.to_dense(self.F).permute(0, 3, 1, 2), torch.zeros(2, dtype=torch.int32), (1, 1)
 
 

@@ -1,6 +1,6 @@
 """timm's models accelerated: equal values and gradients, and what timm's own tests ask of every model.
 
-Not here: TorchScript and torch.fx, which cannot follow this library's ops; `restore` the model first."""
+torch.fx is in `test_fx.py`. Not here: TorchScript, which cannot follow this library's ops; `restore` comes first."""
 
 import copy
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from .. import library
+from ..changes import forward_changed
 from ..errors import UnsupportedInputError
 from ..fusion import Inspection, inspect, why_not_any
 from ..models import convnextv2, convnextv2_sparse
@@ -33,8 +34,10 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     and `ConvNextV2` models, upstream's own classes, and whatever model holds any of them. Only the modules' class
     changes, to a subclass with another `forward`: modules, parameters, buffers, `state_dict`, hooks, training mode,
     copies, pickles and optimizers stay as they are. A module that was changed (hooks, adapters, quantised or
-    parametrised layers, another activation) runs as it was, also if the change comes later. Calling it again is
-    harmless and reports anew. This library's own modules stay as they are; the report says which of them are not fused.
+    parametrised layers, another activation) runs as it was, also if the change comes later. Upstream's classes have no
+    package: a `Block` that looks like theirs is fused only if its code and a trial show that it computes the same.
+    Calling it again is harmless and reports anew. Another thread may run the model meanwhile. This library's own
+    modules stay as they are; the report says which of them are not fused.
 
     Args:
         model: any module. Call it before `torch.compile`, DDP and FSDP.
@@ -50,11 +53,11 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     swaps, notes = _swaps()
     replaced, left = [], []
     for name, module in list(model.named_modules()):
-        cls = original_class(module) if is_accelerated(module) else type(module)
+        cls = original_class(module) if is_accelerated(module) else type(module)  # another thread may restore it now
         forward, found = _inspect(module, cls, swaps)
         left += [NotReplaced(name, cls.__name__, reason) for reason in found.reasons]
         if forward is not None:
-            module.__class__ = accelerated(cls, forward)  # type: ignore[arg-type]  # a class is hashable
+            module.__class__ = accelerated(cls, forward)  # at once: a call that runs goes on as it began
             replaced.append(Replaced(name, cls.__name__, " + ".join(found.ops)))
     ours = any(isinstance(module, OURS) for module in model.modules())
     if not (replaced or left or ours or notes):
@@ -95,10 +98,13 @@ def _swaps() -> tuple[dict[type, list[Swap]], list[str]]:
 def _inspect(module: nn.Module, cls: type, swaps: dict[type, list[Swap]]) -> tuple[Forward | None, Inspection]:
     """Returns the forward for a module of this class if any of this library's ops would run in it, and the inspection:
     which ops run, and why others do not. This library's own modules have no other forward: they are only inspected."""
-    own = "has a forward of its own" if "forward" in module.__dict__ else None  # it would hide ours
+    own = forward_changed(module, cls)  # it would hide ours, or ours would hide it
     if isinstance(module, OURS):
         return None, inspect(own or module.parts())
-    for swap in [upstream.block_swap(cls)] if upstream.is_block(module) else swaps.get(cls, ()):
+    if upstream.is_block(module):  # of a class that no package defines: its forward is read anyway
+        found = inspect("has a forward of its own" if "forward" in vars(module) else upstream.parts(module))
+        return upstream.block_forward if found.ops else None, found
+    for swap in swaps.get(cls, ()):
         parts = swap.parts(module)
         if parts is not None:
             found = inspect(own or parts)

@@ -8,6 +8,7 @@ needed, and pickled by the class it was made from.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..fused_modules import run_block, run_pair
 from ..fusion import Pair, Parts
+from ..graph import as_leaf
 
 Forward = Callable[..., Any]
 
@@ -32,14 +34,24 @@ class Accelerated:
     """Base of all classes made here."""
 
     accelerated_class: type[nn.Module]  # that it stands for
+    written_forward: Forward  # the forward of that class at the time
+
+
+_making = threading.Lock()
+
+
+def accelerated(cls: type[nn.Module], forward: Forward) -> type[nn.Module]:
+    """The subclass of `cls` with this forward, the same one for all threads."""
+    with _making:
+        return _made(cls, forward, cls.forward)  # type: ignore[arg-type]  # a class is hashable
 
 
 @functools.cache
-def accelerated(cls: type[nn.Module], forward: Forward) -> type[nn.Module]:
-    """The subclass of `cls` with this forward."""
+def _made(cls: type[nn.Module], forward: Forward, written: Forward) -> type[nn.Module]:
     names = {
         "forward": forward,
         "accelerated_class": cls,
+        "written_forward": staticmethod(written),
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
@@ -55,13 +67,15 @@ def _reduce(self: nn.Module, forward: Forward, protocol: Any) -> tuple[Any, ...]
 
 
 def _new(cls: type[nn.Module], forward: Forward) -> nn.Module:
-    made = accelerated(cls, forward)  # type: ignore[arg-type]  # a class is hashable
+    made = accelerated(cls, forward)
     return made.__new__(made)
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
-    """The class an accelerated module had before."""
-    return module.accelerated_class  # type: ignore[return-value]
+    """The class a module had before it was accelerated; its class if it is not. Asked once, so that another thread may
+    restore the module meanwhile."""
+    cls = type(module)
+    return cls.accelerated_class if issubclass(cls, Accelerated) else cls
 
 
 def original_forward(module: nn.Module, *args: Any) -> Any:
@@ -71,15 +85,24 @@ def original_forward(module: nn.Module, *args: Any) -> Any:
 
 def run(module: nn.Module, found: Parts | Pair | str | None, x: Tensor) -> Tensor:
     """Runs an accelerated module of these parts on planes x `[N, C, H, W]`; without parts its original forward."""
-    if isinstance(found, Parts):
-        return run_block(found, x)
-    y = run_pair(found, x) if isinstance(found, Pair) else None
+    node = as_leaf(module, x)
+    if node is not None:
+        return node
+    if not isinstance(found, Parts | Pair) or replaced_forward(module):
+        return original_forward(module, x)
+    y = run_block(found, x) if isinstance(found, Parts) else run_pair(found, x)
     return original_forward(module, x) if y is None else y
+
+
+def replaced_forward(module: nn.Module) -> bool:
+    """Whether the class's own forward was replaced after :func:`accelerated`."""
+    cls = type(module)
+    return issubclass(cls, Accelerated) and cls.accelerated_class.forward is not cls.written_forward
 
 
 def is_accelerated(module: nn.Module) -> bool:
     """Whether the module's class is one made here, not one derived from it: FSDP2 and others derive their own."""
-    return isinstance(module, Accelerated) and type(module).__mro__[1] is Accelerated
+    return type(module).__mro__[1] is Accelerated
 
 
 def find_pair(m: nn.Sequential, is_norm: Callable[[nn.Module], bool]) -> Pair | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from timm import layers
 from timm.layers.activations import GELU
 from timm.layers.grn import GlobalResponseNorm
@@ -12,12 +10,21 @@ from torch import Tensor, nn
 
 from .. import fusion
 from ..fusion import Known, Pair, Parts
-from ..models.utils import drop_path_scale
+from ._drop_paths import row_scale, scale_of
+from ._forwards import require
 from ._swap import Swap, find_pair, run
 
 NORMS = tuple(getattr(layers, name) for name in ("LayerNorm", "LayerNormFp32") if hasattr(layers, name))
 NORMS_2D = tuple(getattr(layers, name) for name in ("LayerNorm2d", "LayerNorm2dFp32") if hasattr(layers, name))
 MLPS = (layers.GlobalResponseNormMlp, layers.Mlp)
+
+for _cls, _names in (
+    (ConvNeXtBlock, "conv_dw drop_path gamma mlp mul norm permute reshape shortcut use_conv_mlp"),
+    (layers.GlobalResponseNormMlp, "act drop1 drop2 fc1 fc2 grn"),
+    (layers.Mlp, "act drop1 drop2 fc1 fc2 norm"),
+    (GlobalResponseNorm, "addcmul bias channel_dim eps mean norm spatial_dim torch view wb_shape weight"),
+):
+    require(_cls, _names)
 
 
 def parts(block: ConvNeXtBlock) -> Parts | str:
@@ -28,8 +35,9 @@ def parts(block: ConvNeXtBlock) -> Parts | str:
     reason = fusion.why_not_module(block.shortcut, (nn.Identity,), "the shortcut")
     if reason is not None:
         return reason
-    grn = getattr(mlp, "grn", None)
+    grn = mlp.grn if type(mlp) is layers.GlobalResponseNormMlp else None
     planes = block.use_conv_mlp
+    other = grn is not None and getattr(grn, "channel_dim", None) != (1 if planes else -1)
 
     def first(x: Tensor) -> Tensor:
         u = block.conv_dw(x)
@@ -52,21 +60,15 @@ def parts(block: ConvNeXtBlock) -> Parts | str:
         drops=(mlp.drop1, mlp.drop2) if grn is not None else (mlp.drop1, mlp.norm, mlp.drop2),
         layer_scale=block.gamma,
         second_wrappers=((mlp, MLPS, "the MLP"),),
+        second_why="GRN is over another dimension" if other and type(grn) is GlobalResponseNorm else None,
     )
-
-
-def row_scale(drop_path: Any, u: Tensor) -> Tensor | None:
-    """The factors `[N]` that timm's DropPath draws for u `[N, C, H, W]`."""
-    if drop_path.drop_prob == 0.0:
-        return None
-    return drop_path_scale(u, u.shape[0], drop_path.drop_prob, drop_path.scale_by_keep)
 
 
 KNOWN = {
     planes: Known(
         norms=NORMS_2D if planes else NORMS,
         grns=(GlobalResponseNorm, type(None)),
-        drop_paths=(nn.Identity, layers.DropPath),
+        drop_paths=(nn.Identity, layers.DropPath) if scale_of(layers.DropPath) else (nn.Identity,),
         row_scale=row_scale,
         activations=(nn.GELU, GELU),
         linears=(nn.Linear, nn.Conv2d),

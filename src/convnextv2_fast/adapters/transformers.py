@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 from transformers.models.convnext import modeling_convnext as v1
@@ -12,45 +11,52 @@ from transformers.models.convnextv2 import modeling_convnextv2 as v2
 
 from ..fused_modules import run_pair
 from ..fusion import Known, Pair, Parts
-from ._swap import Swap, original_forward, run
+from ._drop_paths import row_scale, scale_of
+from ._forwards import require
+from ._swap import Swap, original_forward, replaced_forward, run
 
 NORMS = (v1.ConvNextLayerNorm, v2.ConvNextV2LayerNorm)
 Layer = v1.ConvNextLayer | v2.ConvNextV2Layer
 Stage = v1.ConvNextStage | v2.ConvNextV2Stage
 Embeddings = v1.ConvNextEmbeddings | v2.ConvNextV2Embeddings
 
+_V1 = "act drop_path dwconv layernorm permute pwconv1 pwconv2"
+for _cls, _names in (
+    (v1.ConvNextLayer, f"{_V1} layer_scale_parameter"),
+    (v2.ConvNextV2Layer, f"{_V1} grn"),
+    *((cls, "downsampling_layer layers") for cls in (v1.ConvNextStage, v2.ConvNextV2Stage)),
+    *(
+        (cls, "ValueError layernorm num_channels patch_embeddings shape")
+        for cls in (v1.ConvNextEmbeddings, v2.ConvNextV2Embeddings)
+    ),
+    *((cls, "data_format forward permute super") for cls in NORMS),
+    (v2.ConvNextV2GRN, "bias linalg mean torch vector_norm weight"),
+):
+    require(_cls, _names)
 
-def parts(layer: Layer) -> Parts | str:
+
+def parts(layer: Any) -> Parts | str:
     """Returns the layer's modules, or the reason why the layer is left alone."""
     if isinstance(layer.act, GELUActivation) and layer.act.act is not nn.functional.gelu:
         return f"its activation is {layer.act.act}"
-    grn = getattr(layer, "grn", None)
+    second = isinstance(layer, v2.ConvNextV2Layer)
     return Parts(
         KNOWN,
         conv=layer.dwconv,
         norm=layer.layernorm,
         fc1=layer.pwconv1,
         act=layer.act,
-        grn=grn,
+        grn=layer.grn if second else None,
         fc2=layer.pwconv2,
         drop_path=layer.drop_path,
-        layer_scale=getattr(layer, "layer_scale_parameter", None),
+        layer_scale=None if second else layer.layer_scale_parameter,
     )
-
-
-def row_scale(drop_path: Any, u: Tensor) -> Tensor | None:
-    """The factors `[N]` that transformers' drop path draws for u `[N, C, H, W]`."""
-    if drop_path.drop_prob == 0.0:
-        return None
-    keep = 1 - drop_path.drop_prob
-    draws = torch.rand((u.shape[0], 1, 1, 1), dtype=u.dtype, device=u.device)
-    return torch.floor(draws + keep).div(keep).view(-1)
 
 
 KNOWN = Known(
     norms=NORMS,
     grns=(v2.ConvNextV2GRN, type(None)),
-    drop_paths=(nn.Identity, v1.ConvNextDropPath, v2.ConvNextV2DropPath),
+    drop_paths=(nn.Identity, *(cls for cls in (v1.ConvNextDropPath, v2.ConvNextV2DropPath) if scale_of(cls))),
     row_scale=row_scale,
     activations=(nn.GELU, GELUActivation),
     grn_names=("weight", "bias"),
@@ -69,7 +75,7 @@ def downsampling(stage: Stage) -> Pair | None:
 
 def stage_forward(self: Stage, features: Tensor) -> Tensor:
     pair = downsampling(self)
-    y = None if pair is None else run_pair(pair, features)
+    y = None if pair is None or replaced_forward(self) else run_pair(pair, features)
     if y is None:
         return original_forward(self, features)
     for layer in self.layers:

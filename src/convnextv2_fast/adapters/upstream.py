@@ -1,26 +1,30 @@
 """The classes of facebookresearch/ConvNeXt-V2, and of ConvNeXt (V1), wherever their files are.
 
-They have no package, so they are known by structure: a class `Block` with the modules of upstream's. That it also
-computes what upstream's computes is tried out once per class, on a small copy with random parameters, at two scales so
-that another eps shows.
+They have no package, so they are known by structure: a class `Block` with the modules of upstream's. What it computes,
+and what its LayerNorm and GRN compute, is judged by :mod:`._judge`: their code may read nothing but these modules and
+plain values, and a trial shows that the result is upstream's.
 """
 
 from __future__ import annotations
 
-import copy
-import functools
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .. import fusion
-from ..fused_modules import run_block
+from ..changes import accept_forward
 from ..fusion import Known, Pair, Parts
-from ..models.utils import drop_path_scale
-from ._swap import Swap, find_pair, is_accelerated, original_class, run
+from ..models import utils
+from . import _trials
+from ._drop_paths import row_scale, scale_of
+from ._judge import Judge
+from ._swap import Accelerated, Swap, find_pair, run
 
-_NAMES = {"dwconv", "norm", "pwconv1", "act", "pwconv2", "drop_path"}  # and grn in V2
+_NAMES = {*_trials.CHILDREN} - {"grn"}  # and grn in V2
+BLOCKS = Judge(_trials.why_not_block, frozenset((*_trials.CHILDREN, "gamma")))
+NORMS = Judge(_trials.why_not_norm, frozenset(("weight", "bias")), always=("data_format", "eps"))
+GRNS = Judge(_trials.why_not_grn, frozenset(("gamma", "beta")), always=("eps",))
+_KNOWN_NORMS = (nn.LayerNorm, utils.LayerNorm)
+_KNOWN_GRNS = (utils.GRN, type(None))
 
 
 def is_block(m: nn.Module) -> bool:
@@ -29,91 +33,77 @@ def is_block(m: nn.Module) -> bool:
     return type(m).__name__ == "Block" and names - {"grn"} == _NAMES
 
 
-def parts(block: Any) -> Parts:
-    """The block's modules."""
-    grn = getattr(block, "grn", None)
+def parts(block: Any) -> Parts | str:
+    """The block's modules as they are now, or the reason why the block runs its own code."""
+    m = block._modules
+    for name in _NAMES:
+        if m.get(name) is None:
+            return f"it has no module {name}"
+    cls, grn = _class(block), m.get("grn")
+    gamma, gamma_is = None, "absent"
+    if BLOCKS.reads(cls, "gamma"):
+        gamma = getattr(block, "gamma", None)
+        gamma_is = "there" if gamma is not None else "none" if hasattr(block, "gamma") else "absent"
+    why = BLOCKS.why_not(block, cls, ("there" if grn is not None else "none" if "grn" in m else "absent", gamma_is))
+    if why is not None:
+        return f"its class looks like upstream's Block but {why}"
+    if gamma is not None and (not isinstance(gamma, Tensor) or gamma.ndim != 1):
+        return "its gamma is no vector"
+    norm, drop_path = m["norm"], m["drop_path"]
+    norms, first_why = _judged(norm, _KNOWN_NORMS, NORMS, "the norm")
+    grns, second_why = _judged(grn, _KNOWN_GRNS, GRNS, "GRN")
+    drop_paths = (nn.Identity,) if scale_of(type(drop_path)) is None else (nn.Identity, type(drop_path))
     return Parts(
-        Known((type(block.norm),), (type(grn),), (type(block.drop_path),), row_scale),
-        conv=block.dwconv,
-        norm=block.norm,
-        fc1=block.pwconv1,
-        act=block.act,
+        Known(norms, grns, drop_paths, row_scale),
+        conv=m["dwconv"],
+        norm=norm,
+        fc1=m["pwconv1"],
+        act=m["act"],
         grn=grn,
-        fc2=block.pwconv2,
-        drop_path=block.drop_path,
-        layer_scale=None if grn is not None else getattr(block, "gamma", None),
+        fc2=m["pwconv2"],
+        drop_path=drop_path,
+        layer_scale=gamma,
+        first_why=first_why,
+        second_why=second_why,
     )
 
 
-def row_scale(drop_path: Any, u: Tensor) -> Tensor | None:
-    """The factors `[N]` that timm's DropPath, which upstream uses, draws for u `[N, C, H, W]`."""
-    if drop_path.drop_prob is None or drop_path.drop_prob == 0.0:
-        return None
-    return drop_path_scale(u, u.shape[0], drop_path.drop_prob, getattr(drop_path, "scale_by_keep", True))
+def _class(m: nn.Module) -> type[nn.Module]:
+    cls = type(m)
+    return cls.accelerated_class if issubclass(cls, Accelerated) else cls
+
+
+def _judged(m: Any, known: tuple[type, ...], judge: Judge, name: str) -> tuple[tuple[type, ...], str | None]:
+    """Returns the classes that an op may stand for in this module's place, and why not for this one."""
+    cls = type(m)
+    if cls in known:
+        return known, None
+    why = judge.why_not(m, cls) if isinstance(m, nn.Module) else "no module"
+    if why is None:
+        accept_forward(cls)
+    return (cls,), None if why is None else f"{name} is a {cls.__name__}: {why}"
 
 
 def block_forward(self: nn.Module, x: Tensor) -> Tensor:
     return run(self, parts(self), x)
 
 
-def tried_parts(block: nn.Module) -> Parts | str:
-    """The block's modules, or the reason why it is left alone; its class is tried out if all of it would be fused."""
-    try:
-        found = parts(block)
-        why = _tried(type(block), block) if len(fusion.inspect(found).ops) == 2 else None
-    except Exception as error:  # a class that only looks like upstream's may do anything
-        why = f"trying it out failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return found if why is None else why
-
-
-_verdicts: dict[tuple[type, ...], str | None] = {}
-
-
-def _tried(cls: type, block: nn.Module) -> str | None:
-    """Says why a class is not upstream's although it looks like it; None if it computes the same. Once per class."""
-    key = (cls, *(type(m) for m in block.children()))
-    if key not in _verdicts:
-        _verdicts[key] = _try_out(block)
-    return _verdicts[key]
-
-
-@torch.no_grad()
-def _try_out(block: nn.Module) -> str | None:
-    small: Any = copy.deepcopy(block)
-    if is_accelerated(small):
-        small.__class__ = original_class(small)
-    small = small.to_empty(device="cpu").double().eval()
-    generator = torch.Generator().manual_seed(0)
-    for scale in (1.0, 1e-5):
-        for name, p in small.named_parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * (scale if name.startswith("pwconv1") else 0.2))
-        x = torch.randn(2, small.dwconv.in_channels, 5, 6, generator=generator).double()
-        want, got = small(x) - x, run_block(parts(small), x) - x
-        if not torch.allclose(want, got, rtol=1e-6, atol=1e-12):
-            error = (want - got).abs().max().item()
-            return f"its class looks like upstream's Block but computes something else (by {error:.1e})"
-    return None
-
-
 def is_channels_first(m: nn.Module) -> bool:
-    """Whether a module is upstream's LayerNorm of `[N, C, H, W]`."""
+    """Whether a module looks like upstream's LayerNorm of `[N, C, H, W]`."""
     names = set(m._parameters) == {"weight", "bias"} and type(m).__name__ == "LayerNorm"
     return names and getattr(m, "data_format", None) == "channels_first" and hasattr(m, "eps")
 
 
-def pair(m: nn.Sequential) -> Pair | None:
-    """Returns the modules of upstream's stem or downsampling layer; None for other kinds of Sequential."""
-    return find_pair(m, is_channels_first)
+def pair(m: nn.Sequential) -> Pair | str | None:
+    """Returns the modules of upstream's stem or downsampling layer, or the reason why it runs its own code; None for
+    other kinds of Sequential."""
+    found = find_pair(m, is_channels_first)
+    why = None if found is None else _judged(found.norm, _KNOWN_NORMS, NORMS, "the norm")[1]
+    return found if why is None else why
 
 
 def patch_conv_forward(self: nn.Sequential, input: Tensor) -> Tensor:
     return run(self, pair(self), input)
-
-
-@functools.cache
-def block_swap(cls: type[nn.Module]) -> Swap:
-    """Returns the replacement for one class of blocks."""
-    return Swap(cls, block_forward, tried_parts)
 
 
 PAIR_SWAP = Swap(nn.Sequential, patch_conv_forward, pair)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import fused_modules, fusion, plain
+from .. import changes, fused_modules, fusion, plain
 from ..errors import UnsupportedInputError
+from ..graph import as_leaf, is_traced
 from ._groups import ParameterGroups
+from ._stages import image_channels, may_be_skipped
 from .utils import GRN, DropPath, LayerNorm, checkpointed, drop_path_rates, trunc_normal_, zero_
 
 SIZES: dict[str, tuple[list[int], list[int]]] = {
@@ -55,7 +57,8 @@ class Block(nn.Module):
         return fusion.Parts(_KNOWN, conv, norm, fc1, act, grn, fc2, drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return fused_modules.run_block(self.parts(), x)
+        node = as_leaf(self, x)
+        return fused_modules.run_block(self.parts(), x) if node is None else node
 
 
 def _row_scale(drop_path: DropPath, u: Tensor) -> Tensor | None:
@@ -64,6 +67,7 @@ def _row_scale(drop_path: DropPath, u: Tensor) -> Tensor | None:
 
 PARTS = ("dwconv", "norm", "pwconv1", "act", "grn", "pwconv2", "drop_path")  # in the order of fusion.Parts
 _KNOWN = fusion.Known(norms=(LayerNorm,), grns=(GRN,), drop_paths=(nn.Identity, DropPath), row_scale=_row_scale)
+changes.remember(LayerNorm, GRN, DropPath)
 
 
 class PatchConv(nn.Sequential):
@@ -78,6 +82,9 @@ class PatchConv(nn.Sequential):
         return fusion.Pair(*((b, a) if norm_first else (a, b)), norms=(LayerNorm,), norm_first=norm_first)
 
     def forward(self, input: Tensor) -> Tensor:
+        node = as_leaf(self, input)
+        if node is not None:
+            return node
         y = fused_modules.run_pair(self.parts(), input)
         return super().forward(input) if y is None else y
 
@@ -154,7 +161,8 @@ class ConvNeXtV2(ParameterGroups):
         return [{"num_chs": self.dims[i], "reduction": 4 * 2**i, "module": f"stages.{i}"} for i in self.out_indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block in backward instead of saving its activations (torch.utils.checkpoint)."""
+        """Recomputes each block in backward instead of saving its activations (torch.utils.checkpoint). A stage with
+        hooks or a forward of its own is called as it is, and saves them."""
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
@@ -170,12 +178,12 @@ class ConvNeXtV2(ParameterGroups):
         self.head = head.to(device=p.device, dtype=p.dtype)
 
     def _check(self, x: Tensor) -> None:
-        if plain.recorded_by_jit():  # sizes are tensors then, and a comparison would be recorded as a constant
+        if plain.recorded_by_jit() or is_traced(x):  # sizes are tensors then, or there is nothing to look at
             return
-        stem: Any = self.downsample_layers[0]
-        channels = stem[0].in_channels
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise UnsupportedInputError(f"ConvNeXtV2: wants images [N, {channels}, H, W], got {tuple(x.shape)}")
+        channels = image_channels(self.downsample_layers[0])
+        if x.ndim != 4 or (channels is not None and x.shape[1] != channels):
+            wanted = "C" if channels is None else channels
+            raise UnsupportedInputError(f"ConvNeXtV2: wants images [N, {wanted}, H, W], got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise UnsupportedInputError(
                 f"ConvNeXtV2: wants floating-point images, got {x.dtype}; convert with .float() / 255 and normalise"
@@ -191,7 +199,8 @@ class ConvNeXtV2(ParameterGroups):
         stage: Any
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = downsample(x)
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            recomputed = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+            if recomputed and may_be_skipped(stage):
                 for block in stage:
                     x = checkpointed(block, x)
             else:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import fused_modules, fusion
+from .. import changes, fused_modules, fusion
 from ..errors import UnsupportedInputError
+from ..graph import refuse_traced
 from ..layouts import PatchLayout, SparseTensor
 from ._groups import ParameterGroups
 from ._masks import check_kept, check_shape
+from ._stages import image_channels, may_be_skipped
 from .convnextv2 import PARTS, PatchConv
 from .minkowski import MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear
 from .utils import (
@@ -105,6 +107,10 @@ _KNOWN = fusion.Known(
 )
 
 
+changes.remember(MinkowskiConvolution, MinkowskiDepthwiseConvolution, MinkowskiGELU, MinkowskiLinear)
+changes.remember(MinkowskiDropPath, MinkowskiGRN, MinkowskiLayerNorm)
+
+
 class SparsePatchConv(nn.Sequential):
     """Downsampling `(MinkowskiLayerNorm, MinkowskiConvolution)` on :class:`SparseTensor`, run as one op."""
 
@@ -186,7 +192,8 @@ class SparseConvNeXtV2(ParameterGroups):
             zero_(m.linear.bias)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block in backward instead of saving its activations."""
+        """Recomputes each block in backward instead of saving its activations. A stage with hooks or a forward of its
+        own is called as it is, and saves them."""
         self.grad_checkpointing = enable
 
     def upsample_mask(self, mask: Tensor, scale: int) -> Tensor:
@@ -208,11 +215,12 @@ class SparseConvNeXtV2(ParameterGroups):
 
     def _layout(self, x: Tensor, mask: Tensor | None, patch_size: int | None, kept: int | None) -> PatchLayout:
         """The layout of the stem's output. The mask's length gives the patch size where it is not given."""
-        stem: Any = self.downsample_layers[0]
-        channels = stem[0].in_channels
-        if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
+        refuse_traced(x, "SparseConvNeXtV2")
+        channels = image_channels(self.downsample_layers[0])
+        if x.ndim != 4 or (channels is not None and x.shape[1] != channels) or not x.is_floating_point():
+            wanted = "C" if channels is None else channels
             raise UnsupportedInputError(
-                f"SparseConvNeXtV2: wants floating-point images [N, {channels}, H, W], got {tuple(x.shape)} {x.dtype}"
+                f"SparseConvNeXtV2: wants floating-point images [N, {wanted}, H, W], got {tuple(x.shape)} {x.dtype}"
             )
         n, _, h, w = x.shape
         if mask is None:
@@ -259,7 +267,7 @@ class SparseConvNeXtV2(ParameterGroups):
         layout = self._layout(x, mask, patch_size, kept)
         stem: Any = self.downsample_layers[0]
         # Models saved whole by earlier versions have an nn.Sequential here.
-        whole = type(stem) in (PatchConv, nn.Sequential) and fusion.touched(stem) is None
+        whole = type(stem) in (PatchConv, nn.Sequential) and changes.touched(stem) is None
         rows = fused_modules.run_pair(PatchConv.parts(stem), x, layout) if whole else None
         if rows is None:
             rows = layout.from_dense(stem(x).permute(0, 2, 3, 1))
@@ -267,14 +275,17 @@ class SparseConvNeXtV2(ParameterGroups):
         for i in range(4):
             if i > 0:
                 sparse = self.downsample_layers[i](sparse)
-            blocks: Any = self.stages[i]
-            for block in blocks:
-                sparse = self._block(block, sparse)
+            stage: Any = self.stages[i]
+            recomputed = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+            if recomputed and may_be_skipped(stage):
+                for block in stage:
+                    sparse = self._recomputed(block, sparse)
+            else:
+                sparse = stage(sparse)
         return sparse.dense()[0]
 
-    def _block(self, block: nn.Module, x: SparseTensor) -> SparseTensor:
-        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
-            return block(x)
+    @staticmethod
+    def _recomputed(block: nn.Module, x: SparseTensor) -> SparseTensor:
         # checkpoint sees tensors only: the layout carries no gradient
         rows = checkpointed(lambda f: block(x.replace(f)).F, x.F)
         return x.replace(rows)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import fusion
 from ..errors import UnsupportedInputError
+from ..graph import refuse_traced
 from ..layouts import PatchLayout
 from . import _patches
 from ._groups import ParameterGroups
@@ -220,7 +221,7 @@ class FCMAE(ParameterGroups):
 
     def _predict(self, features: Tensor, patches: Tensor) -> Tensor:
         """Predictions `[T, p*p*C]` of those patches (positions in `[N, h, w]`) alone."""
-        if fusion.why_not_any() or fusion.why_not_module(self.pred, (nn.Conv2d,), "the prediction"):
+        if fusion.why_not_any() or fusion.why_not_linear(self.pred, (nn.Conv2d,), "the prediction"):
             return self.pred(features).permute(0, 2, 3, 1).flatten(0, 2)[patches]
         rows = features.permute(0, 2, 3, 1).flatten(0, 2)[patches]
         return F.linear(rows, self.pred.weight.flatten(1), self.pred.bias)
@@ -272,6 +273,7 @@ class FCMAE(ParameterGroups):
         Raises:
             UnsupportedInputError: images, mask or ratio do not fit, or leave a sample without a visible patch.
         """
+        refuse_traced(imgs, "FCMAE")
         h, w = self.grid(imgs)
         if mask is None:
             kept = self._keep(h * w, mask_ratio)

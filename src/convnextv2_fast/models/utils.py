@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import dispatch, fusion, ops
 from ..errors import UnsupportedInputError
+from ..graph import as_leaf
 from ..layouts import SparseTensor
 
 
@@ -53,6 +54,9 @@ class LayerNorm(nn.Module):
         self.normalized_shape = (normalized_shape,)
 
     def forward(self, x: Tensor) -> Tensor:
+        node = as_leaf(self, x)
+        if node is not None:
+            return node
         if self.data_format == "channels_last":
             return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
         return ops.layer_norm(x.permute(0, 2, 3, 1), self.weight, self.bias, eps=self.eps).permute(0, 3, 1, 2)
@@ -71,7 +75,8 @@ class GRN(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.grn(x, self.gamma, self.beta, eps=self.eps)
+        node = as_leaf(self, x)
+        return ops.grn(x, self.gamma, self.beta, eps=self.eps) if node is None else node
 
     def extra_repr(self) -> str:
         return f"{self.gamma.numel()}, eps={self.eps}"
