@@ -40,8 +40,8 @@ Sizes sizes_of(const char* op, const Parameters& w) {
 
 // Without gamma, which a call reads itself.
 Sources sources_of(const Parameters& w) {
-  return {strided_of(w.kernel), strided_of(w.bias), strided_of(w.ln_weight), strided_of(w.ln_bias),
-          strided_of(w.w1),     strided_of(w.b1),   strided_of(w.beta),      strided_of(w.w2),
+  return {strided_of(w.kernel), strided_of(w.bias),       strided_of(w.ln_weight), strided_of(w.ln_bias),
+          strided_of(w.w1),     strided_of(w.b1),         strided_of(w.beta),      strided_of(w.w2),
           strided_of(w.b2),     strided_of(w.layer_scale)};
 }
 

@@ -90,8 +90,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
   const int64_t columns = saved_columns(hidden);
   Tensor saved_hidden = floats(u, {save_hidden ? rows + 1 : 0, columns});
   PackedUse use = packed_or_new(op, packed, {PackedOp::kMlpGrn, isa, packed_dtype(cpu, shape.activations)},
-                                sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), u,
-                                packs(cpu, shape));
+                                sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), u, packs(cpu, shape));
   MlpGrnForward p{};
   p.shape = shape;
   p.u = array_of(u);

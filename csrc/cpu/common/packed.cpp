@@ -49,9 +49,7 @@ float* start_packed_rows(const PackedKind& kind, int64_t columns, int64_t floats
   return memory + columns;
 }
 
-const float* packed_data(const float* memory) {
-  return memory + reinterpret_cast<const PackedHeader*>(memory)->before;
-}
+const float* packed_data(const float* memory) { return memory + reinterpret_cast<const PackedHeader*>(memory)->before; }
 
 std::string packed_mismatch(const PackedKind& wanted, int64_t floats, const float* memory, int64_t count) {
   PackedHeader h{};

@@ -1,7 +1,7 @@
 // Buffers of floats that one call of an operator fills and a later call reads: packed weights, saved activations. Every
-// buffer begins with a header of one cache line that says what it holds. In packed weights the form of every tensor they
-// were made of follows, and digests of all its bytes: every call computes these again, so that no change goes unseen,
-// whoever wrote into the tensors and by whatever means. Then comes the data. No framework header.
+// buffer begins with a header of one cache line that says what it holds. In packed weights the form of every tensor
+// they were made of follows, and digests of all its bytes: every call computes these again, so that no change goes
+// unseen, whoever wrote into the tensors and by whatever means. Then comes the data. No framework header.
 #pragma once
 
 #include <cstdint>
@@ -56,7 +56,7 @@ bool packed_is_torn(const float* memory, int64_t count);
 // Whether the tensors are what they were when the buffer of weights was made. Reads every byte of them.
 bool packed_is_fresh(const Sources& sources, const float* memory, const Parallel& parallel);
 
-// ---- details ----------------------------------------------------------------------------------------------------------
+// ---- details of fill_packed ----
 
 // Writes header and forms. Returns where the digests go.
 Digest* start_packed(const PackedKind& kind, const Sources& sources, int64_t floats, float* memory);

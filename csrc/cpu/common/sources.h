@@ -17,7 +17,7 @@ using Sources = std::vector<StridedArray>;
 // since its elements are read in their order.
 struct SourceForm {
   DType dtype;
-  int32_t dims;  // -1: there is no such tensor
+  int32_t dims;                                                              // -1: there is no such tensor
   int64_t sizes[StridedArray::kMostDims], strides[StridedArray::kMostDims];  // zeros beyond dims and beside size 1
 };
 static_assert(sizeof(SourceForm) == 8 + 2 * 8 * StridedArray::kMostDims, "it is compared as bytes: no padding");

@@ -2,10 +2,11 @@
 //
 // A piece of at most kDigestPiece bytes has three sums modulo 2^64 over its words of 64 bits, each the pair of 32 bits
 // (low, high). `plain` adds the words themselves: it differs whenever one word alone has changed, whatever the change.
-// Each of the two others adds the products (low + key) * (high + key'), with keys of their own for every place: the hash
-// NH of UMAC (RFC 4418), its second instance with shifted keys. For keys drawn at random two given pieces that differ
-// anywhere have equal products with a probability of at most 2^-64. The keys are fixed, so this holds for changes made
-// without regard to them. The sums of a piece depend on neither the instruction set nor the number of threads.
+// Each of the two others adds the products (low + key) * (high + key'), with keys of their own for every place: the
+// hash NH of UMAC (RFC 4418), its second instance with shifted keys. For keys drawn at random two given pieces that
+// differ anywhere have equal products with a probability of at most 2^-64. The keys are fixed, so this holds for
+// changes made without regard to them. The sums of a piece depend on neither the instruction set nor the number of
+// threads.
 #pragma once
 
 #include <cstdint>
