@@ -27,7 +27,7 @@ inline StridedArray strided_of(const std::optional<Tensor>& t) {
 }
 
 // A new tensor of weights that pack(sources, memory) packs into `floats` floats. The tensor is complete before anyone
-// else sees it, and made of one state of the sources, although other threads may write into them meanwhile.
+// else sees it, and made of one snapshot of the sources, although other threads may write into them meanwhile.
 template <class Pack>
 Tensor new_packed(const PackedKind& kind, const Sources& sources, int64_t floats_of_data, const Tensor& like,
                   const Pack& pack) {
