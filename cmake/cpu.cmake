@@ -1,10 +1,11 @@
 # _C_cpu.so. Each kernel is compiled once per instruction set, from csrc/cpu/<op>/<op>_<isa>.cpp, with flags for that
 # file alone; which one runs is decided at run time. Nothing else is compiled for more than the baseline CPU. Not every
-# kernel has one for avx512_bf16 and amx: the others use theirs for avx512. The kernels know nothing of torch: the target
+# kernel has one for each: the others use that of the next lower set. The kernels know nothing of torch: the target
 # `cpu_kernels` can be built before torch is installed, and is not built again for another torch.
 include(CheckCXXCompilerFlag)
 
 set(CNV2_CPU_OPS dwconv grn layer_norm mlp_grn patch_conv)
+set(CNV2_CPU_KERNELS ${CNV2_CPU_OPS} digest)  # digest is no operator of its own
 
 set(BUILD_INFO_ISA scalar)
 set(isa_flags_scalar "")
@@ -23,14 +24,16 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 endif()
 
 # What every instruction set shares: compiled for the baseline CPU.
-set(kernels csrc/cpu/common/isa.cpp csrc/cpu/common/packed.cpp csrc/cpu/common/scratch.cpp csrc/cpu/dwconv/run.cpp
-            csrc/cpu/block/block.cpp)
+set(kernels csrc/cpu/common/isa.cpp csrc/cpu/common/packed.cpp csrc/cpu/common/scratch.cpp csrc/cpu/common/sources.cpp
+            csrc/cpu/dwconv/run.cpp csrc/cpu/block/block.cpp)
 set(bindings csrc/torch/block_cpu.cpp)
 foreach(op ${CNV2_CPU_OPS})
   list(APPEND bindings csrc/torch/${op}_cpu.cpp)
+endforeach()
+foreach(op ${CNV2_CPU_KERNELS})
   foreach(isa ${BUILD_INFO_ISA})
     set(source csrc/cpu/${op}/${op}_${isa}.cpp)
-    if(isa MATCHES "^(avx512_bf16|amx)$" AND NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
+    if(isa MATCHES "^(avx512|avx512_bf16|amx)$" AND NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
       continue()
     endif()
     list(APPEND kernels ${source})

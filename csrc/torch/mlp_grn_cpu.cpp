@@ -42,19 +42,25 @@ MlpGrnWeights weights_of(const char* op, const Tensor& x, const Tensor& w1, cons
           b2 == nullptr ? ConstArray{nullptr, DType::kFloat32} : vector_of(op, "b2", x, c_out, *b2)};
 }
 
-PackedSources sources_of(const Tensor& w1, const Tensor& b1, const Tensor& beta, const Tensor& w2, const Tensor& b2) {
+Sources sources_of(const Tensor& w1, const Tensor& b1, const Tensor& beta, const Tensor& w2, const Tensor& b2) {
   return {strided_of(w1), strided_of(b1), strided_of(beta), strided_of(w2), strided_of(b2)};
+}
+
+// Packs sources in the order of sources_of, all of them contiguous.
+auto packs(const MlpGrnCpu& cpu, const MlpGrnShape& shape) {
+  return [&](const Sources& s, float* memory) {
+    cpu.pack(shape, {s[0].array, s[1].array, s[2].array, s[3].array, s[4].array}, memory, torch_parallel());
+  };
 }
 
 Tensor mlp_grn_cpu_pack(const Tensor& w1, const Tensor& b1, const Tensor& beta, const Tensor& w2, const Tensor& b2,
                         bool bfloat16) {
-  const MlpGrnWeights weights = weights_of("mlp_grn_cpu_pack", w1, w1, b1, beta, w2, &b2);
+  weights_of("mlp_grn_cpu_pack", w1, w1, b1, beta, w2, &b2);
   const CpuIsa isa = current_cpu_isa();
   const MlpGrnCpu& cpu = mlp_grn_cpu(isa);
   const PackedKind kind{PackedOp::kMlpGrn, isa, packed_dtype(cpu, bfloat16 ? DType::kBFloat16 : DType::kFloat32)};
   const MlpGrnShape shape = shape_of({}, w1.size(1), w1.size(0), w2.size(0), 0, 0, kind.dtype);
-  return new_packed(kind, sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), w1,
-                    [&](float* memory) { cpu.pack(shape, weights, memory, torch_parallel()); });
+  return new_packed(kind, sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), w1, packs(cpu, shape));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
@@ -64,7 +70,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
     const std::optional<Tensor>& offsets, const std::optional<Tensor>& packed, bool save_hidden) {
   const char* op = "mlp_grn_cpu_fwd";
   const RowGroups groups = groups_of(op, u, rows_per_group, count, row_group, offsets);
-  const MlpGrnWeights weights = weights_of(op, u, w1, b1, beta, w2, &b2);
+  weights_of(op, u, w1, b1, beta, w2, &b2);
   const int64_t rows = u.size(0), hidden = w1.size(0), c_out = w2.size(0);
   if (w1.size(1) != u.size(1)) refuse(op, "w1 must have u's columns", describe("u", u), describe("w1", w1));
   const MlpGrnShape shape = shape_of(groups, u.size(1), hidden, c_out, eps, held_bytes, *dtype_of(u));
@@ -83,10 +89,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
   Tensor y = torch::stable::new_empty(u, {rows, c_out}, type), norm = floats(u, {count, hidden});
   const int64_t columns = saved_columns(hidden);
   Tensor saved_hidden = floats(u, {save_hidden ? rows + 1 : 0, columns});
-  const Parallel parallel = torch_parallel();
   PackedUse use = packed_or_new(op, packed, {PackedOp::kMlpGrn, isa, packed_dtype(cpu, shape.activations)},
-                                sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), u,
-                                [&](float* memory) { cpu.pack(shape, weights, memory, parallel); });
+                                sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), u, packs(cpu, shape));
   MlpGrnForward p{};
   p.shape = shape;
   p.u = array_of(u);
@@ -102,7 +106,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
     const PackedKind kind{PackedOp::kSavedHidden, isa, shape.activations};
     p.saved_hidden = start_packed_rows(kind, columns, rows * columns, float_data(saved_hidden));
   }
-  cpu.forward(p, parallel);
+  cpu.forward(p, torch_parallel());
   return {std::move(y), std::move(norm), std::move(saved_hidden), std::move(use.repacked)};
 }
 

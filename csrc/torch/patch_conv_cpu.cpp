@@ -21,32 +21,42 @@ PatchNorm norm_of(const char* op, const Tensor& x, int64_t channels, const std::
   return {array_of(*weight), array_of(*bias)};
 }
 
-// A weight [Cout, Cin, k, k] of nn.Conv2d, or [k * k, Cin, Cout] with tap = kx * k + ky, of any strides.
+// The sizes of a weight [Cout, Cin, k, k] of nn.Conv2d, or [k * k, Cin, Cout] with tap = kx * k + ky, of any strides.
 PatchWeight weight_of(const char* op, const Tensor& weight, const std::optional<Tensor>& bias) {
   const auto need = [&](bool ok, const char* wants) {
     if (!ok) refuse(op, wants, describe("weight", weight), describe("bias", bias));
   };
   need(dtype_of(weight).has_value() && weight.numel() > 0, "weight must be float32, bfloat16 or float16, not empty");
   PatchWeight w{};
-  w.data = array_of(weight);
   if (weight.dim() == 4) {
     need(weight.size(2) == weight.size(3), "weight must be [Cout, Cin, k, k]");
     w.c_out = weight.size(0), w.c_in = weight.size(1), w.k = weight.size(2);
-    w.c_out_stride = weight.stride(0), w.c_in_stride = weight.stride(1);
-    w.ky_stride = weight.stride(2), w.kx_stride = weight.stride(3);
   } else {
     need(weight.dim() == 3, "weight must be [Cout, Cin, k, k] or [k * k, Cin, Cout]");
     while (w.k * w.k < weight.size(0)) ++w.k;
     need(w.k * w.k == weight.size(0), "weight must be [Cout, Cin, k, k] or [k * k, Cin, Cout]");
     w.c_in = weight.size(1), w.c_out = weight.size(2);
-    w.c_in_stride = weight.stride(1), w.c_out_stride = weight.stride(2);
-    w.ky_stride = weight.stride(0), w.kx_stride = w.k * weight.stride(0);
   }
-  if (bias.has_value()) {
-    vector_dtype(op, "bias", weight, w.c_out, *bias);
-    w.bias = array_of(*bias);
-  }
+  if (bias.has_value()) vector_dtype(op, "bias", weight, w.c_out, *bias);
   return w;
+}
+
+// Packs {weight, bias}, of any strides; w: their sizes.
+auto packs(const PatchConvCpu& cpu, PatchWeight w) {
+  return [&cpu, w](const Sources& sources, float* memory) {
+    const StridedArray& weight = sources[0];
+    const int64_t* strides = weight.strides;
+    PatchWeight full = w;
+    full.data = weight.array, full.bias = sources[1].array;
+    if (weight.dims == 4) {
+      full.c_out_stride = strides[0], full.c_in_stride = strides[1];
+      full.ky_stride = strides[2], full.kx_stride = strides[3];
+    } else {
+      full.c_in_stride = strides[1], full.c_out_stride = strides[2];
+      full.ky_stride = strides[0], full.kx_stride = w.k * strides[0];
+    }
+    cpu.pack(full, memory, torch_parallel());
+  };
 }
 
 PackedKind packed_kind(CpuIsa isa) { return {PackedOp::kPatchConv, isa, DType::kFloat32}; }
@@ -56,7 +66,7 @@ Tensor patch_conv_cpu_pack(const Tensor& weight, const std::optional<Tensor>& bi
   const CpuIsa isa = current_cpu_isa();
   const PatchConvCpu& cpu = patch_conv_cpu(isa);
   return new_packed(packed_kind(isa), {strided_of(weight), strided_of(bias)}, cpu.packed_floats(w), weight,
-                    [&](float* memory) { cpu.pack(w, memory, torch_parallel()); });
+                    packs(cpu, w));
 }
 
 // Which of the `pixels` the rows of p take: ops/_patch_conv/gather.py. need(ok, wants) refuses.
@@ -110,16 +120,15 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
   }
   need(!table.has_value() || table->dim() == 1 || x.dim() == 2, "a table of k * k columns is for x [S, Cin]");
   set_table(p, table, pixels, need);
-  const Parallel parallel = torch_parallel();
   PackedUse use = packed_or_new(op, packed, packed_kind(isa), {strided_of(weight), strided_of(bias)},
-                                cpu.packed_floats(w), x, [&](float* memory) { cpu.pack(w, memory, parallel); });
+                                cpu.packed_floats(w), x, packs(cpu, w));
   p.packed = use.data;
   p.before = norm_of(op, x, c_in, before_weight, before_bias);
   p.after = norm_of(op, x, c_out, after_weight, after_bias);
   p.eps = static_cast<float>(eps);
   Tensor z = torch::stable::new_empty(x, {rows, c_out});
   p.y = z.mutable_data_ptr();
-  if (rows > 0) cpu.run(p, parallel);
+  if (rows > 0) cpu.run(p, torch_parallel());
   return {std::move(z), std::move(use.repacked)};
 }
 

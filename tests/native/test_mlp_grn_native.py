@@ -205,18 +205,19 @@ def test_copies_are_made_once_and_go_with_their_weights(block):
     with torch.inference_mode():
         block(x)
     assert packed.held_bytes() >= 4 * 8 * 24 * 24
-    (before,) = packed._copies.values()
+    (before,) = packed._held.values()
+    kept = dict(before.copies)
     with torch.inference_mode():
         block(x)
-    (after,) = packed._copies.values()
-    assert after is before
+    (after,) = packed._held.values()
+    assert after is before and len(kept) == 1 and all(after.copies[slot] is copy for slot, copy in kept.items())
     other = Block(24).eval()
     with torch.inference_mode():
         other(x)
-    assert len(packed._copies) == 2
+    assert packed.count() == 2
     del other
     gc.collect()
-    assert len(packed._copies) == 1
+    assert packed.count() == 1
 
 
 @needs_library
@@ -225,7 +226,7 @@ def test_no_copies_without_prepacking(block, monkeypatch):
     x = torch.randn(1, 24, 5, 5)
     with torch.inference_mode():
         torch.testing.assert_close(block(x), reference_block(block, x), rtol=1e-5, atol=1e-5)
-    assert not packed._copies
+    assert packed.count() == 0
 
 
 @needs_library
@@ -251,7 +252,7 @@ def test_compiled_inference_uses_packed_weights():
         packed.clear()
         for _ in range(3):
             torch.testing.assert_close(compiled(x), want, rtol=1e-5, atol=1e-5)
-    assert len(packed._copies) == 1
+    assert packed.count() == 1
     torch.compiler.reset()
 
 

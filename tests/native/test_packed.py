@@ -100,14 +100,25 @@ def test_weights_of_another_op_are_refused():
 
 
 def test_a_new_copy_takes_the_place_of_the_stale_one():
-    copies.clear()
-    weight = torch.randn(3)
-    stale = copies.copy_of(lambda t: t * 2, weight, weight)
-    copies.replace(stale, torch.empty(0))
-    assert next(iter(copies._copies.values()))[2] is stale
-    fresh = torch.ones(3)
-    copies.replace(torch.ones(3), fresh)  # of no copy that is kept
-    assert next(iter(copies._copies.values()))[2] is stale
-    copies.replace(stale, fresh)
-    assert next(iter(copies._copies.values()))[2] is fresh
-    copies.clear()
+    packed, weight = copies, torch.randn(3)
+    packed.clear()
+    fresh, made, given = torch.ones(3), torch.zeros(5), []
+
+    def forward(repacked):
+        return lambda copy: (given.append(copy), repacked)
+
+    for repacked, wanted in [(torch.empty(0), made), (torch.empty(0), made), (fresh, made), (torch.empty(0), fresh)]:
+        packed.run(forward(repacked), lambda: made, weight, "op")
+        assert given[-1] is wanted
+    assert packed.count() == 1 and packed.held_bytes() == 4 * fresh.numel()
+    packed.run(forward(fresh), lambda: made, weight, "another op")
+    assert given[-1] is made and packed.count() == 2
+    del weight
+    assert packed.count() == 0
+
+
+def test_a_buffer_that_is_cut_off_is_refused():
+    pack, forward, _ = PACKED["mlp_grn"]()
+    for other in (pack()[:-1], torch.cat((pack(), torch.zeros(1)))):
+        with pytest.raises(ValueError, match="which is of another length"):
+            forward(other)

@@ -6,6 +6,8 @@ others are:
 * `tests/models`, `tests/adapters`: the blocks of the models; `tests/test_fusion.py`: when they run as this op.
 """
 
+import contextlib
+
 import pytest
 import torch
 
@@ -14,7 +16,8 @@ from convnextv2_fast import dispatch, library
 from convnextv2_fast.ops._shared import packed
 from convnextv2_fast.testing import make
 
-fused = pytest.mark.skipif(library.why_not("cpu") is not None, reason=str(library.why_not("cpu")))
+MISSING = library.why_not("cpu")
+fused = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 
 def arguments(dtype=torch.float32, kind="dense"):
@@ -55,18 +58,56 @@ def test_explain_says_which_runs(monkeypatch):
         assert "packed weights" in explained(tensors).reasons["cpu"][0]
 
 
-@pytest.mark.parametrize("spoil", ["strided", "inference", "rows"])
-def test_what_the_operator_does_not_take_is_composed(spoil):
-    _, problem = arguments(kind="rows" if spoil == "rows" else "dense")
-    if spoil == "strided":
+@pytest.mark.parametrize("how", ["strided", "inference", "rows"])
+def test_parameters_and_rows_of_any_kind(how):
+    """Parameters with gaps, or made in inference mode, run in one operator; rows in two."""
+    _, problem = arguments(kind="rows" if how == "rows" else "dense")
+    if how == "strided":
         problem.tensors["b1"] = torch.stack((problem.tensors["b1"],) * 2, 1)[:, 0]
-    if spoil == "inference":
+    if how == "inference":
         with torch.inference_mode():
             problem.tensors = {name: t.clone() for name, t in problem.tensors.items()}
     with torch.inference_mode():
-        assert dispatch.choose(problem.spec()).backend == "composed"
+        assert dispatch.choose(problem.spec()).backend == ("composed" if how == "rows" or MISSING else "cpu")
         got = problem.public()
     torch.testing.assert_close(got, problem.to(torch.float64, False).reference().float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("missing", ["gamma", "beta"])
+@pytest.mark.parametrize("backend", [None, "cpu", "composed", "torch"])
+@pytest.mark.parametrize("kind", ["dense", "rows"])
+def test_half_of_grn_is_refused(missing, backend, kind):
+    _, problem = arguments(kind=kind)
+    problem.tensors[missing] = None
+    with torch.inference_mode(), pytest.raises(ValueError, match="gamma and beta must both be given, or neither"):
+        problem.public(backend=None if MISSING else backend)
+
+
+@pytest.mark.parametrize("first", ["float64", "meta"])
+def test_without_grn_no_default_of_an_earlier_call_sticks(first):
+    _, problem = arguments()
+    problem.tensors["gamma"] = problem.tensors["beta"] = None
+    with torch.inference_mode():
+        want = problem.public()
+        for _ in range(2):
+            torch.set_default_dtype(torch.float64 if first == "float64" else torch.float32)
+            try:
+                with torch.device("meta") if first == "meta" else contextlib.nullcontext():
+                    assert torch.equal(problem.public(), want)
+            finally:
+                torch.set_default_dtype(torch.float32)
+            assert torch.equal(problem.public(), want)
+
+
+@fused
+def test_a_parameter_that_no_longer_fits_is_named():
+    """Also when a packed copy of the others is held."""
+    _, problem = arguments()
+    with torch.inference_mode():
+        problem.public()
+        problem.tensors["b1"] = torch.randn(7)
+        with pytest.raises(cf.errors.UnsupportedInputError, match=r"b1, gamma and beta of K elements.* b1 \(7,\)"):
+            problem.public()
 
 
 def test_a_half_that_was_registered_anew_is_not_passed_by(monkeypatch):

@@ -69,6 +69,21 @@ if os.fork() == 0:
 assert os.wait()[1] == 0
 """,
     "after use, one thread in the child": "torch.set_num_threads(2); same(use()[:1], child(1, train=False))",
+    "after use, weights change in the child": """
+torch.set_num_threads(1)
+want = use(train=False)
+if os.fork() == 0:
+    import copy
+    for p in made[0].parameters():
+        p.data.view(-1)[-1] += 0.5
+    got = use(train=False)
+    made[0] = copy.deepcopy(made[0])
+    same(got, use(train=False))
+    assert not torch.equal(got[0], want[0])
+    os._exit(0)
+assert os.wait()[1] == 0
+same(use(train=False), want)
+""",
     "while another thread is at work": """
 torch.set_num_threads(1)
 want, stop = use(train=False), threading.Event()

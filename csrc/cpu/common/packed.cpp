@@ -2,32 +2,15 @@
 
 #include <cstring>
 
-#include "cpu/common/dtype_switch.h"
 #include "cpu/common/isa.h"
 
 namespace cnv2 {
 namespace {
 
 constexpr int64_t kHeaderFloats = sizeof(PackedHeader) / sizeof(float);
-constexpr int64_t kSampleFloats = 16;  // of each tensor: one cache line
+constexpr int64_t kLine = 64;  // bytes, to whose multiples the data is aligned
 
-// kSampleFloats values of a tensor, spread evenly over its elements; zeros for no tensor or an empty one.
-void sample(const StridedArray& t, float* out) {
-  int64_t count = t.array.data == nullptr ? 0 : 1;
-  bool contiguous = true;
-  for (int d = t.dims - 1; d >= 0; --d) {
-    contiguous &= t.strides[d] == count || t.sizes[d] == 1;
-    count *= t.sizes[d];
-  }
-  for (int64_t i = 0; i < kSampleFloats; ++i) {
-    int64_t index = (2 * i + 1) * count / (2 * kSampleFloats), offset = contiguous ? index : 0;
-    for (int d = t.dims - 1; d >= 0 && count > 0 && !contiguous; --d) {
-      offset += index % t.sizes[d] * t.strides[d];
-      index /= t.sizes[d];
-    }
-    out[i] = count > 0 ? float_at(t.array, offset) : 0.f;
-  }
-}
+int64_t forms_bytes(const Sources& sources) { return static_cast<int64_t>(sources.size() * sizeof(SourceForm)); }
 
 std::string text_of(const PackedKind& kind) {
   static constexpr const char* kOps[] = {"mlp_grn's weights", "patch_conv's weights", "block's weights",
@@ -44,26 +27,29 @@ bool is_known(const PackedHeader& h) {
 
 }  // namespace
 
-int64_t packed_floats(size_t sources, int64_t floats) {
-  return kHeaderFloats + static_cast<int64_t>(sources) * kSampleFloats + floats;
+int64_t packed_floats(const Sources& sources, int64_t floats) {
+  const int64_t bytes = forms_bytes(sources) + digest_pieces(sources) * static_cast<int64_t>(sizeof(Digest));
+  return kHeaderFloats + (bytes + kLine - 1) / kLine * kLine / static_cast<int64_t>(sizeof(float)) + floats;
 }
 
-float* start_packed(const PackedKind& kind, const PackedSources& sources, int64_t floats, float* memory) {
-  const PackedHeader header{PackedHeader::kMagic, kind.op, kind.isa, kind.dtype, floats, {}};
+Digest* start_packed(const PackedKind& kind, const Sources& sources, int64_t floats, float* memory) {
+  const int64_t before = packed_floats(sources, 0);
+  std::memset(memory, 0, static_cast<size_t>(before) * sizeof(float));
+  const PackedHeader header{PackedHeader::kMagic, kind.op, kind.isa, kind.dtype, floats, before, {}};
   std::memcpy(memory, &header, sizeof(header));
-  memory += kHeaderFloats;
-  for (const StridedArray& source : sources) {
-    sample(source, memory);
-    memory += kSampleFloats;
-  }
-  return memory;
+  auto* forms = reinterpret_cast<SourceForm*>(memory + kHeaderFloats);
+  for (const StridedArray& source : sources) *forms++ = form_of(source);
+  return reinterpret_cast<Digest*>(forms);
 }
 
 float* start_packed_rows(const PackedKind& kind, int64_t columns, int64_t floats, float* memory) {
-  std::memset(memory, 0, columns * sizeof(float));
-  start_packed(kind, {}, floats, memory);
+  std::memset(memory, 0, static_cast<size_t>(columns) * sizeof(float));
+  const PackedHeader header{PackedHeader::kMagic, kind.op, kind.isa, kind.dtype, floats, columns, {}};
+  std::memcpy(memory, &header, sizeof(header));
   return memory + columns;
 }
+
+const float* packed_data(const float* memory) { return memory + reinterpret_cast<const PackedHeader*>(memory)->before; }
 
 std::string packed_mismatch(const PackedKind& wanted, int64_t floats, const float* memory, int64_t count) {
   PackedHeader h{};
@@ -75,15 +61,20 @@ std::string packed_mismatch(const PackedKind& wanted, int64_t floats, const floa
          std::to_string(floats) + " floats, are wanted";
 }
 
-bool packed_is_stale(const PackedSources& sources, const float* memory) {
-  memory += kHeaderFloats;
+bool packed_is_torn(const float* memory, int64_t count) {
+  const auto* header = reinterpret_cast<const PackedHeader*>(memory);
+  return header->before < kHeaderFloats || header->before != count - header->floats;
+}
+
+bool packed_is_fresh(const Sources& sources, const float* memory, const Parallel& parallel) {
+  const auto* header = reinterpret_cast<const PackedHeader*>(memory);
+  if (header->before != packed_floats(sources, 0)) return false;  // other tensors: what follows has other places
+  const auto* forms = reinterpret_cast<const SourceForm*>(memory + kHeaderFloats);
   for (const StridedArray& source : sources) {
-    float now[kSampleFloats];
-    sample(source, now);
-    if (std::memcmp(now, memory, sizeof(now)) != 0) return true;
-    memory += kSampleFloats;
+    const SourceForm now = form_of(source);
+    if (std::memcmp(&now, forms++, sizeof(now)) != 0) return false;
   }
-  return false;
+  return digests_agree(header->isa, sources, reinterpret_cast<const Digest*>(forms), parallel);
 }
 
 }  // namespace cnv2

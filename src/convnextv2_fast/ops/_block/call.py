@@ -59,8 +59,6 @@ def spec(x: Tensor, *params: Tensor | None, layout: Layout | None = None, drop_p
     given = [p for p in params if p is not None]
     if grad:
         needs_grad = needs_grad or any(p.requires_grad for p in given)
-    elif not tracing and not all([p.is_contiguous() for p in given[1:]]):  # a list is faster
-        extras.append("parameters that are not contiguous")
     dtypes = {p.dtype for p in given}
     param_dtype = next(iter(dtypes)) if len(dtypes) == 1 else None
     if x.ndim != 4:
@@ -73,7 +71,5 @@ def spec(x: Tensor, *params: Tensor | None, layout: Layout | None = None, drop_p
         extras.append("a convolution without bias")
     if torch.float64 in dtypes and dtype != torch.float64:
         extras.append("parameters in float64")
-    if params and params[0] is not None and not tracing and params[0].is_inference():
-        extras.append("parameters made in inference mode")
     kind = "dense" if layout is None else layout.kind
     return Spec("block", x.device.type, dtype, param_dtype, x.shape[-1], kind, needs_grad, tuple(extras))

@@ -3,7 +3,6 @@ keeps the activations between the halves in the cache."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from .._mlp_grn.cpu import CPU as MLP_GRN
 from .._shared import cpu, packed
 from .._shared.checks import as_matrix, check, has_shape
 from . import composed
-from .call import BlockCall, BlockWeights
+from .call import BlockCall
 
 _HALVES = {"dwconv_layer_norm": DWCONV_LAYER_NORM, "mlp_grn": MLP_GRN}
 _PARAMETERS = (
@@ -33,10 +32,11 @@ def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty((0,), dtype=torch.float32)
 
 
-# csrc/torch/block_cpu.cpp. Contiguous x [N, H, W, C]; kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], vectors of any shape;
-# layer_scale is folded into w2 and b2 as they are packed; bfloat16: packs for x in bfloat16. `repacked`: a copy to take
-# the place of `packed`, if that turned out to be stale, else empty. No autograd.
-_pack_operator = library.define(f"block_cpu_pack({_PARAMETERS}, bool bfloat16=False) -> Tensor", _pack_fake)
+# csrc/torch/block_cpu.cpp. Contiguous x [N, H, W, C] and gamma; kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K] and vectors
+# of any shape, all of any strides; layer_scale is folded into w2 and b2 as they are packed; bfloat16: packs for x in
+# bfloat16. `repacked`: a copy to take the place of `packed`, if that is no longer that of the parameters, else empty.
+# No autograd.
+_pack = library.define(f"block_cpu_pack({_PARAMETERS}, bool bfloat16=False) -> Tensor", _pack_fake)
 _forward = library.define(
     f"block_cpu_fwd(Tensor x, Tensor packed, {_PARAMETERS}, float ln_eps, float grn_eps) "
     "-> (Tensor y, Tensor repacked)",
@@ -44,47 +44,56 @@ _forward = library.define(
 )
 
 
-def _pack(*args: Any) -> Tensor:
-    kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale, _ = args
+def _check(
+    kernel: Tensor,
+    bias: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    layer_scale: Tensor | None,
+) -> None:
     c, k = kernel.shape[0], w1.shape[0] if w1.ndim == 2 else -1
-    per_channel = (bias, ln_weight, ln_bias, b2, *(() if layer_scale is None else (layer_scale,)))
-    vectors = all(v.numel() == c for v in per_channel) and all(v.numel() == k for v in (b1, gamma, beta))
+    per_channel = dict(bias=bias, ln_weight=ln_weight, ln_bias=ln_bias, b2=b2, layer_scale=layer_scale)
+    per_hidden = dict(b1=b1, gamma=gamma, beta=beta)
     check(
-        has_shape(kernel, c, 1, 7, 7) and has_shape(w1, k, c) and has_shape(w2, c, k) and vectors,
+        has_shape(kernel, c, 1, 7, 7)
+        and has_shape(w1, k, c)
+        and has_shape(w2, c, k)
+        and all(v is None or v.numel() == c for v in per_channel.values())
+        and all(v.numel() == k for v in per_hidden.values()),
         "block",
         "wants kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], b1, gamma and beta of K elements, the others of C",
         kernel=kernel,
         w1=w1,
         w2=w2,
-        **dict(zip(BlockWeights._fields[1:4], args[1:4], strict=True)),
-        b1=b1,
-        gamma=gamma,
-        beta=beta,
-        b2=b2,
-        layer_scale=layer_scale,
+        **per_channel,
+        **per_hidden,
     )
-    return _pack_operator(*args)
 
 
 def run(call: BlockCall) -> Tensor:
-    w = call.weights
-    w1, w2, gamma, beta = as_matrix(w.w1), as_matrix(w.w2), w.gamma, w.beta
-    if gamma is None or beta is None:
-        gamma = beta = _zeros(w1.shape[0])
-    parameters = (*w[:4], w1, w.b1, gamma, beta, w2, w.b2, w.layer_scale)
-    copy = packed.copy_of(_pack, w1, *parameters, options=(packed.in_pairs(call.x.dtype),))
-    if copy is None:  # a tensor that no copy can be held for; `reasons` has looked at the parameters themselves
-        return composed.run(call)
-    y, repacked = _forward(call.x.contiguous(), copy, *parameters, call.ln_eps, call.grn_eps)
-    packed.replace(copy, repacked)
-    return y
+    w, x, pairs = call.weights, call.x.contiguous(), packed.in_pairs(call.x.dtype)
+    gamma, beta = w.gamma, w.beta
+    if gamma is None or beta is None:  # GRN at zero is the identity
+        gamma = beta = torch.zeros_like(w.b1, requires_grad=False)
+    parameters: Any = (*w[:4], as_matrix(w.w1), w.b1, gamma.contiguous(), beta, as_matrix(w.w2), w.b2, w.layer_scale)
 
+    def forward(copy: Tensor | None) -> tuple[Tensor, Tensor]:
+        if copy is None:  # a weight that no copy can be held for, as under torch.vmap
+            return composed.run(call), x.new_empty(0)
+        y, repacked = _forward(x, copy, *parameters, call.ln_eps, call.grn_eps)
+        return y, repacked
 
-@functools.cache
-def _zeros(count: int) -> Tensor:
-    """Returns zeros in place of missing GRN parameters: always the same tensor, so that packed weights stay valid."""
-    with torch.inference_mode(False):
-        return torch.zeros(count)
+    try:
+        return packed.run(forward, lambda: _pack(*parameters, pairs), w.w1, "block", pairs)[0]
+    except ValueError:
+        _check(*parameters)  # says more; looked at only now, for speed
+        raise
 
 
 _WORDS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ... import dispatch, plain
+from ...errors import UnsupportedInputError
 from ...layouts import Layout
 from .._shared.checks import check, check_rows
 from .call import BlockCall, BlockWeights, RowScale, spec
@@ -51,7 +52,8 @@ def block(
     Returns:
         x's shape; under autocast in x's dtype promoted with the autocast dtype.
     Raises:
-        UnsupportedInputError: shapes or dtypes do not fit, or the backend cannot run them.
+        UnsupportedInputError: shapes or dtypes do not fit, gamma is given without beta or beta without gamma, or the
+            backend cannot run them.
     """
     weights = BlockWeights(kernel, bias, ln_weight, ln_bias, w1, b1, gamma, beta, w2, b2, layer_scale)
     call = BlockCall(x, weights, row_scale, ln_eps, grn_eps, layout, rows_per_group, backend)
@@ -60,6 +62,8 @@ def block(
     check_rows(_OP, x, layout)
     if kernel.ndim not in (2, 4) or kernel.shape[1 if kernel.ndim == 2 else 0] != x.shape[-1]:  # more is asked below
         check(False, _OP, "wants kernel [C, 1, 7, 7] or [49, C]", x=x, kernel=kernel)
+    if (gamma is None) != (beta is None):
+        raise UnsupportedInputError(f"{_OP}: gamma and beta must both be given, or neither")
     asks = spec(x, *weights, layout=layout, drop_path=row_scale is not None)
     return dispatch.choose(asks, backend).run(call)
 

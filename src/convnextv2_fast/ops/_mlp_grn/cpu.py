@@ -49,8 +49,8 @@ def _backward_fake(dy: Tensor, u: Tensor, *args: Any) -> tuple[Tensor, ...]:
 _FORWARD = f"(Tensor u, {WEIGHTS}, Tensor? residual, Tensor? row_scale, float eps, int held_bytes, {GROUPS}"
 # csrc/torch/mlp_grn_cpu.cpp. Contiguous u [T, C] and parameters; row_scale float32; norm float32 [G, K]; parameters'
 # gradients float32. `packed`: of mlp_grn_cpu_pack, bfloat16 where u is, instead of packing anew; `repacked`: a copy to
-# take its place, if it turned out to be stale, else empty. `saved_hidden`, if asked for: u w1' + b1, float32 [T + 1,
-# K in whole blocks], after a header, in the order of the instruction set.
+# take its place, if it is no longer that of the parameters, else empty. `saved_hidden`, if asked for: u w1' + b1,
+# float32 [T + 1, K in whole blocks], after a header, in the order of the instruction set.
 _pack = library.define(
     "mlp_grn_cpu_pack(Tensor w1, Tensor b1, Tensor beta, Tensor w2, Tensor b2, bool bfloat16=False) -> Tensor",
     _pack_fake,
@@ -69,11 +69,14 @@ _backward = library.define(
 
 
 def infer(u: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    """Runs the forward pass on packed weights, which are held until the weights change."""
-    w = MlpWeights(*args[:6])
-    copy = packed.copy_of(_pack, w.w1, w.w1, w.b1, w.beta, w.w2, w.b2, options=(packed.in_pairs(u.dtype),))
-    y, norm, _, repacked = _forward(u, *args, copy, False)
-    packed.replace(copy, repacked)
+    """Runs the forward pass on packed weights, which are held while the weights live."""
+    w, pairs = MlpWeights(*args[:6]), packed.in_pairs(u.dtype)
+    y, norm, _ = packed.run(
+        lambda copy: _forward(u, *args, copy, False),
+        lambda: _pack(w.w1, w.b1, w.beta, w.w2, w.b2, pairs),
+        w.w1,
+        *("mlp_grn", pairs, w.w2.shape[0]),
+    )
     return y, norm
 
 

@@ -38,7 +38,7 @@ def _forward_fake(*args: Any) -> tuple[Tensor, Tensor]:
 
 # csrc/torch/patch_conv_cpu.cpp. x [N, H, W, Cin] of any strides, or contiguous [S, Cin], see gather.py; weight and bias
 # as the public op has them, parameters in x's dtype or float32. Returns [rows, Cout], and `repacked`: a copy to take
-# the place of `packed`, if that turned out to be stale, else empty. No autograd.
+# the place of `packed`, if that is no longer that of the weights, else empty. No autograd.
 _pack = library.define("patch_conv_cpu_pack(Tensor weight, Tensor? bias) -> Tensor", _pack_fake)
 _forward = library.define(
     f"patch_conv_cpu_fwd{_ARGUMENTS}, Tensor? packed) -> (Tensor z, Tensor repacked)", _forward_fake
@@ -46,10 +46,10 @@ _forward = library.define(
 
 
 def infer(x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
-    """Runs the forward pass with packed weights, which are held until the weights change."""
-    copy = packed.copy_of(_pack, weight, weight, bias)
-    z, repacked = _forward(x, weight, bias, *args, copy)
-    packed.replace(copy, repacked)
+    """Runs the forward pass with packed weights, which are held while the weights live."""
+    (z,) = packed.run(
+        lambda copy: _forward(x, weight, bias, *args, copy), lambda: _pack(weight, bias), weight, "patch_conv"
+    )
     return z
 
 
