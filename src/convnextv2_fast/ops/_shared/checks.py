@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,16 +87,62 @@ def autocast_off(x: Tensor) -> contextlib.AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 
+class _KeepStrides(torch.autograd.Function):
+    """The identity, whose gradient has the strides of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor) -> Tensor:
+        ctx.strides = parameter.stride()
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if gradient.stride() == ctx.strides:
+            return gradient
+        return gradient.new_empty_strided(gradient.shape, ctx.strides).copy_(gradient)
+
+
+def keep_strides(parameter: Tensor) -> Tensor:
+    """The parameter, to be reshaped into the kernels' form: its gradient will have its own strides, as PyTorch's
+    convolutions return it.
+
+    The gradients of views are in row-major order. PyTorch copies those of another order than their parameter's, but not
+    where only dimensions of size 1 differ, as in a depthwise kernel `[C, 1, 7, 7]` in channels_last: of those,
+    DistributedDataParallel warns."""
+    if not (parameter.requires_grad and torch.is_grad_enabled()):
+        return parameter
+    expected = 1
+    for size, stride in zip(reversed(parameter.shape), reversed(parameter.stride()), strict=True):
+        if stride != expected:
+            kept: Tensor = _KeepStrides.apply(parameter)
+            return kept
+        expected *= size
+    return parameter
+
+
+def like_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the dtype and, if the parameter is dense, the strides of its parameter."""
+    if gradient.dtype == parameter.dtype and gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def flat(vector: Tensor) -> Tensor:
+    """A parameter with as many elements as channels, of any shape, as contiguous `[C]`."""
+    return vector if vector.ndim == 1 and vector.is_contiguous() else keep_strides(vector).reshape(-1).contiguous()
+
+
 def taps(weight: Tensor) -> Tensor:
     """A depthwise weight as `[49, C]`, tap = kx*7 + ky (MinkowskiEngine's order, y fastest)."""
     if weight.ndim == 2:
         return weight
+    weight = keep_strides(weight)
     return weight[:, 0].permute(2, 1, 0).reshape(-1, weight.shape[0])
 
 
 def float_taps(weight: Tensor) -> Tensor:
     """:func:`taps`, contiguous, in float32; copied at most once."""
-    kernel = weight if weight.ndim == 2 else weight[:, 0].permute(2, 1, 0)
+    kernel = weight if weight.ndim == 2 else keep_strides(weight)[:, 0].permute(2, 1, 0)
     if kernel.dtype != torch.float32:
         kernel = kernel.to(torch.float32, memory_format=torch.contiguous_format)
     return kernel.contiguous().view(-1, kernel.shape[-1])
@@ -105,13 +152,14 @@ def in_one_dtype(*vectors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Contiguous `[C]` vectors, where their dtypes differ in float32, or in float64 if one is."""
     dtypes = {v.dtype for v in vectors if v is not None}
     wide = torch.float64 if torch.float64 in dtypes else torch.float32
-    flat = (None if v is None else v.reshape(-1).contiguous() for v in vectors)
-    return tuple(v.to(wide) if len(dtypes) > 1 and v is not None else v for v in flat)
+    rows = (None if v is None else flat(v) for v in vectors)
+    return tuple(v.to(wide) if len(dtypes) > 1 and v is not None else v for v in rows)
 
 
 def as_matrix(weight: Tensor) -> Tensor:
     """The weight of a linear layer `[K, C]` or of a 1x1 convolution `[K, C, 1, 1]` as a matrix."""
-    return weight.flatten(1) if weight.ndim == 4 and weight.shape[2] == weight.shape[3] == 1 else weight
+    one = weight.ndim == 4 and weight.shape[2] == weight.shape[3] == 1
+    return keep_strides(weight).flatten(1) if one else weight
 
 
 def conv2d_weight(kernel: Tensor) -> Tensor:
