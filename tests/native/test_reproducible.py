@@ -41,10 +41,11 @@ def test_threads(op, kind, shape):
     by_threads(lambda: result_and_gradients(problem.public(backend=backend), list(problem.tensors.values())))
 
 
-@pytest.mark.parametrize("side", [2, 4])
-def test_threads_of_a_stem(side):
+@pytest.mark.parametrize(("size", "k"), [(56, 2), (112, 4)])
+def test_threads_of_a_stem(size, k):
     """An image without a gradient, a weight without a bias."""
-    x, weight = torch.randn(1, 3, 112, 112).permute(0, 2, 3, 1), torch.randn(40, 3, side, side, requires_grad=True)
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, size, size, 3), torch.randn(40, 3, k, k, requires_grad=True)
     by_threads(lambda: result_and_gradients(ops.patch_conv(x, weight, None, backend="cpu"), [weight]))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import fusion
 from ..errors import UnsupportedInputError
 from ..layouts import PatchLayout
+from ..ops._shared.checks import keep_strides
 from ._patch_loss import patch_loss, some_patches
 from .convnextv2 import SIZES, Block
 from .convnextv2_sparse import ENCODER_STRIDE, STEM_STRIDE, SparseConvNeXtV2
@@ -214,7 +215,7 @@ class FCMAE(nn.Module):
         x = self._to_patch_grid(self.proj(x))
         n, _, h, w = x.shape
         removed = mask.reshape(n, h, w).unsqueeze(1).type_as(x)
-        return self.decoder(x * (1.0 - removed) + self.mask_token.to(x.dtype) * removed)
+        return self.decoder(x * (1.0 - removed) + keep_strides(self.mask_token).to(x.dtype) * removed)
 
     def forward_decoder(self, x: Tensor, mask: Tensor) -> Tensor:
         """The encoder's map and the mask to predictions `[N, p*p*C, h, w]` on the patch grid."""

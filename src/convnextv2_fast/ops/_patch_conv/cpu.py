@@ -53,8 +53,9 @@ _pack = library.define("patch_conv_cpu_pack(Tensor weight, Tensor? bias) -> Tens
 _forward = library.define(
     f"patch_conv_cpu_fwd{_ARGUMENTS}, Tensor? packed) -> (Tensor z, Tensor repacked)", _forward_fake
 )
-# Contiguous dz [rows, Cout] and x [S, Cin] -> float32 [Cout, k * k * Cin], columns (ky, kx, cin), and [Cout]; with weight
-# [Cout, k * k * Cin] in these columns' order -> [S, Cin]. Sums are in an order that follows from the shapes alone.
+# Contiguous dz [rows, Cout] and x [S, Cin] -> float32 [Cout, k * k * Cin], columns (ky, kx, cin), and [Cout].
+# Contiguous dz and a weight [Cout, k * k * Cin] in these columns' order -> [S, Cin]. Sums are in an order that follows
+# from the shapes alone.
 _dparams = library.define(
     f"patch_conv_cpu_dparams(Tensor dz, Tensor x, Tensor? norm_weight, Tensor? norm_bias, float eps, {GATHER}) "
     "-> (Tensor dweight, Tensor dbias)",

@@ -14,9 +14,7 @@ from ...layouts import Layout
 
 def shapes(**tensors: Tensor | None) -> str:
     """`x (2, 3) float32, weight (3,) float32`, for error messages."""
-    return ", ".join(
-        f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in tensors.items() if t is not None
-    )
+    return ", ".join(f"{name} {tuple(t.shape)} {_name(t.dtype)}" for name, t in tensors.items() if t is not None)
 
 
 def has_shape(tensor: Tensor, *sizes: int) -> bool:
@@ -65,8 +63,26 @@ def check_params(op: str, x: Tensor, **params: Tensor | None) -> None:
             raise UnsupportedInputError(f"{op}: {name} is on {p.device}, x on {x.device}; move them together")
         if p.dtype != x.dtype and p.dtype != torch.float32:
             raise UnsupportedInputError(
-                f"{op}: parameters must have x's dtype or float32; got {shapes(x=x, **{name: p})}"
+                f"{op}: x is {_name(x.dtype)} and {name} {_name(p.dtype)}, but parameters must have x's dtype or "
+                f"float32; convert x with x.to({p.dtype}) or the model with model.to({x.dtype})"
             )
+
+
+def check_input(op: str, x: Tensor, weight: Tensor) -> None:
+    """What PyTorch's layers demand of a module's input, outside autocast: its weight's dtype. An op alone takes 16-bit
+    activations beside float32 parameters, but then some other layer of the model would fail, further on."""
+    cast = autocast_dtype(x)
+    if x.dtype == weight.dtype or cast is not None or not x.is_floating_point():
+        return
+    under = "" if x.dtype == torch.float64 else f", or run under torch.autocast({x.device.type!r})"
+    raise UnsupportedInputError(
+        f"{op}: the input is {_name(x.dtype)} and the weight {_name(weight.dtype)}; convert the input with "
+        f"x.to({weight.dtype}) or the model with model.to({x.dtype}){under}"
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -97,9 +113,15 @@ class _KeepStrides(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        if gradient.stride() == ctx.strides:
-            return gradient
-        return gradient.new_empty_strided(gradient.shape, ctx.strides).copy_(gradient)
+        return _in_strides(gradient, ctx.strides)
+
+
+def _in_strides(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The gradient with these strides if they only differ where the size is 1, else as it is: PyTorch copies that."""
+    have = zip(gradient.shape, gradient.stride(), strides, strict=True)
+    if gradient.stride() == strides or any(size != 1 and one != other for size, one, other in have):
+        return gradient
+    return gradient.as_strided(gradient.shape, strides)
 
 
 def keep_strides(parameter: Tensor) -> Tensor:
@@ -121,9 +143,10 @@ def keep_strides(parameter: Tensor) -> Tensor:
 
 
 def like_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The gradient in the dtype and, if the parameter is dense, the strides of its parameter."""
-    if gradient.dtype == parameter.dtype and gradient.stride() == parameter.stride():
-        return gradient
+    """The gradient in the dtype and the strides of its parameter (any, if the parameter is not dense)."""
+    same = _in_strides(gradient, parameter.stride())
+    if same.dtype == parameter.dtype and same.stride() == parameter.stride():
+        return same
     return torch.empty_like(parameter).copy_(gradient)
 
 
