@@ -55,8 +55,8 @@ def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
         how = (norm_weight, norm_bias, ctx.eps, gather)
         wanted = (wants_dweight, wants_dbias)
         dweight, dbias = kernels.parameter_gradients(dz, rows, weight, *how, wanted, *statistics)
-        dweight = like_parameter(dweight, weight) if wants_dweight else None
-        dbias = dbias.to(ctx.bias_dtype) if wants_dbias else None
+        dweight = like_parameter(dweight, weight) if wants_dweight and dweight is not None else None
+        dbias = dbias.to(ctx.bias_dtype) if wants_dbias and dbias is not None else None
     if wants_dx or any(wants_dnorm):
         dx = kernels.input_gradient(dz, weight, rows.shape[0], gather.covers, gather)
         if norm_weight is not None:
