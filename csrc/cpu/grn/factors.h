@@ -21,7 +21,7 @@ class GrnGradients {
       : gamma(reinterpret_cast<double*>(memory)), beta(gamma + channels), channels_(channels) {
     for (int64_t c = 0; c < 2 * channels; ++c) gamma[c] = 0;
   }
-  void round(float* __restrict__ dgamma,        // [channels]
+  void round(float* __restrict__ dgamma,         // [channels]
              float* __restrict__ dbeta) const {  // [channels]
     for (int64_t c = 0; c < channels_; ++c) {
       dgamma[c] = static_cast<float>(gamma[c]);
@@ -60,7 +60,7 @@ struct GrnFactors {
                        float* __restrict__ product,  // [channels]: in, p; out, dn / n
                        float* __restrict__ sum,      // [channels]: in, q; out, s
                        const GrnGradients& gradients) {
-    double *__restrict__ dgamma = gradients.gamma, *__restrict__ dbeta = gradients.beta;
+    double* __restrict__ dgamma = gradients.gamma, * __restrict__ dbeta = gradients.beta;
     double total = 0, shared = 0;
     for (int64_t c = 0; c < channels; ++c) {
       total += norm[c];

@@ -35,7 +35,8 @@ struct PatchConvBackward : PatchBlocks<V, kRows> {
     float* norms = thread_scratch(ScratchSlot::kVectors, 2 * cb * kBlock);
     const Norms before = B::norm_of(x.before, x.c_in, norms, cb);
     float* partial = thread_scratch(ScratchSlot::kWeights, (s.slabs - 1) * size);
-    float* a = thread_scratch(ScratchSlot::kChunk, s.slices * (s.ob + s.db) * kSlice * kBlock + s.slices * s.ob * kBlock);
+    float* a =
+        thread_scratch(ScratchSlot::kChunk, s.slices * (s.ob + s.db) * kSlice * kBlock + s.slices * s.ob * kBlock);
     float *b = a + s.slices * s.ob * kSlice * kBlock, *sums = b + s.slices * s.db * kSlice * kBlock;
     for (int64_t first = 0; first < x.rows; first += s.slices * kSlice) {
       const int64_t rows = x.rows - first < s.slices * kSlice ? x.rows - first : s.slices * kSlice;

@@ -1,5 +1,5 @@
-// The blocks of k x k pixels that patch_conv's products read, gathered and normalised; what the forward and the backward
-// share. All names have internal linkage.
+// The blocks of k x k pixels that patch_conv's products read, gathered and normalised; what the forward and the
+// backward share. All names have internal linkage.
 #pragma once
 
 #include <cstring>

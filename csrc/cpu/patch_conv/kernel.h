@@ -77,8 +77,8 @@ struct PatchConvKernel : PatchBlocks<V, kRows> {
   static void product(const PatchConvForward& p, const Norms& before, const Norms& after, int64_t first, int64_t rows,
                       int64_t o0, int64_t o1) {
     const int64_t depth = p.k * p.k * p.c_in, blocks = T::blocks(depth);
-    float* memory = thread_scratch(ScratchSlot::kOperand,
-                                   B::gathered_floats(depth) + (blocks + o1 - o0) * rows * kBlock);
+    float* memory =
+        thread_scratch(ScratchSlot::kOperand, B::gathered_floats(depth) + (blocks + o1 - o0) * rows * kBlock);
     float *a = memory + B::gathered_floats(depth), *y = a + blocks * rows * kBlock;
     B::operand(p, before, first, rows, memory, a, rows);
     const float* w = p.packed + o0 * depth * kBlock;
@@ -101,7 +101,8 @@ struct PatchConvKernel : PatchBlocks<V, kRows> {
   static void write(float* y, int64_t stride, int64_t count, const Norms& norm, float eps, O* out) {
     RowMoments m{};
     if (norm.weight != nullptr)
-      B::template moments<1>([&](int, int64_t c) CNV2_LAMBDA { return y + c / kBlock * stride + c % kBlock; }, count, eps, &m);
+      B::template moments<1>([&](int, int64_t c) CNV2_LAMBDA { return y + c / kBlock * stride + c % kBlock; }, count,
+                             eps, &m);
     for (int64_t c = 0; c < count; c += kVector) {
       V value = V::load(y + c / kBlock * stride + c % kBlock);
       if (norm.weight != nullptr) value = B::normalize(value, m, norm, c);

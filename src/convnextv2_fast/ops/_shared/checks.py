@@ -143,11 +143,15 @@ def keep_strides(parameter: Tensor) -> Tensor:
 
 
 def like_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The gradient in the dtype and the strides of its parameter (any, if the parameter is not dense)."""
-    same = _in_strides(gradient, parameter.stride())
-    if same.dtype == parameter.dtype and same.stride() == parameter.stride():
-        return same
-    return torch.empty_like(parameter).copy_(gradient)
+    """The gradient in the dtype of its parameter, and in its strides, if it is contiguous or in channels_last."""
+    if gradient.dtype != parameter.dtype:
+        gradient = gradient.to(parameter.dtype)
+    if gradient.stride() != parameter.stride():
+        if parameter.is_contiguous():
+            gradient = gradient.contiguous()
+        elif parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+            gradient = gradient.contiguous(memory_format=torch.channels_last)
+    return _in_strides(gradient, parameter.stride())
 
 
 def flat(vector: Tensor) -> Tensor:
