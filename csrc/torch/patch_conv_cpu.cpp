@@ -132,16 +132,19 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
   return {std::move(z), std::move(use.repacked)};
 }
 
-// Where result rows lie in x [S, Cin].
-PatchConvForward rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_in,
+// Where the rows of a product lie in x [S, Cin], for gradients: `x` says in which dtype, of `pixels` rows.
+PatchConvForward rows_of(const char* op, const Tensor& x, int64_t pixels, int64_t c_in, const Tensor& dz,
                          const std::optional<Tensor>& table, int64_t rows, int64_t height, int64_t width, int64_t k) {
   const auto need = [&](bool ok, const char* wants) {
-    if (!ok) refuse(op, wants, describe("x", x), describe("table", table));
+    if (!ok) refuse(op, wants, describe("x", x), describe("dz", dz), describe("table", table));
   };
-  need(x.dim() == 2 && x.is_contiguous() && dtype_of(x).has_value() && x.size(1) >= 1 && k >= 1 && rows >= 0,
+  need(x.dim() == 2 && x.is_contiguous() && dtype_of(x).has_value() && c_in >= 1 && k >= 1 && rows >= 0,
        "wants contiguous rows in float32, bfloat16 or float16");
+  need(dz.dim() == 2 && dz.is_contiguous() && dz.scalar_type() == x.scalar_type() && dz.size(0) == rows &&
+           dz.size(1) >= 1,
+       "dz must be contiguous [rows, Cout] in x's dtype");
   PatchConvForward p{};
-  p.rows = rows, p.k = k, p.c_in = c_in;
+  p.rows = rows, p.k = k, p.c_in = c_in, p.c_out = dz.size(1);
   p.height = height, p.width = width;
   p.pixel_stride = c_in, p.row_stride = width * c_in, p.sample_stride = height * width * c_in;
   p.channel_stride = 1;
@@ -150,31 +153,39 @@ PatchConvForward rows_of(const char* op, const Tensor& x, int64_t pixels, int64_
   return p;
 }
 
-Tensor patch_conv_gather(const Tensor& x, const std::optional<Tensor>& norm_weight,
-                         const std::optional<Tensor>& norm_bias, double eps, const std::optional<Tensor>& table,
-                         int64_t rows, int64_t height, int64_t width, int64_t k) {
-  const char* op = "patch_conv_gather";
-  PatchConvForward p = rows_of(op, x, x.size(0), x.size(1), table, rows, height, width, k);
-  p.x = array_of(x);
-  p.before = norm_of(op, x, x.size(1), norm_weight, norm_bias);
-  p.eps = static_cast<float>(eps);
-  Tensor blocks = torch::stable::new_empty(x, {rows, k * k * x.size(1)});
-  p.y = blocks.mutable_data_ptr();
-  patch_conv_cpu(current_cpu_isa()).gather(p, torch_parallel());
-  return blocks;
+std::tuple<Tensor, Tensor> patch_conv_cpu_dparams(const Tensor& dz, const Tensor& x,
+                                                  const std::optional<Tensor>& norm_weight,
+                                                  const std::optional<Tensor>& norm_bias, double eps,
+                                                  const std::optional<Tensor>& table, int64_t rows, int64_t height,
+                                                  int64_t width, int64_t k) {
+  const char* op = "patch_conv_cpu_dparams";
+  const int64_t c_in = x.dim() == 2 ? x.size(1) : 0;
+  PatchParameterGradients p{};
+  p.of = rows_of(op, x, x.size(0), c_in, dz, table, rows, height, width, k);
+  p.of.x = array_of(x);
+  p.of.before = norm_of(op, x, c_in, norm_weight, norm_bias);
+  p.of.eps = static_cast<float>(eps);
+  p.dz = array_of(dz);
+  Tensor dweight = floats(x, {p.of.c_out, k * k * c_in}), dbias = floats(x, {p.of.c_out});
+  p.dweight = float_data(dweight), p.dbias = float_data(dbias);
+  patch_conv_cpu(current_cpu_isa()).parameter_gradients(p, torch_parallel());
+  return {std::move(dweight), std::move(dbias)};
 }
 
-Tensor patch_conv_scatter(const Tensor& blocks, int64_t sources, bool covers, const std::optional<Tensor>& table,
-                          int64_t rows, int64_t height, int64_t width, int64_t k) {
-  const char* op = "patch_conv_scatter";
-  const int64_t c_in = blocks.dim() == 2 && k >= 1 ? blocks.size(1) / (k * k) : 0;
-  if (c_in < 1 || blocks.size(1) != c_in * k * k || blocks.size(0) != rows)
-    refuse(op, "blocks must be [rows, k * k * Cin]", describe("blocks", blocks));
-  PatchScatter s{rows_of(op, blocks, sources, c_in, table, rows, height, width, k), nullptr, nullptr, sources, covers};
-  Tensor dx = torch::stable::new_empty(blocks, {sources, c_in});
-  s.blocks = blocks.const_data_ptr();
-  s.dx = dx.mutable_data_ptr();
-  patch_conv_cpu(current_cpu_isa()).scatter(s, torch_parallel());
+Tensor patch_conv_cpu_dx(const Tensor& dz, const Tensor& weight, int64_t sources, bool covers,
+                         const std::optional<Tensor>& table, int64_t rows, int64_t height, int64_t width, int64_t k) {
+  const char* op = "patch_conv_cpu_dx";
+  const int64_t c_in = weight.dim() == 2 && k >= 1 ? weight.size(1) / (k * k) : 0;
+  PatchInputGradient p{};
+  p.of = rows_of(op, dz, sources, c_in, dz, table, rows, height, width, k);
+  if (weight.size(0) != p.of.c_out || weight.size(1) != c_in * k * k || !weight.is_contiguous() ||
+      !dtype_of(weight).has_value() || !(weight.device() == dz.device()))
+    refuse(op, "weight must be contiguous [Cout, k * k * Cin]", describe("dz", dz), describe("weight", weight));
+  Tensor dx = torch::stable::new_empty(dz, {sources, c_in});
+  p.dz = array_of(dz), p.weight = array_of(weight);
+  p.dx = dx.mutable_data_ptr();
+  p.pixels = sources, p.covers = covers;
+  patch_conv_cpu(current_cpu_isa()).input_gradient(p, torch_parallel());
   return dx;
 }
 
@@ -184,6 +195,6 @@ Tensor patch_conv_scatter(const Tensor& blocks, int64_t sources, bool covers, co
 STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
   m.impl("patch_conv_cpu_pack", TORCH_BOX(&cnv2::patch_conv_cpu_pack));
   m.impl("patch_conv_cpu_fwd", TORCH_BOX(&cnv2::patch_conv_cpu_fwd));
-  m.impl("patch_conv_gather", TORCH_BOX(&cnv2::patch_conv_gather));
-  m.impl("patch_conv_scatter", TORCH_BOX(&cnv2::patch_conv_scatter));
+  m.impl("patch_conv_cpu_dparams", TORCH_BOX(&cnv2::patch_conv_cpu_dparams));
+  m.impl("patch_conv_cpu_dx", TORCH_BOX(&cnv2::patch_conv_cpu_dx));
 }

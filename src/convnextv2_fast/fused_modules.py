@@ -10,6 +10,7 @@ from . import fusion, ops
 from .fusion import Pair, Parts
 from .graph import is_traced
 from .layouts import Layout, SparseTensor
+from .ops._shared.checks import check_input
 
 Maps = TypeVar("Maps", Tensor, SparseTensor)
 """What a block takes and returns: planes `[N, C, H, W]`, or a sparse tensor."""
@@ -23,6 +24,8 @@ def run_block(p: Parts, x: Maps) -> Maps:
     groups = p.rows_per_group(x) if second and p.rows_per_group is not None else None
     layout = x.layout if isinstance(x, SparseTensor) else None
     rows = _rows(x)
+    if first:
+        check_input("block", rows, _kernel(p.conv))
 
     def row_scale(u: Tensor) -> Tensor | None:
         return p.known.row_scale(p.drop_path, _like(x, u))
@@ -66,6 +69,7 @@ def run_pair(p: Pair | str, x: Tensor, layout: Layout | None = None) -> Tensor |
     norm = (p.norm.weight, p.norm.bias)
     before, after = (norm, None) if p.norm_first else (None, norm)
     rows = _rows(x) if x.ndim == 4 else x
+    check_input("patch_conv", rows, _kernel(p.conv))
     y = ops.patch_conv(
         rows, _kernel(p.conv), p.conv.bias, norm_before=before, norm_after=after, eps=p.norm.eps, layout=layout
     )

@@ -172,7 +172,10 @@ def test_in_16_bits(dtype, how):
 def test_channels_last(conv_mlp):
     plain, fast, _ = both(small(conv_mlp=conv_mlp, **V2).eval())
     fast.to(memory_format=torch.channels_last)
-    assert_equal_outputs(plain, fast, torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last))
+    x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    assert_equal_outputs(plain, fast, x)
+    fast(x).sum().backward()  # DistributedDataParallel warns of gradients with other strides than their parameters
+    assert not [name for name, p in fast.named_parameters() if p.grad.stride() != p.stride()]
 
 
 def test_moving_average():

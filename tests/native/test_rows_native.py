@@ -26,7 +26,7 @@ def test_kernel_of_each_width(tmp_path, vector, rows, flags):
     said = run_check(
         "rows_cpu_check.cpp", tmp_path, f"-DCNV2_VECTOR={vector}", f"-DCNV2_ROWS={rows}", "-pthread", *flags
     )
-    assert re.search(r"^231 problems, 0 failed", said), said
+    assert re.search(r"^234 problems, 0 failed", said), said
 
 
 def results(problem, backend):
@@ -70,10 +70,8 @@ def test_bitwise_deterministic(isa, op):
             found.append(results(make(op, 3, 24, 30, 40).to(F32), "cpu"))
     finally:
         torch.set_num_threads(threads)
-    # patch_conv's backward goes through torch's matrix products, which promise nothing over thread counts.
-    names = ["out"] if op == "patch_conv" else list(found[0])
     for result in found[1:]:
-        assert all(torch.equal(result[name], found[0][name]) for name in names)
+        assert all(torch.equal(result[name], want) for name, want in found[0].items())
 
 
 @needs_library
@@ -125,8 +123,9 @@ def test_opcheck():
     torch.library.opcheck(calls.layer_norm_bwd.default, (x, x, v, 1e-6))
     torch.library.opcheck(calls.grn_fwd.default, (x, v, v, 1e-6, 4, 3, None, None))
     torch.library.opcheck(calls.grn_bwd.default, (x, x, v, torch.rand(3, 8), 1e-6, 4, 3, None, None))
-    torch.library.opcheck(calls.patch_conv_gather.default, (x[:8], v, v, 1e-6, None, 2, 2, 4, 2))
-    torch.library.opcheck(calls.patch_conv_scatter.default, (torch.randn(2, 32), 8, True, None, 2, 2, 4, 2))
+    dz, rows = torch.randn(2, 5), torch.randn(5, 32)
+    torch.library.opcheck(calls.patch_conv_cpu_dparams.default, (dz, x[:8], v, v, 1e-6, None, 2, 2, 4, 2))
+    torch.library.opcheck(calls.patch_conv_cpu_dx.default, (dz, rows, 8, True, None, 2, 2, 4, 2))
     image, weight = torch.randn(1, 4, 4, 3), torch.randn(5, 3, 2, 2)
     args = (image, weight, None, None, None, None, None, 1e-6, None, 4, 4, 4, 2, None)
     torch.library.opcheck(calls.patch_conv_cpu_fwd.default, args)
@@ -139,5 +138,8 @@ def test_bad_inputs():
         calls.layer_norm_fwd.default(x, v[:4], v, 1e-6)
     with pytest.raises(ValueError, match="grn_fwd: groups must hold all rows"):
         calls.grn_fwd.default(x, v, v, 1e-6, 5, 3, None, None)
-    with pytest.raises(ValueError, match="patch_conv_gather: rows must be those of the plane"):
-        calls.patch_conv_gather.default(x, None, None, 1e-6, None, 2, 2, 4, 2)
+    dz = torch.randn(2, 5)
+    with pytest.raises(ValueError, match="patch_conv_cpu_dparams: rows must be those of the plane"):
+        calls.patch_conv_cpu_dparams.default(dz, x, None, None, 1e-6, None, 2, 2, 4, 2)
+    with pytest.raises(ValueError, match="patch_conv_cpu_dx: weight must be contiguous"):
+        calls.patch_conv_cpu_dx.default(dz, torch.randn(32, 5).t(), 8, True, None, 2, 2, 4, 2)

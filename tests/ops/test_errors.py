@@ -5,6 +5,7 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast.layouts import DenseLayout, SiteLayout
+from convnextv2_fast.testing import ALL_OPS, make
 
 Z = torch.zeros
 ops = cf.ops
@@ -90,3 +91,38 @@ def test_one_clear_error(name):
     with pytest.raises(cf.UnsupportedInputError, match=message) as e:
         call()
     assert "\n" not in str(e.value)
+
+
+F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
+
+
+@pytest.mark.parametrize(("x", "params"), [(F64, F16), (F32, F64), (F16, BF16), (BF16, F64)], ids=str)
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_parameters_of_another_dtype(op, x, params):
+    """Both dtypes by name, and both conversions that would work."""
+    problem = make(op, 1, 4, 4, 8, "rows").to(x, False, param_dtype=params)
+    names = [str(dtype).removeprefix("torch.") for dtype in (x, params)]
+    wants = rf"x is {names[0]} and \w+ {names[1]}, .*x\.to\({params}\) or .*model\.to\({x}\)$"
+    with pytest.raises(cf.UnsupportedInputError, match=wants):
+        problem.public()
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("dtype", [F64, F16, BF16], ids=str)
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_images_of_another_dtype_than_the_model(kind, dtype, grad):
+    """The first layer says so, as PyTorch's convolutions do, not the head after everything else has run."""
+    sizes = dict(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
+    if kind == "dense":
+        model = cf.ConvNeXtV2(num_classes=3, **sizes)
+    else:
+        model = cf.fcmae.FCMAE(img_size=64, decoder_depth=1, decoder_embed_dim=8, patch_size=32, **sizes)
+    name = str(dtype).removeprefix("torch.")
+    wants = rf"^patch_conv: the input is {name} and the weight float32; .*x\.to\(torch.float32\).*model\.to\({dtype}\)"
+    images = Z(1, 3, 64, 64, dtype=dtype)
+    with torch.set_grad_enabled(grad), pytest.raises(cf.UnsupportedInputError, match=wants) as e:
+        model(images)
+    assert "\n" not in str(e.value) and ("autocast" in str(e.value)) == (dtype != F64)
+    if dtype == BF16 and kind == "dense":
+        with torch.autocast("cpu", dtype=dtype):
+            assert model(images).isfinite().all()

@@ -32,6 +32,18 @@ struct RowVectors {
   }
   static int64_t padded(int64_t channels) { return (channels + kWidth - 1) / kWidth * kWidth; }
 
+  // to += from, [count], which is a multiple of kWidth.
+  static void add(float* __restrict__ to, const float* __restrict__ from, int64_t count) {
+    for (int64_t c = 0; c < count; c += kWidth) V::add(V::load(to + c), V::load(from + c)).store(to + c);
+  }
+  // The sum of `parts` vectors [count] that follow each other, in the place of the first: in pairs, then pairs of
+  // pairs, so that the error grows with the logarithm of their number.
+  static void add_in_pairs(float* __restrict__ all, int64_t parts, int64_t count) {
+    for (int64_t step = 1; step < parts; step *= 2) {
+      for (int64_t i = 0; i + step < parts; i += 2 * step) add(all + i * count, all + (i + step) * count, count);
+    }
+  }
+
   // A vector of parameters [channels] as floats [padded(channels)], completed with zeros.
   static void widen(const ConstArray& v, int64_t channels, float* __restrict__ out) {
     with_dtype(v.dtype, v.data, [&](auto* data) {
@@ -45,9 +57,10 @@ inline int64_t first_row(const RowGroups& groups, int64_t group) {
   return groups.offsets != nullptr ? groups.offsets[group] : group * groups.rows_per_group;
 }
 
-// Sums over rows are taken per slab and the slabs added in order: the result does not depend on the threads.
+// Sums over rows are taken per slab, within it per run of kLeast rows so that no sum is long, and the slabs added in a
+// fixed order: the result does not depend on the threads.
 struct RowSlabs {
-  static constexpr int64_t kLeast = 64, kMost = 64;  // rows of a slab, slabs
+  static constexpr int64_t kLeast = 64, kMost = 64;  // rows of a slab and of a run; slabs
   int64_t rows, slab;
   explicit RowSlabs(int64_t total) : rows(total), slab((total + kMost - 1) / kMost) {
     slab = slab < kLeast ? kLeast : slab;
@@ -55,6 +68,12 @@ struct RowSlabs {
   int64_t count() const { return (rows + slab - 1) / slab; }
   int64_t begin(int64_t i) const { return i * slab; }
   int64_t end(int64_t i) const { return (i + 1) * slab < rows ? (i + 1) * slab : rows; }
+
+  // Calls body(first row, end) for the runs of slab i.
+  template <class F>
+  void each_run(int64_t i, const F& body) const {
+    for (int64_t r = begin(i); r < end(i); r += kLeast) body(r, r + kLeast < end(i) ? r + kLeast : end(i));
+  }
 };
 
 }  // namespace

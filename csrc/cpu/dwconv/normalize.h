@@ -1,8 +1,7 @@
 // LayerNorm of sites whose float32 values are in the cache: two passes for the statistics. Internal linkage throughout.
 #pragma once
 
-#include <cmath>
-
+#include "cpu/common/moments.h"
 #include "cpu/common/unroll.h"
 #include "cpu/common/vec.h"
 #include "dwconv.h"
@@ -42,7 +41,8 @@ struct Normalize {
     const float inverse_c = 1.0f / static_cast<float>(p.c);
 
     V sum[kCount][kPartials], square[kCount][kPartials];
-    float mean[kCount], rstd[kCount];
+    float mean[kCount];
+    RowMoments of[kCount];
     unroll<0, kCount>([&](auto k) CNV2_LAMBDA {
       unroll<0, kPartials>([&](auto s) CNV2_LAMBDA { sum[k.value][s.value] = square[k.value][s.value] = V::zero(); });
     });
@@ -50,24 +50,29 @@ struct Normalize {
       unroll<0, kCount>(
           [&](auto k) CNV2_LAMBDA { sum[k.value][s.value] = V::add(sum[k.value][s.value], V::load(z[k.value] + c)); });
     });
-    unroll<0, kCount>([&](auto k) CNV2_LAMBDA { mean[k.value] = total(sum[k.value]) * inverse_c; });
+    unroll<0, kCount>([&](auto k) CNV2_LAMBDA {
+      mean[k.value] = total(sum[k.value]) * inverse_c;
+      unroll<0, kPartials>([&](auto s) CNV2_LAMBDA { sum[k.value][s.value] = V::zero(); });
+    });
     each_vector(full, [&](auto s, int64_t c) CNV2_LAMBDA {
       unroll<0, kCount>([&](auto k) CNV2_LAMBDA {
         const V d = V::sub(V::load(z[k.value] + c), V::set(mean[k.value]));
+        sum[k.value][s.value] = V::add(sum[k.value][s.value], d);
         square[k.value][s.value] = V::fma(d, d, square[k.value][s.value]);
       });
     });
     unroll<0, kCount>([&](auto k) CNV2_LAMBDA {
       if (lanes > 0) {
         const V d = V::sub(V::load(z[k.value] + full), V::set(mean[k.value])).keep(lanes);
+        sum[k.value][0] = V::add(sum[k.value][0], d);
         square[k.value][0] = V::fma(d, d, square[k.value][0]);
       }
-      rstd[k.value] = 1.0f / std::sqrt(total(square[k.value]) * inverse_c + p.eps);
+      of[k.value] = moments_about(mean[k.value], total(sum[k.value]), total(square[k.value]), p.c, p.eps);
     });
 
     T* y = static_cast<T*>(p.y);
     const auto unit = [&](auto k, int64_t c) CNV2_LAMBDA {
-      return V::mul(V::sub(V::load(z[k.value] + c), V::set(mean[k.value])), V::set(rstd[k.value]));
+      return V::mul(V::sub(V::load(z[k.value] + c), V::set(of[k.value].mean)), V::set(of[k.value].rstd));
     };
     for (int64_t c = 0; c < full; c += kWidth) {
       const V weight = V::load(ln + 2 * c), bias = V::load(ln + 2 * c + kWidth);

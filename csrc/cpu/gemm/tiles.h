@@ -80,11 +80,9 @@ struct Tiles : TileLayout<V, Op> {
  private:
   template <int kCount>
   static __attribute__((noinline)) void product_of(const Product& p) {
+    // From zero, so that no sum is longer than a slice of the reduction: what was summed before is added at the end.
     V sum[kCount][2];
-    each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
-      sum[i.value][j.value] =
-          V::load(p.start != nullptr ? p.start + j.value * kVector : p.c + i.value * kBlock + j.value * kVector);
-    });
+    each<kCount>([&](auto i, auto j) CNV2_LAMBDA { sum[i.value][j.value] = V::zero(); });
     const float *a = p.a, *b = p.b;
     const int64_t blocks = (p.k + kWords - 1) / kWords;
     const int64_t next_lines = kCount * kBlock / kLine / blocks + 1,
@@ -97,8 +95,10 @@ struct Tiles : TileLayout<V, Op> {
       const float* column = a;
       for (int i = 0; i < here; ++i, ++column, b += kBlock) multiply_add<kCount, kWords>(column, b, sum);
     }
-    each<kCount>([&](auto i, auto j)
-                     CNV2_LAMBDA { sum[i.value][j.value].store(p.c + i.value * kBlock + j.value * kVector); });
+    each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
+      float* c = p.c + i.value * kBlock + j.value * kVector;
+      V::add(V::load(p.start != nullptr ? p.start + j.value * kVector : c), sum[i.value][j.value]).store(c);
+    });
   }
 
   template <int kCount>

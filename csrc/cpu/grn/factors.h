@@ -12,6 +12,29 @@
 namespace cnv2 {
 namespace {
 
+// The parameters' gradients, summed over the groups in double precision: a group's share may be large and cancel
+// another's.
+class GrnGradients {
+ public:
+  // On memory of 4 * channels floats, aligned for doubles.
+  GrnGradients(float* memory, int64_t channels)
+      : gamma(reinterpret_cast<double*>(memory)), beta(gamma + channels), channels_(channels) {
+    for (int64_t c = 0; c < 2 * channels; ++c) gamma[c] = 0;
+  }
+  void round(float* __restrict__ dgamma,         // [channels]
+             float* __restrict__ dbeta) const {  // [channels]
+    for (int64_t c = 0; c < channels_; ++c) {
+      dgamma[c] = static_cast<float>(gamma[c]);
+      dbeta[c] = static_cast<float>(beta[c]);
+    }
+  }
+  double* const gamma;
+  double* const beta;
+
+ private:
+  int64_t channels_;
+};
+
 template <class V>
 struct GrnFactors {
   // In the place of the sums of squares their roots n, and the scale s. `width`: `channels` in whole vectors; gamma and
@@ -36,8 +59,8 @@ struct GrnFactors {
                        int64_t channels, float eps,
                        float* __restrict__ product,  // [channels]: in, p; out, dn / n
                        float* __restrict__ sum,      // [channels]: in, q; out, s
-                       float* __restrict__ dgamma,   // [channels]
-                       float* __restrict__ dbeta) {  // [channels]
+                       const GrnGradients& gradients) {
+    double* __restrict__ dgamma = gradients.gamma, * __restrict__ dbeta = gradients.beta;
     double total = 0, shared = 0;
     for (int64_t c = 0; c < channels; ++c) {
       total += norm[c];

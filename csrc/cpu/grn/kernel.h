@@ -41,11 +41,10 @@ struct GrnKernel {
 
   static void backward(const GrnBackward& p, const Parallel& parallel) {
     const int64_t width = R::padded(p.c);
-    float* gamma = thread_scratch(ScratchSlot::kVectors, 3 * width);
+    float* gamma = thread_scratch(ScratchSlot::kVectors, 7 * width);
     float *product = gamma + width, *sum = product + width;  // factors.h: in the end, dn / n and s
+    const GrnGradients gradients(sum + width, p.c);
     R::widen(p.gamma, p.c, gamma);
-    std::memset(p.dgamma, 0, p.c * sizeof(float));
-    std::memset(p.dbeta, 0, p.c * sizeof(float));
     with_dtype(p.x.dtype, p.x.data, [&](auto* x) {
       const auto* dy = static_cast<decltype(x)>(p.dy.data);
       auto* dx = static_cast<StoredAs<decltype(x)>*>(p.dx);
@@ -55,13 +54,14 @@ struct GrnKernel {
           both[0] = V::fma(d, R::load(x + (first + r) * p.c + c, lanes), both[0]);
           both[1] = V::add(both[1], d);
         });
-        GrnFactors<V>::backward(p.norm + g * p.c, gamma, p.c, p.eps, product, sum, p.dgamma, p.dbeta);
+        GrnFactors<V>::backward(p.norm + g * p.c, gamma, p.c, p.eps, product, sum, gradients);
         each_row(parallel, first, rows, p.c, [&](int64_t at, int64_t c, int lanes) CNV2_LAMBDA {
           const V scaled = V::mul(R::load(dy + at, lanes), V::load(sum + c));
           R::store(V::fma(R::load(x + at, lanes), V::load(product + c), scaled), dx + at, lanes);
         });
       });
     });
+    gradients.round(p.dgamma, p.dbeta);
   }
 
  private:
@@ -81,27 +81,28 @@ struct GrnKernel {
                           const F& term) {
     const RowSlabs slabs(rows);
     const int64_t width = R::padded(channels), part = kSums * width;
-    float* partial = thread_scratch(ScratchSlot::kGroups, slabs.count() * part + 1);
+    float* partial = thread_scratch(ScratchSlot::kGroups, (slabs.count() > 0 ? slabs.count() : 1) * part);
+    if (slabs.count() == 0) std::memset(partial, 0, part * sizeof(float));
     parallel(0, slabs.count(), grain(4 * slabs.slab * channels), [&](int64_t begin, int64_t end) {
+      float* to = thread_scratch(ScratchSlot::kOperand, part);
       for (int64_t i = begin; i < end; ++i) {
-        float* to = partial + i * part;
-        std::memset(to, 0, part * sizeof(float));
-        for (int64_t r = slabs.begin(i); r < slabs.end(i); ++r) {
-          R::each(channels, [&](int64_t c, int lanes) CNV2_LAMBDA {
-            V sums[kSums];
-            unroll<0, kSums>([&](auto s) CNV2_LAMBDA { sums[s.value] = V::load(to + s.value * width + c); });
-            term(r, c, lanes, sums);
-            unroll<0, kSums>([&](auto s) CNV2_LAMBDA { sums[s.value].store(to + s.value * width + c); });
-          });
-        }
+        std::memset(partial + i * part, 0, part * sizeof(float));
+        slabs.each_run(i, [&](int64_t first, int64_t last) {
+          std::memset(to, 0, part * sizeof(float));
+          for (int64_t r = first; r < last; ++r) {
+            R::each(channels, [&](int64_t c, int lanes) CNV2_LAMBDA {
+              V sums[kSums];
+              unroll<0, kSums>([&](auto s) CNV2_LAMBDA { sums[s.value] = V::load(to + s.value * width + c); });
+              term(r, c, lanes, sums);
+              unroll<0, kSums>([&](auto s) CNV2_LAMBDA { sums[s.value].store(to + s.value * width + c); });
+            });
+          }
+          R::add(partial + i * part, to, part);
+        });
       }
     });
-    std::memset(out, 0, part * sizeof(float));
-    for (int64_t i = 0; i < slabs.count(); ++i) {
-      for (int64_t c = 0; c < part; c += V::width) {
-        V::add(V::load(out + c), V::load(partial + i * part + c)).store(out + c);
-      }
-    }
+    R::add_in_pairs(partial, slabs.count(), part);
+    std::memcpy(out, partial, part * sizeof(float));
   }
 
   // Calls body(element, channel, lanes) for all vectors of rows [first, first + rows).

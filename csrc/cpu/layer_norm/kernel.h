@@ -1,9 +1,9 @@
 // The one source of LayerNorm's CPU kernels, a template over the vector type. All names have internal linkage.
 #pragma once
 
-#include <cmath>
 #include <cstring>
 
+#include "cpu/common/moments.h"
 #include "cpu/common/rows.h"
 #include "cpu/common/scratch.h"
 #include "layer_norm.h"
@@ -40,23 +40,25 @@ struct LayerNormKernel {
     const RowSlabs slabs(p.rows);
     const int64_t padded = R::padded(p.c), part = 2 * padded;
     float* weight = thread_scratch(ScratchSlot::kVectors, padded);
-    float* partial = thread_scratch(ScratchSlot::kGroups, slabs.count() * part);
+    float* partial = thread_scratch(ScratchSlot::kGroups, (slabs.count() > 0 ? slabs.count() : 1) * part);
     R::widen(p.weight, p.c, weight);
     parallel(0, slabs.count(), grain(16 * slabs.slab * p.c), [&](int64_t begin, int64_t end) {
+      float* sums = thread_scratch(ScratchSlot::kOperand, part);
       for (int64_t i = begin; i < end; ++i) {
         std::memset(partial + i * part, 0, part * sizeof(float));
-        with_dtype(p.x.dtype, p.x.data, [&](auto* x) {
-          for (int64_t r = slabs.begin(i); r < slabs.end(i); ++r) row_backward(p, x, r, weight, partial + i * part);
+        slabs.each_run(i, [&](int64_t first, int64_t last) {
+          std::memset(sums, 0, part * sizeof(float));
+          with_dtype(p.x.dtype, p.x.data, [&](auto* x) {
+            for (int64_t r = first; r < last; ++r) row_backward(p, x, r, weight, sums);
+          });
+          R::add(partial + i * part, sums, part);
         });
       }
     });
-    std::memset(p.dparams, 0, 2 * p.c * sizeof(float));
-    for (int64_t i = 0; i < slabs.count(); ++i) {
-      for (int64_t c = 0; c < p.c; ++c) {
-        p.dparams[c] += partial[i * part + c];
-        p.dparams[p.c + c] += partial[i * part + padded + c];
-      }
-    }
+    if (slabs.count() == 0) std::memset(partial, 0, part * sizeof(float));
+    R::add_in_pairs(partial, slabs.count(), part);
+    std::memcpy(p.dparams, partial, p.c * sizeof(float));
+    std::memcpy(p.dparams + p.c, partial + padded, p.c * sizeof(float));
   }
 
  private:
@@ -66,15 +68,18 @@ struct LayerNormKernel {
   template <class T>
   static CNV2_INLINE Moments moments(const T* __restrict__ x,  // [C]
                                      int64_t channels, float eps) {
-    V sum = V::zero(), square = V::zero();
+    V sum = V::zero(), rest = V::zero(), square = V::zero();
     R::each(channels, [&](int64_t c, int lanes) CNV2_LAMBDA { sum = V::add(sum, R::load(x + c, lanes)); });
-    const V mean = V::set(sum.sum() / static_cast<float>(channels));
+    const float estimate = sum.sum() / static_cast<float>(channels);
+    const V centre = V::set(estimate);
     R::each(channels, [&](int64_t c, int lanes) CNV2_LAMBDA {
-      V d = V::sub(R::load(x + c, lanes), mean);
+      V d = V::sub(R::load(x + c, lanes), centre);
       if (lanes < V::width) d = d.keep(lanes);
+      rest = V::add(rest, d);
       square = V::fma(d, d, square);
     });
-    return {mean, V::set(1.f / std::sqrt(square.sum() / static_cast<float>(channels) + eps))};
+    const RowMoments m = moments_about(estimate, rest.sum(), square.sum(), channels, eps);
+    return {V::set(m.mean), V::set(m.rstd)};
   }
 
   template <class T>

@@ -26,7 +26,10 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
         kb_(T::blocks(s_.hidden)),
         cb_(T::blocks(s_.c_in)),
         ob_(T::blocks(s_.c_out)),
-        plan_(s_.groups, 2 * kb_ * kBlock * sizeof(float), s_.held_bytes, kRows) {}
+        plan_(s_.groups, 2 * kb_ * kBlock * sizeof(float), s_.held_bytes, kRows),
+        grn_(thread_scratch(ScratchSlot::kVectors, 6 * s_.hidden + 2 * s_.c_out), s_.hidden),
+        db1_(grn_.beta + s_.hidden),
+        db2_(db1_ + s_.hidden) {}
 
   void run() {
     pack_weights();
@@ -55,6 +58,7 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
       });
       g = end;
     }
+    round();
   }
 
  private:
@@ -74,11 +78,17 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   }
 
   void clear() {
-    for (float* sum : {p_.db1, p_.dgamma, p_.dbeta}) std::memset(sum, 0, s_.hidden * sizeof(float));
-    std::memset(p_.db2, 0, s_.c_out * sizeof(float));
+    for (int64_t k = 0; k < s_.hidden + s_.c_out; ++k) db1_[k] = 0;
     if (s_.groups.rows > 0) return;
     std::memset(p_.dw1, 0, s_.hidden * s_.c_in * sizeof(float));
     std::memset(p_.dw2, 0, s_.hidden * s_.c_out * sizeof(float));
+  }
+
+  // The sums in double precision, to float32.
+  void round() const {
+    grn_.round(p_.dgamma, p_.dbeta);
+    for (int64_t k = 0; k < s_.hidden; ++k) p_.db1[k] = static_cast<float>(db1_[k]);
+    for (int64_t o = 0; o < s_.c_out; ++o) p_.db2[o] = static_cast<float>(db2_[o]);
   }
 
   // ---- chunks -----------------------------------------------------------------------------------------------------
@@ -183,17 +193,13 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
     sum1.store(out + width() + kVector);
   }
 
-  void add_group_sums() {
-    for (int64_t b = 0; b < count_; ++b)
-      Common::add(sums_ + blocks_[b].group * 2 * width(), block_sums_ + b * 2 * width(), 2 * width());
-  }
+  void add_group_sums() { Common::add_block_sums(blocks_, count_, block_sums_, sums_, 2 * width()); }
 
   // From the sums of groups [begin, end): dgamma, dbeta, and in the sums' place dn / n and s.
   void factors(int64_t begin, int64_t end) {
     for (int64_t g = begin; g < end; ++g) {
       float* sums = sums_ + (g - begin) * 2 * width();
-      GrnFactors<V>::backward(p_.norm + g * s_.hidden, gamma_, s_.hidden, s_.eps, sums, sums + width(), p_.dgamma,
-                              p_.dbeta);
+      GrnFactors<V>::backward(p_.norm + g * s_.hidden, gamma_, s_.hidden, s_.eps, sums, sums + width(), grn_);
     }
   }
 
@@ -266,8 +272,8 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   void add_column_sums() {
     for (int64_t b = 0; b < count_; ++b) {
       const float *dh = block_sums_ + b * 2 * width(), *dz = block_db2_ + b * ob_ * kBlock;
-      for (int64_t k = 0; k < s_.hidden; ++k) p_.db1[k] += dh[k];
-      for (int64_t o = 0; o < s_.c_out; ++o) p_.db2[o] += dz[o];
+      for (int64_t k = 0; k < s_.hidden; ++k) db1_[k] += dh[k];
+      for (int64_t o = 0; o < s_.c_out; ++o) db2_[o] += dz[o];
     }
   }
 
@@ -328,6 +334,8 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
   const Parallel& parallel_;
   int64_t kb_, cb_, ob_;  // blocks of hidden, input and output channels
   RowPlan plan_;
+  GrnGradients grn_;
+  double *db1_, *db2_;  // [hidden], [c_out]: sums over all blocks
   RowChunk chunk_{};
   int64_t rows_ = 0, count_ = 0;  // rows and blocks of the chunk
   RowBlock* blocks_ = nullptr;

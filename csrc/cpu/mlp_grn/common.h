@@ -86,10 +86,15 @@ struct MlpGrnCommon : Gemm<V, kRows, Op> {
     all1.store(out + kVector);
   }
 
-  static void add(float* __restrict__ to,          // [count]
-                  const float* __restrict__ from,  // [count]
-                  int64_t count) {
-    for (int64_t i = 0; i < count; i += kVector) V::add(V::load(to + i), V::load(from + i)).store(to + i);
+  // Adds the sums [count] of a chunk's row blocks to those of their groups, [groups][count]. Overwrites `of_blocks`.
+  static void add_block_sums(const RowBlock* blocks, int64_t number, float* __restrict__ of_blocks,
+                             float* __restrict__ of_groups, int64_t count) {
+    using R = RowVectors<V>;
+    for (int64_t b = 0, next = 0; b < number; b = next) {
+      while (next < number && blocks[next].group == blocks[b].group) ++next;
+      R::add_in_pairs(of_blocks + b * count, next - b, count);
+      R::add(of_groups + blocks[b].group * count, of_blocks + b * count, count);
+    }
   }
 
   // ---- division of labour -----------------------------------------------------------------------------------------

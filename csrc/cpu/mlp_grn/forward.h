@@ -128,10 +128,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
     sum1.store(squares + kVector);
   }
 
-  void add_block_sums() {
-    const int64_t width = kb_ * kBlock;
-    for (int64_t b = 0; b < count_; ++b) Common::add(sums_ + blocks_[b].group * width, block_sums_ + b * width, width);
-  }
+  void add_block_sums() { Common::add_block_sums(blocks_, count_, block_sums_, sums_, kb_ * kBlock); }
 
   // GRN's scales from the sums of squares, in whose place come the norms.
   void scales(int64_t begin, int64_t end) {

@@ -1,4 +1,4 @@
-// patch_conv forward on CPUs: blocks of k x k source pixels, gathered and normalised on their way into the operand of a
+// patch_conv on CPUs: blocks of k x k source pixels, gathered and normalised on their way into the operand of a
 // matrix product, whose rows can be normalised on their way out. No framework header.
 #pragma once
 
@@ -37,11 +37,19 @@ struct PatchConvForward {
   void* __restrict__ y;  // [rows, c_out] in x's dtype
 };
 
-// Blocks [rows, k * k * c_in] back to their pixels: x's fields say where, of `dx` [pixels, c_in], contiguous.
-struct PatchScatter {
+// The gradients of the product's parameters: `of` says where its rows lie in x, and their norm.
+struct PatchParameterGradients {
   PatchConvForward of;
-  const void* __restrict__ blocks;  // [rows, k * k * c_in]
-  void* __restrict__ dx;            // [pixels, c_in]
+  ConstArray dz;                // [rows, c_out]
+  float* __restrict__ dweight;  // [c_out, k * k * c_in], columns in the order (ky, kx, channel)
+  float* __restrict__ dbias;    // [c_out]
+};
+
+// The gradient of x, behind its norm: `of` says where the product's rows lie in x.
+struct PatchInputGradient {
+  PatchConvForward of;
+  ConstArray dz, weight;  // [rows, c_out], [c_out, k * k * c_in]
+  void* __restrict__ dx;  // [pixels, c_in] in x's dtype, contiguous
   int64_t pixels;
   bool covers;  // every pixel belongs to a row; the others become zero
 };
@@ -50,9 +58,8 @@ struct PatchConvCpu {
   int64_t (*packed_floats)(const PatchWeight&);
   void (*pack)(const PatchWeight&, float* packed, const Parallel&);
   void (*run)(const PatchConvForward&, const Parallel&);
-  // The operand alone, into y [rows, k * k * c_in].
-  void (*gather)(const PatchConvForward&, const Parallel&);
-  void (*scatter)(const PatchScatter&, const Parallel&);
+  void (*parameter_gradients)(const PatchParameterGradients&, const Parallel&);
+  void (*input_gradient)(const PatchInputGradient&, const Parallel&);
 };
 
 CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, PatchConvCpu, kPatchConv, patch_conv_cpu)

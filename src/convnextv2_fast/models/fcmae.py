@@ -13,6 +13,7 @@ from .. import fusion
 from ..errors import UnsupportedInputError
 from ..graph import refuse_traced
 from ..layouts import PatchLayout
+from ..ops._shared.checks import keep_strides
 from . import _patches
 from ._groups import ParameterGroups
 from ._masks import check_ratio, check_shape, check_visible, kept_patches
@@ -213,7 +214,7 @@ class FCMAE(ParameterGroups):
         n, _, h, w = x.shape
         check_shape(mask, n, (h, w), "FCMAE", self.patch_size)
         removed = mask.reshape(n, h, w).unsqueeze(1).type_as(x)
-        return self.decoder(x * (1.0 - removed) + self.mask_token.to(x.dtype) * removed)
+        return self.decoder(x * (1.0 - removed) + keep_strides(self.mask_token).to(x.dtype) * removed)
 
     def forward_decoder(self, x: Tensor, mask: Tensor) -> Tensor:
         """The encoder's map and the mask to predictions `[N, p*p*C, h, w]` on the patch grid."""

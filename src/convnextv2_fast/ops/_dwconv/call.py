@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ... import library
 from ...layouts import Layout
+from .._shared.checks import flat
 from .._shared.sites import PLANE, Sites
 
 
@@ -24,8 +25,8 @@ class DwconvCall(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, kernel: Tensor, bias: Tensor | None, *, layout: Layout) -> DwconvCall:
         """Makes it from the arguments of the public function."""
-        flat = None if bias is None else bias.reshape(-1).contiguous()
-        return cls(x, kernel, flat, layout, Sites.of(x, layout))
+        vector = None if bias is None else flat(bias)
+        return cls(x, kernel, vector, layout, Sites.of(x, layout))
 
 
 class Forward(Protocol):

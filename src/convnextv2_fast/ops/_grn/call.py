@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import library
+from .._shared.checks import flat
 from .._shared.groups import GROUPS, Groups
 
 
@@ -25,8 +26,7 @@ class GrnCall(NamedTuple):
         cls, x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float = 1e-6, rows_per_group: int | Tensor | None = None
     ) -> GrnCall:
         """Makes it from the arguments of the public function."""
-        gamma, beta = (p.reshape(-1).contiguous() for p in (gamma, beta))
-        return cls(x, gamma, beta, eps, Groups.of("grn", x, rows_per_group))
+        return cls(x, flat(gamma), flat(beta), eps, Groups.of("grn", x, rows_per_group))
 
 
 class Forward(Protocol):

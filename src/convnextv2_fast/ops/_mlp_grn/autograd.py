@@ -10,6 +10,7 @@ from torch import Tensor
 from .._shared import differentiable
 from .._shared.checks import any_needs_grad, autocast_off, rows_of
 from .._shared.groups import Groups
+from .._shared.sums import row_sums
 from . import reference
 from .call import Kernels, MlpGrnCall, MlpWeights
 
@@ -51,7 +52,7 @@ def _gradients(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
         if drow_scale is not None:
             y = ctx.kernels.forward(u, *weights, None, None, *ctx.options, *groups)[0]
             # The terms of a whole sample cancel.
-            drow_scale = (runs.double() * y.view(runs.shape).double()).sum(1).to(row_scale.dtype)
+            drow_scale = row_sums(runs.double() * y.view(runs.shape).double()).to(row_scale.dtype)
     dy = dy.to(u.dtype).contiguous()
     grads = ctx.kernels.backward(dy, u, *weights[:-1], norm, *ctx.options, *groups, *saved)
     cast = (g.to(p.dtype) for g, p in zip(grads, (u, *weights), strict=True))

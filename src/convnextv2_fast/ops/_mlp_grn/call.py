@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .._shared.checks import statistics_dtype
+from .._shared.checks import flat, statistics_dtype
 from .._shared.groups import Groups
 
 
@@ -54,7 +54,7 @@ class MlpGrnCall(NamedTuple):
         strategy: str | None = None,
     ) -> MlpGrnCall:
         """Makes it from the arguments of the public function, the layer scale folded into w2 and b2."""
-        b1, gamma, beta = (v.reshape(-1).contiguous() for v in (b1, gamma, beta))
+        b1, gamma, beta = flat(b1), flat(gamma), flat(beta)
         weights = MlpWeights(w1.contiguous(), b1, gamma, beta, w2.contiguous(), b2.contiguous())
         if residual is not None:
             dtype = torch.promote_types(u.dtype, residual.dtype)

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from .._shared import differentiable
-from .._shared.checks import any_needs_grad, autocast_off, rows_of
-from . import reference, weights
+from .._shared.checks import any_needs_grad, autocast_off, like_parameter, rows_of
+from . import reference
 from .call import Kernels, PatchConvCall
 from .gather import Gather
 
 
 class PatchConv(torch.autograd.Function):
     """Saves x, and the statistics of its rows where the kernels return them. Backward gathers (and normalises) the
-    blocks again, for torch's matrix products."""
+    blocks again."""
 
     @staticmethod
     def forward(
@@ -51,14 +51,14 @@ def _gradients(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
     _, wants_dx, wants_dweight, wants_dbias, *wants_dnorm = ctx.needs_input_grad[:6]
     rows, dz = rows_of(x), dz.to(x.dtype)
     dx = dweight = dbias = dnorm_weight = dnorm_bias = None
-    if wants_dweight:
-        blocks = kernels.blocks(rows, norm_weight, norm_bias, ctx.eps, gather, *statistics)
-        dweight = weights.gradient(blocks, dz, weight)
-    if wants_dbias:
-        dbias = dz.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+    if wants_dweight or wants_dbias:
+        how = (norm_weight, norm_bias, ctx.eps, gather)
+        wanted = (wants_dweight, wants_dbias)
+        dweight, dbias = kernels.parameter_gradients(dz, rows, weight, *how, wanted, *statistics)
+        dweight = like_parameter(dweight, weight) if wants_dweight and dweight is not None else None
+        dbias = dbias.to(ctx.bias_dtype) if wants_dbias and dbias is not None else None
     if wants_dx or any(wants_dnorm):
-        product = dz @ weights.transposed(weight).to(dz.dtype)
-        dx = kernels.scatter(product, rows.shape[0], gather.covers, *gather)
+        dx = kernels.input_gradient(dz, weight, rows.shape[0], gather.covers, gather)
         if norm_weight is not None:
             dx, dnorm_weight, dnorm_bias = kernels.layer_norm.backward(dx, rows, norm_weight, ctx.eps, *statistics)
             dnorm_weight, dnorm_bias = dnorm_weight.to(norm_weight.dtype), dnorm_bias.to(norm_bias.dtype)

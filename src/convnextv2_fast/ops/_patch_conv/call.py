@@ -9,7 +9,7 @@ from torch import Tensor
 from ... import library
 from ...layouts import Layout
 from .._layer_norm.call import Kernels as LayerNorm
-from .._shared.checks import in_one_dtype
+from .._shared.checks import flat, in_one_dtype
 from .gather import GATHER, Gather
 from .weights import edge
 
@@ -42,9 +42,9 @@ class PatchConvCall(NamedTuple):
     ) -> PatchConvCall:
         """Makes it from the arguments of the public function."""
         norms: Any = [in_one_dtype(*(norm or (None, None))) for norm in (norm_before, norm_after)]
-        flat = None if bias is None else bias.reshape(-1).contiguous()
+        vector = None if bias is None else flat(bias)
         before, after = norms
-        return cls(x, weight, flat, before, after, eps, layout, Gather.of(x, edge(weight), layout))
+        return cls(x, weight, vector, before, after, eps, layout, Gather.of(x, edge(weight), layout))
 
     def shaped(self, z: Tensor) -> Tensor:
         """Result rows `[T', Cout]` in the shape of the public function's result."""
@@ -90,12 +90,36 @@ class Scatter(Protocol):
         there are no such rows)."""
 
 
+class ParameterGradients(Protocol):
+    def __call__(
+        self,
+        dz: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        eps: float,
+        gather: Gather,
+        wanted: tuple[bool, bool],
+        /,
+        *statistics: Tensor,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Returns the gradients of the weight, in its form, and of the bias, `[Cout]`, in float32 or wider, that are
+        `wanted`; from contiguous dz `[T', Cout]`, rows x `[S, Cin]` and what the blocks are made with."""
+
+
+class InputGradient(Protocol):
+    def __call__(self, dz: Tensor, weight: Tensor, sources: int, covers: bool, gather: Gather, /) -> Tensor:
+        """Returns the gradient of rows x behind their norm, `[S, Cin]` in dz's dtype. For `covers` see
+        :class:`Scatter`."""
+
+
 class Kernels(NamedTuple):
     """The operators of a backend. They know nothing of autograd."""
 
     forward: Forward
-    blocks: Blocks
-    scatter: Scatter
+    parameter_gradients: ParameterGradients
+    input_gradient: InputGradient
     layer_norm: LayerNorm
 
 
@@ -107,7 +131,7 @@ def scatter_fake(blocks: Tensor, sources: int, covers: bool, *gather: Any) -> Te
     return blocks.new_empty((sources, blocks.shape[1] // Gather(*gather).k ** 2))
 
 
-# csrc/torch/patch_conv_cpu.cpp and patch_conv_cuda.cpp.
+# csrc/torch/patch_conv_cuda.cpp.
 _gather = library.define(
     f"patch_conv_gather(Tensor x, Tensor? norm_weight, Tensor? norm_bias, float eps, {GATHER}) -> Tensor", blocks_fake
 )

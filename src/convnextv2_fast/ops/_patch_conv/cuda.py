@@ -15,6 +15,7 @@ from .._shared.checks import rows_of
 from . import autograd
 from .call import Kernels, PatchConvCall, blocks, scatter
 from .gather import Gather
+from .products import by_torch
 from .weights import matrix
 
 
@@ -31,7 +32,7 @@ def forward(
     return (operand @ weight if bias is None else torch.addmm(bias.to(x.dtype), operand, weight),)
 
 
-KERNELS = Kernels(forward, blocks, scatter, LAYER_NORM)
+KERNELS = Kernels(forward, *by_torch(blocks, scatter), LAYER_NORM)
 
 
 def run(call: PatchConvCall) -> Tensor:

@@ -15,6 +15,7 @@ from .._shared.checks import rows_of
 from . import autograd
 from .call import Kernels, PatchConvCall, blocks_fake, scatter_fake
 from .gather import GATHER, Gather
+from .products import by_torch
 from .weights import matrix
 
 _NORM = "Tensor? norm_weight, Tensor? norm_bias"
@@ -77,7 +78,7 @@ def blocks(
     return _blocks_operator(x, norm_weight, norm_bias, *statistics, *gather)
 
 
-KERNELS = Kernels(forward, blocks, scatter, layer_norm.KERNELS)
+KERNELS = Kernels(forward, *by_torch(blocks, scatter), layer_norm.KERNELS)
 
 
 def run(call: PatchConvCall) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,7 @@ from ...layouts import Layout
 
 def shapes(**tensors: Tensor | None) -> str:
     """`x (2, 3) float32, weight (3,) float32`, for error messages."""
-    return ", ".join(
-        f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in tensors.items() if t is not None
-    )
+    return ", ".join(f"{name} {tuple(t.shape)} {_name(t.dtype)}" for name, t in tensors.items() if t is not None)
 
 
 def has_shape(tensor: Tensor, *sizes: int) -> bool:
@@ -64,8 +63,26 @@ def check_params(op: str, x: Tensor, **params: Tensor | None) -> None:
             raise UnsupportedInputError(f"{op}: {name} is on {p.device}, x on {x.device}; move them together")
         if p.dtype != x.dtype and p.dtype != torch.float32:
             raise UnsupportedInputError(
-                f"{op}: parameters must have x's dtype or float32; got {shapes(x=x, **{name: p})}"
+                f"{op}: x is {_name(x.dtype)} and {name} {_name(p.dtype)}, but parameters must have x's dtype or "
+                f"float32; convert x with x.to({p.dtype}) or the model with model.to({x.dtype})"
             )
+
+
+def check_input(op: str, x: Tensor, weight: Tensor) -> None:
+    """What PyTorch's layers demand of a module's input, outside autocast: its weight's dtype. An op alone takes 16-bit
+    activations beside float32 parameters, but then some other layer of the model would fail, further on."""
+    cast = autocast_dtype(x)
+    if x.dtype == weight.dtype or cast is not None or not x.is_floating_point():
+        return
+    under = "" if x.dtype == torch.float64 else f", or run under torch.autocast({x.device.type!r})"
+    raise UnsupportedInputError(
+        f"{op}: the input is {_name(x.dtype)} and the weight {_name(weight.dtype)}; convert the input with "
+        f"x.to({weight.dtype}) or the model with model.to({x.dtype}){under}"
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -86,16 +103,73 @@ def autocast_off(x: Tensor) -> contextlib.AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 
+class _KeepStrides(torch.autograd.Function):
+    """The identity, whose gradient has the strides of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor) -> Tensor:
+        ctx.strides = parameter.stride()
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _in_strides(gradient, ctx.strides)
+
+
+def _in_strides(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The gradient with these strides if they only differ where the size is 1, else as it is: PyTorch copies that."""
+    have = zip(gradient.shape, gradient.stride(), strides, strict=True)
+    if gradient.stride() == strides or any(size != 1 and one != other for size, one, other in have):
+        return gradient
+    return gradient.as_strided(gradient.shape, strides)
+
+
+def keep_strides(parameter: Tensor) -> Tensor:
+    """The parameter, to be reshaped into the kernels' form: its gradient will have its own strides, as PyTorch's
+    convolutions return it.
+
+    The gradients of views are in row-major order. PyTorch copies those of another order than their parameter's, but not
+    where only dimensions of size 1 differ, as in a depthwise kernel `[C, 1, 7, 7]` in channels_last: of those,
+    DistributedDataParallel warns."""
+    if not (parameter.requires_grad and torch.is_grad_enabled()):
+        return parameter
+    expected = 1
+    for size, stride in zip(reversed(parameter.shape), reversed(parameter.stride()), strict=True):
+        if stride != expected:
+            kept: Tensor = _KeepStrides.apply(parameter)
+            return kept
+        expected *= size
+    return parameter
+
+
+def like_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the dtype of its parameter, and in its strides, if it is contiguous or in channels_last."""
+    if gradient.dtype != parameter.dtype:
+        gradient = gradient.to(parameter.dtype)
+    if gradient.stride() != parameter.stride():
+        if parameter.is_contiguous():
+            gradient = gradient.contiguous()
+        elif parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+            gradient = gradient.contiguous(memory_format=torch.channels_last)
+    return _in_strides(gradient, parameter.stride())
+
+
+def flat(vector: Tensor) -> Tensor:
+    """A parameter with as many elements as channels, of any shape, as contiguous `[C]`."""
+    return vector if vector.ndim == 1 and vector.is_contiguous() else keep_strides(vector).reshape(-1).contiguous()
+
+
 def taps(weight: Tensor) -> Tensor:
     """A depthwise weight as `[49, C]`, tap = kx*7 + ky (MinkowskiEngine's order, y fastest)."""
     if weight.ndim == 2:
         return weight
+    weight = keep_strides(weight)
     return weight[:, 0].permute(2, 1, 0).reshape(-1, weight.shape[0])
 
 
 def float_taps(weight: Tensor) -> Tensor:
     """:func:`taps`, contiguous, in float32; copied at most once."""
-    kernel = weight if weight.ndim == 2 else weight[:, 0].permute(2, 1, 0)
+    kernel = weight if weight.ndim == 2 else keep_strides(weight)[:, 0].permute(2, 1, 0)
     if kernel.dtype != torch.float32:
         kernel = kernel.to(torch.float32, memory_format=torch.contiguous_format)
     return kernel.contiguous().view(-1, kernel.shape[-1])
@@ -105,13 +179,14 @@ def in_one_dtype(*vectors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Contiguous `[C]` vectors, where their dtypes differ in float32, or in float64 if one is."""
     dtypes = {v.dtype for v in vectors if v is not None}
     wide = torch.float64 if torch.float64 in dtypes else torch.float32
-    flat = (None if v is None else v.reshape(-1).contiguous() for v in vectors)
-    return tuple(v.to(wide) if len(dtypes) > 1 and v is not None else v for v in flat)
+    rows = (None if v is None else flat(v) for v in vectors)
+    return tuple(v.to(wide) if len(dtypes) > 1 and v is not None else v for v in rows)
 
 
 def as_matrix(weight: Tensor) -> Tensor:
     """The weight of a linear layer `[K, C]` or of a 1x1 convolution `[K, C, 1, 1]` as a matrix."""
-    return weight.flatten(1) if weight.ndim == 4 and weight.shape[2] == weight.shape[3] == 1 else weight
+    one = weight.ndim == 4 and weight.shape[2] == weight.shape[3] == 1
+    return keep_strides(weight).flatten(1) if one else weight
 
 
 def conv2d_weight(kernel: Tensor) -> Tensor:

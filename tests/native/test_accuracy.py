@@ -1,0 +1,107 @@
+"""Rounding where it would be enlarged, or where a sum is long: as good as plain PyTorch on every instruction set."""
+
+import pytest
+import torch
+
+from convnextv2_fast import ops
+from convnextv2_fast.testing import make
+from tests.native.isas import needs_library
+
+pytestmark = [pytest.mark.cpu_kernel, needs_library]
+EPS = torch.finfo(torch.float32).eps
+CHANNELS = (7, 33, 40, 80, 96, 160, 320)
+
+
+def layer_norm(x, one, bias):
+    return ops.layer_norm(x, one, bias, backend="cpu")
+
+
+def dwconv_layer_norm(x, one, bias):
+    kernel = torch.zeros(49, x.shape[-1])
+    kernel[24] = 1.0
+    return ops.dwconv_layer_norm(x, kernel, None, one, bias, backend="cpu")
+
+
+def block(x, one, bias):
+    """Whose MLP is that of the identity matrix: GELU of the LayerNorm's result, and nothing of GRN."""
+    c = x.shape[-1]
+    kernel, eye, zero = torch.zeros(c, 1, 7, 7), torch.eye(c), torch.zeros(c)
+    kernel[:, :, 3, 3] = 1.0
+    with torch.inference_mode():
+        return ops.block(x, kernel, zero, one, bias, eye, zero, zero, zero, eye, zero, backend="cpu") - x
+
+
+def norm_before(x, one, bias):
+    c = x.shape[-1]
+    weight = torch.eye(c).view(c, c, 1, 1)
+    return ops.patch_conv(x, weight, None, norm_before=(one, bias), backend="cpu")
+
+
+def norm_after(x, one, bias):
+    c = x.shape[-1]
+    weight = torch.eye(c).view(c, c, 1, 1)
+    return ops.patch_conv(x, weight, None, norm_after=(one, bias), backend="cpu")
+
+
+@pytest.mark.parametrize("function", [layer_norm, dwconv_layer_norm, block, norm_before, norm_after])
+def test_constant_rows(isa, function):
+    """Channels that are all equal differ from their mean by 0, not by an ulp that 1 / sqrt(eps) makes 1e-3."""
+    torch.manual_seed(0)
+    values = torch.cat([torch.randn(30), torch.tensor([0.1, 3e-5, 1e3, 12345.678])])
+    for c in CHANNELS:
+        x = values.view(1, -1, 1, 1).expand(1, len(values), 2, c).contiguous()
+        y = function(x, torch.ones(c), torch.zeros(c))
+        assert not y.any(), f"{c} channels: {y.abs().max():.1e}"
+
+
+def test_gradients_of_constant_rows(isa):
+    torch.manual_seed(0)
+    c, rows = 33, 30
+    x = torch.randn(rows, 1).expand(rows, c).contiguous().requires_grad_()
+    weight, bias = torch.randn(c, requires_grad=True), torch.zeros(c, requires_grad=True)
+    dy = torch.randn(rows, c)
+    grads = {}
+    for backend in ("cpu", "torch"):
+        y = ops.layer_norm(x, weight, bias, backend=backend)
+        grads[backend] = torch.autograd.grad(y, [x, weight], dy)
+    torch.testing.assert_close(grads["cpu"], grads["torch"], rtol=1e-5, atol=1e-3)
+    assert not grads["cpu"][1].any()
+
+
+# Each was off by 9 to 15 eps when products summed a whole reduction in one go, and rows one after the other.
+LONG_SUMS = [
+    ("patch_conv", (8, 2, 2, 320), "patch", 2, ["out"]),
+    ("patch_conv", (2, 5, 9, 192), "patch", 1, ["out"]),
+    ("mlp_grn", (8, 2, 2, 320), "patch", 2, ["out", "u"]),
+    ("mlp_grn", (8, 2, 2, 320), "dense", 2, ["out", "u", "gamma"]),
+]
+
+
+@pytest.mark.parametrize(("op", "shape", "kind", "seed", "names"), LONG_SUMS)
+def test_long_sums(isa, op, shape, kind, seed, names):
+    problem = make(op, *shape, kind, seed)
+    found = []
+    for dtype, backend in ((torch.float64, "torch"), (torch.float32, "cpu")):
+        p = problem.to(dtype)
+        y = p.public(backend=backend)
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        y.backward(dy.to(dtype))
+        found.append({"out": y.detach()} | {name: t.grad for name, t in p.tensors.items()})
+    exact, got = found
+    for name in names:
+        error = ((got[name].double() - exact[name]).abs().max() / exact[name].abs().max()).item()
+        assert error <= 6 * EPS, f"{name}: {error / EPS:.1f} eps"
+
+
+@pytest.mark.parametrize("op", ["grn", "layer_norm", "mlp_grn"])
+def test_sums_over_many_rows(isa, op):
+    """The gradients of vectors of parameters, each a sum over 150 000 rows of terms of which few cancel."""
+    rows, c = 150_000, 4
+    problem, found = make(op, 1, 1, rows, c).to(torch.float32), []
+    for p, backend in ((problem, "cpu"), (problem.to(torch.float64), "torch")):
+        y = p.public(backend=backend)
+        y.backward(torch.linspace(0.5, 1.5, y.numel(), dtype=torch.float64).view(y.shape).to(y))
+        found.append({name: t.grad for name, t in p.tensors.items() if t.numel() <= 4 * c})
+    for name, want in found[1].items():
+        error = ((found[0][name].double() - want).abs().max() / want.abs().max().clamp_min(1e-3)).item()
+        assert error <= 4 * EPS, f"{name}: {error / EPS:.1f} eps"
