@@ -126,3 +126,17 @@ def test_an_ensemble_in_one_call():
         got = torch.vmap(lambda p, b: functional_call(models[0], (p, b), (x,)))(params, buffers)
         for one, model in zip(got, models, strict=True):
             close(one, model(x), 1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_weights_in_channels_last(name):
+    """Whose gradients are given their strides by a function that nothing of the kind can look into."""
+    model, x = build(name).to(memory_format=torch.channels_last), images()
+    close(torch.jit.trace(model, x, check_trace=False)(images(3)), model(images(3)), 1e-4)
+    params = {k: p.detach().requires_grad_() for k, p in model.named_parameters()}
+    got = torch.func.grad(lambda p: functional_call(model, p, (x,)).square().sum())(params)
+    model(x).square().sum().backward()
+    for k, p in model.named_parameters():
+        close(got[k], p.grad, 1e-4)
+    with forward_ad.dual_level():
+        assert forward_ad.unpack_dual(model(forward_ad.make_dual(x, x))).tangent is not None

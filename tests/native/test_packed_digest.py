@@ -235,7 +235,7 @@ def test_under_vmap_nothing_is_held():
     packed.clear()
     weights, x = torch.randn(3, 8, 6, 2, 2), torch.randn(1, 4, 4, 6)
     with torch.no_grad():
-        got = torch.vmap(lambda w: ops.patch_conv(x, w, None, backend="cpu"))(weights)
+        got = torch.vmap(lambda w: ops.patch_conv(x, w, None))(weights)
         want = torch.stack([ops.patch_conv(x, w, None, backend="torch") for w in weights])
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert packed.held_bytes() == 0

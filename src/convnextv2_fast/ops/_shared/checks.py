@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import plain
 from ...errors import UnsupportedInputError
 from ...layouts import Layout
 
@@ -131,11 +132,13 @@ def keep_strides(parameter: Tensor) -> Tensor:
     The gradients of views are in row-major order. PyTorch copies those of another order than their parameter's, but not
     where only dimensions of size 1 differ, as in a depthwise kernel `[C, 1, 7, 7]` in channels_last: of those,
     DistributedDataParallel warns."""
-    if not (parameter.requires_grad and torch.is_grad_enabled()):
+    if not (parameter.requires_grad and torch.is_grad_enabled()) or plain.recorded_by_jit():
         return parameter
     expected = 1
     for size, stride in zip(reversed(parameter.shape), reversed(parameter.stride()), strict=True):
         if stride != expected:
+            if torch.compiler.is_compiling() or plain.why() is not None:  # none of these can take a function of ours
+                return parameter
             kept: Tensor = _KeepStrides.apply(parameter)
             return kept
         expected *= size
