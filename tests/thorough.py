@@ -55,6 +55,7 @@ PATTERNS = (
     "tests/train/test_pretrain.py::test_a_killed_run_goes_on_exactly[float16-ema]",
     "tests/train/test_pretrain.py::test_a_killed_run_goes_on_exactly[bfloat16-workers]",
     "tests/reliability/test_growth.py::*",
+    "tests/reliability/test_changing.py::test_ten_thousand_changes*",
     "tests/benchmarks/test_gpu_account.py::test_dry_run",
     "tests/cli/test_bench.py::test_runtimes_compute_the_same*",
     "tests/docs/test_shell.py::test_command[serving.md-*-python-*",

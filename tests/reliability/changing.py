@@ -495,7 +495,11 @@ def own_forward(run):
 
 def copied(run):
     if not run.handles and not any("forward" in vars(m) for m in run.plain.modules()):  # a copy calls the original's
-        run.fast, run.plain = copy.deepcopy(run.fast), copy.deepcopy(run.plain)
+        try:
+            plain = copy.deepcopy(run.plain)
+        except RuntimeError:  # of a pruned weight, which was computed
+            return
+        run.fast, run.plain = copy.deepcopy(run.fast), plain
 
 
 def pickled(run):
