@@ -413,6 +413,8 @@ def pruned(run):
     found = run.modules((nn.Conv2d, nn.Linear))
     if found is None or parametrize.is_parametrized(found[0][0]) or parametrize.is_parametrized(found[0][1]):
         return
+    if not all(m.weight.is_contiguous() for m in found[0]):
+        return  # torch's function takes no other
     for m in found[0]:
         if isinstance(m._parameters.get("weight"), nn.Parameter) or hasattr(m, "weight_orig"):
             prune.l1_unstructured(m, "weight", 0.2)
