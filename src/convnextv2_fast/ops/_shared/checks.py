@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -132,17 +133,23 @@ def keep_strides(parameter: Tensor) -> Tensor:
     The gradients of views are in row-major order. PyTorch copies those of another order than their parameter's, but not
     where only dimensions of size 1 differ, as in a depthwise kernel `[C, 1, 7, 7]` in channels_last: of those,
     DistributedDataParallel warns."""
-    if not (parameter.requires_grad and torch.is_grad_enabled()) or plain.recorded_by_jit():
+    if not (parameter.requires_grad and torch.is_grad_enabled()):
         return parameter
-    expected = 1
-    for size, stride in zip(reversed(parameter.shape), reversed(parameter.stride()), strict=True):
-        if stride != expected:
-            if torch.compiler.is_compiling() or plain.why() is not None:  # none of these can take a function of ours
-                return parameter
-            kept: Tensor = _KeepStrides.apply(parameter)
-            return kept
-        expected *= size
-    return parameter
+    if torch.compiler.is_compiling() or plain.why() is not None:  # none of these can take a function of ours
+        return parameter
+    if parameter.stride() == _row_major(parameter.shape):
+        return parameter
+    kept: Tensor = _KeepStrides.apply(parameter)
+    return kept
+
+
+def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor, also where a size is 1."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
 
 
 def like_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
