@@ -248,6 +248,37 @@ def test_a_forward_put_into_a_class_is_seen(which, early, monkeypatch):
     assert reasons(module) == ([f"not {op}: {called} has a class whose forward was replaced"], all_ops(build) - {op})
 
 
+@pytest.mark.parametrize("which", [name for name in CLASSES if name != "transformers'"])  # it calls super(): a closure
+def test_code_put_into_a_forward_is_seen(which, monkeypatch):
+    """As IPython's autoreload does: the function stays, its code is another."""
+    build, name, called, op = CLASSES[which]
+    module, x = build(), maps(build)
+    cls = type(module.get_submodule(name))
+    cf.accelerate(module)
+    module(x)
+    monkeypatch.setattr(cls.forward, "__code__", (lambda self, u: u * 0 + 1).__code__)
+    assert reasons(module) == ([f"not {op}: {called} has a class whose forward was replaced"], all_ops(build) - {op})
+
+
+def test_a_call_put_into_a_class_is_seen(monkeypatch):
+    block, x = dense(), maps(dense)
+    block(x)
+    called = []
+    monkeypatch.setattr(nn.Linear, "__call__", lambda self, u: (called.append(1), nn.Module.__call__(self, u))[1])
+    block(x)
+    assert len(called) == 2
+
+
+@pytest.mark.parametrize("build", [timm, transformers, upstream])
+def test_code_put_into_the_forward_of_an_accelerated_block_is_run(build, monkeypatch):
+    module, x = build(), maps(build)
+    cf.accelerate(module)
+    module(x)
+    cls = type(module).accelerated_class
+    monkeypatch.setattr(cls.forward, "__code__", (lambda self, x: 2 * x).__code__)
+    assert torch.equal(module(x), 2 * x)
+
+
 @pytest.mark.parametrize("build", [timm, transformers, upstream])
 def test_a_forward_put_into_the_class_of_an_accelerated_block_is_run(build, monkeypatch):
     module = build()

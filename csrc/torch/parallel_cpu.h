@@ -17,6 +17,12 @@ inline Parallel torch_parallel() {
           }};
 }
 
-inline ConstArray array_of(const Tensor& t) { return {t.const_data_ptr(), *dtype_of(t)}; }
+// Refuses a tensor whose storage was freed, as sharding does with parameters that are not in use.
+inline ConstArray array_of(const Tensor& t) {
+  const void* memory = t.const_data_ptr();
+  if (memory == nullptr && t.numel() > 0)
+    throw std::invalid_argument(describe("a parameter", t) + " has no memory: its storage was resized to 0");
+  return {memory, *dtype_of(t)};
+}
 
 }  // namespace cnv2

@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _PLAIN = (nn.Parameter, Tensor, type(None))
 _TORCH_FUNCTIONS = (nn.Parameter.__torch_function__, getattr(Tensor.__torch_function__, "__func__", None))
-_forwards: dict[type, Any] = {}
-"""The forward that each class was written with; it is kept when the class is first seen."""
+_CALL = nn.Module.__call__
+_forwards: dict[type, tuple[Any, Any]] = {}
+"""The forward that each class was written with, and its code; they are kept when the class is first seen."""
 
 
 def touched(m: nn.Module) -> str | None:
@@ -22,7 +23,7 @@ def touched(m: nn.Module) -> str | None:
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return "has hooks"
     cls: Any = type(m)
-    if "forward" in own or cls.forward is not _forwards.get(cls):
+    if "forward" in own or not _is_written(cls):
         changed = forward_changed(m, cls)
         if changed is not None:
             return changed
@@ -45,24 +46,38 @@ def forward_changed(m: nn.Module, cls: Any) -> str | None:
         return "has a forward of its own"
     if cls not in _forwards and torch.compiler.is_compiling():  # which cannot follow what is done here
         return None
-    if cls.forward is not (_forwards[cls] if cls in _forwards else _original_forward(cls)):
-        return "has a class whose forward was replaced"
-    return None
+    if cls not in _forwards:
+        _original_forward(cls)
+    return None if _is_written(cls) else "has a class whose forward was replaced"
 
 
 def accept_forward(cls: Any) -> None:
     """Has the forward that a class has now count as the one it was written with: its caller has read it."""
-    if _forwards.get(cls) is not cls.forward:
-        _forwards[cls] = cls.forward
+    if not _is_written(cls):
+        _keep(cls, cls.forward)
 
 
-def _original_forward(cls: type) -> Any:
+def _original_forward(cls: type) -> None:
     home = next(base for base in cls.__mro__ if "forward" in vars(base))
     forward = vars(home)["forward"]
     name = (getattr(forward, "__module__", None), getattr(forward, "__qualname__", None))
     written = name == (home.__module__, f"{home.__qualname__}.forward") and not hasattr(forward, "__wrapped__")
-    _forwards[cls] = forward if written else None
-    return _forwards[cls]
+    _keep(cls, forward if written else None)
+
+
+def _keep(cls: type, forward: Any) -> None:
+    _forwards[cls] = (forward, getattr(forward, "__code__", None))
+
+
+def _is_written(cls: Any) -> bool:
+    """Whether a class has the forward that was kept of it, with the code it had, as reloading puts other code into the
+    same function; and whether a call of its modules leads there."""
+    kept = _forwards.get(cls)
+    if kept is None or cls.forward is not kept[0]:
+        return False
+    if torch.compiler.is_compiling():  # which cannot follow the rest, and guards on the code that it has seen
+        return True
+    return getattr(kept[0], "__code__", None) is kept[1] and cls.__call__ is _CALL
 
 
 def _acts(p: Tensor) -> bool:

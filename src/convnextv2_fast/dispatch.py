@@ -203,17 +203,22 @@ def use_backend(name: str, op: str | None = None) -> Iterator[None]:
 def recomputing() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
     """For torch.utils.checkpoint's `context_fn`: backward may recompute in a thread of its own, as it does for CUDA,
     and must ask for the backends that forward was asked for."""
-    return contextlib.nullcontext(), _as_asked(_overrides.stack)
+    return contextlib.nullcontext(), _AsAsked(_overrides.stack)
 
 
-@contextlib.contextmanager
-def _as_asked(stack: tuple[_Override, ...]) -> Iterator[None]:
-    before = _overrides.stack
-    _overrides.stack = stack
-    try:
-        yield
-    finally:
-        _overrides.stack = before
+class _AsAsked:
+    """A context in which what was asked for is `stack`. It is entered once for each backward pass of a graph."""
+
+    def __init__(self, stack: tuple[_Override, ...]) -> None:
+        self._stack = stack
+        self._before: list[tuple[_Override, ...]] = []
+
+    def __enter__(self) -> None:
+        self._before.append(_overrides.stack)
+        _overrides.stack = self._stack
+
+    def __exit__(self, *_: object) -> None:
+        _overrides.stack = self._before.pop()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.fx import Proxy
 
+from . import plain
 from .errors import UnsupportedInputError
 
 
@@ -21,10 +22,11 @@ def is_traced(x: Any) -> bool:
 
 
 def refuse_traced(x: Any, name: str) -> None:
-    """Raises UnsupportedInputError if torch.fx is tracing the module of that name, which no graph of it can hold."""
-    if isinstance(x, Proxy):
+    """Raises UnsupportedInputError if torch.fx or torch.jit.trace is tracing the module of that name, which no graph
+    of theirs can hold."""
+    if isinstance(x, Proxy) or plain.recorded_by_jit():
         raise UnsupportedInputError(
-            f"{name}: torch.fx cannot trace the sparse encoder, whose sites depend on the mask; "
+            f"{name}: torch.fx and torch.jit.trace cannot trace the sparse encoder, whose sites depend on the mask; "
             "use torch.compile or torch.export, or trace the dense ConvNeXtV2"
         )
 

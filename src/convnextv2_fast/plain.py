@@ -33,14 +33,14 @@ def width(parameter: torch.Tensor) -> int:
 
 
 def why() -> str | None:
-    """Why no kernel may run at present, in words; None if kernels may run. torch.compile is no such reason: it takes
-    the kernels as operators and does not differentiate through them twice."""
+    """Why no kernel may run at present, in words; None if kernels may run. torch.compile by itself is no such reason:
+    it takes the kernels as operators and does not differentiate through them twice."""
+    if forward_ad._current_level >= 0:  # torch.compile guards on it
+        return "forward-mode derivatives are taken here (torch.autograd.forward_ad), which kernels do not have"
     if torch.compiler.is_compiling():
         return None
     if _TORCH._get_tracing_state() is not None:
         return "torch.jit.trace records PyTorch's own operators"
-    if forward_ad._current_level >= 0:
-        return "forward-mode derivatives are taken here (torch.autograd.forward_ad), which kernels do not have"
     if _TORCH._are_functorch_transforms_active():
         return "a torch.func transform is at work (grad, vmap, jvp ...), and it sees into PyTorch's own operators alone"
     if _TORCH._len_torch_dispatch_stack():

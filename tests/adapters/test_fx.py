@@ -78,5 +78,8 @@ def test_hooks_on_a_block_run_once():
 
 def test_the_sparse_models_say_that_they_cannot_be_traced():
     for model in (SparseConvNeXtV2(**SMALL), cf.fcmae.FCMAE(init="std02", decoder_embed_dim=8, **SMALL)):
-        with pytest.raises(cf.UnsupportedInputError, match=r"torch\.fx cannot trace the sparse encoder.*torch\.export"):
+        with pytest.raises(
+            cf.UnsupportedInputError,
+            match=r"torch\.fx and torch\.jit\.trace cannot trace the sparse encoder.*torch\.export",
+        ):
             torch.fx.symbolic_trace(model)

@@ -114,6 +114,22 @@ def test_derivatives_of_models(name):
     close(got[0], got[2], 1e-3)  # the same derivative, taken twice backward or once forward
 
 
+def test_forward_mode_of_a_compiled_model():
+    model, x, v = build("ours"), images(1), images(1).flip(2)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(x)  # on kernels
+        with forward_ad.dual_level():
+            got, want = (forward_ad.unpack_dual(m(forward_ad.make_dual(x, v))).tangent for m in (compiled, model))
+    close(got, want, 1e-4)
+
+
+def test_traces_of_fcmae_are_refused():
+    model = cf.fcmae.FCMAE(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8], decoder_embed_dim=8)
+    with pytest.raises(cf.UnsupportedInputError, match=r"FCMAE: torch\.fx and torch\.jit\.trace cannot"):
+        torch.jit.trace(model, images())
+
+
 def test_an_ensemble_in_one_call():
     models = [build("ours") for _ in range(3)]
     for i, model in enumerate(models):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import convnextv2_fast as cf
 from convnextv2_fast import library
 from convnextv2_fast.ops._shared import packed as copies
 from tests.native.isas import needs_library, on_isa
@@ -122,3 +123,20 @@ def test_a_buffer_that_is_cut_off_is_refused():
     for other in (pack()[:-1], torch.cat((pack(), torch.zeros(1)))):
         with pytest.raises(ValueError, match="which is of another length"):
             forward(other)
+
+
+def test_a_freed_weight_is_an_error():
+    """Sharding frees the storage of parameters that are not in use; reading it would end the process."""
+    model = cf.ConvNeXtV2(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8], num_classes=2).eval()
+    x = torch.randn(1, 3, 32, 32)
+    for name in ("pwconv1", "dwconv", "norm"):
+        weight = model.stages[0][0].get_submodule(name).weight
+        size, values = weight.untyped_storage().nbytes(), weight.detach().clone()
+        for _ in range(2):  # before anything was packed, and after
+            weight.untyped_storage().resize_(0)
+            with torch.no_grad(), pytest.raises((ValueError, RuntimeError), match=r"no memory|storage"):
+                model(x)
+            weight.untyped_storage().resize_(size)
+            with torch.no_grad():
+                weight.copy_(values)
+                model(x)

@@ -151,7 +151,10 @@ class Run:
         model.zero_grad()
         y = model(x)
         # gradients of all weights differ by more than a wrong answer does: their norms are compared
-        y.square().sum().backward()
+        loss = y.square().sum()
+        loss.backward(retain_graph=True)
+        model.zero_grad()
+        loss.backward()  # a graph may be used more than once
         norms = [p.grad.norm() for _, p in sorted(model.named_parameters()) if p.grad is not None]
         model.eval()
         return [y.detach(), torch.stack(norms).sum()[None]]
@@ -526,6 +529,13 @@ def restored_and_accelerated(run):
     if run.random.random() < 0.5:
         run.compare()
     cf.accelerate(run.fast)
+
+
+def checkpointed(run):
+    flag = run.random.random() < 0.5
+    for model in run.both:
+        if hasattr(model, "set_grad_checkpointing"):
+            model.set_grad_checkpointing(flag)
 
 
 def nothing(run):

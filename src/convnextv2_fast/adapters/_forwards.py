@@ -27,6 +27,12 @@ _REFUSED = (  # parts of the names of bytecode instructions, the same from Pytho
     *("STORE_ATTR", "STORE_GLOBAL", "STORE_NAME", "STORE_SLICE", "STORE_SUBSCR", "DELETE", "IMPORT", "LOAD_NAME"),
     *("DEREF", "CLOSURE", "MAKE_FUNCTION", "SUPER", "YIELD", "FOR_ITER", "BEFORE_WITH", "SETUP_", "RAISE", "AWAIT"),
 )
+_OPERATORS = ("+", "-", "*", "/", "**")
+_OLD_OPERATORS = tuple(
+    f"{kind}_{name}"
+    for kind in ("BINARY", "INPLACE")
+    for name in ("FLOOR_DIVIDE", "MODULO", "LSHIFT", "RSHIFT", "AND", "OR", "XOR", "MATRIX_MULTIPLY")
+)
 _METHODS = ("__call__", "__getattr__", "__getattribute__", "_call_impl")
 
 
@@ -34,35 +40,81 @@ class Reading(NamedTuple):
     """What a class's forward reads of its module, or why that cannot be told."""
 
     forward: Any
+    code: Any  # of the forward
     names: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()  # strings in it where it asks whether there is such an attribute
     why: str | None = None
 
 
 @functools.lru_cache(maxsize=1024)  # a session may define its classes again and again
-def reading(cls: type[nn.Module], forward: Any) -> Reading:
-    """Reads the code of `forward`, the one that modules of `cls` run."""
+def reading(cls: type[nn.Module], forward: Any, code: Any) -> Reading:
+    """Reads `code`, that of `forward`, the one that modules of `cls` run."""
     why = _why_not_class(cls) or _why_not_function(forward)
     if why is not None:
-        return Reading(forward, why=why)
+        return Reading(forward, code, why=why)
     names = set()
-    for step in dis.get_instructions(forward.__code__):
+    steps = list(dis.get_instructions(code))
+    for step in steps:
         if any(part in step.opname for part in _REFUSED):
-            return Reading(forward, why=f"its forward has more in it than a plain expression ({step.opname})")
+            return Reading(forward, code, why=_more(step))
         if step.opname.startswith("LOAD_GLOBAL"):
             if not _is_known_global(forward, step.argval):
-                return Reading(forward, why=f"its forward uses {step.argval}")
+                return Reading(forward, code, why=f"its forward uses {step.argval}")
         elif step.opname.startswith(("LOAD_ATTR", "LOAD_METHOD")):
             names.add(step.argval)
     read = {name for name in names if name not in _FUNCTIONS or _has(cls, name)}
     for name in sorted(read):
         if hasattr(Tensor, name):  # its shape, its dtype: a trial has one of each
-            return Reading(forward, why=f"its forward uses {name}")
+            return Reading(forward, code, why=f"its forward uses {name}")
         if hasattr(inspect.getattr_static(cls, name, None), "__get__"):
-            return Reading(forward, why=f"its forward reads {name}, which the class computes")
-    code = forward.__code__
+            return Reading(forward, code, why=f"its forward reads {name}, which the class computes")
+    odd = next((step for i, step in enumerate(steps) if not _is_plain(steps, i)), None)
+    if odd is not None:
+        return Reading(forward, code, why=_more(odd))
     strings = {text for text in code.co_consts if isinstance(text, str) and text.isidentifier()}
-    return Reading(forward, frozenset(read), frozenset(strings if "hasattr" in code.co_names else ()))
+    return Reading(forward, code, frozenset(read), frozenset(strings if "hasattr" in code.co_names else ()))
+
+
+def _more(step: dis.Instruction) -> str:
+    what = f"{step.opname} {step.argrepr}".strip()
+    return f"its forward has more in it than a plain expression ({what})"
+
+
+def _is_plain(steps: list[dis.Instruction], i: int) -> bool:
+    """Whether an operator depends on neither sizes nor values: `+ - * / **`, an index of whole dimensions and new ones
+    (`[:, None]`), a comparison with a text. Others, as `x < 50` and `x[:64]`, may show nothing in a trial."""
+    step = steps[i]
+    if step.opname == "COMPARE_OP":
+        return isinstance(_constant(steps, i - 1), str) or isinstance(_constant(steps, i - 2), str)
+    if step.opname == "CONTAINS_OP":  # `self.data_format in ("channels_last", ...)`
+        return True
+    if step.opname == "BINARY_OP" and step.argrepr != "[]":
+        return step.argrepr.rstrip("=") in _OPERATORS
+    if step.opname in ("BUILD_SLICE", "BINARY_SLICE"):
+        return step.arg in (None, 2) and _constant(steps, i - 1) is None and _constant(steps, i - 2) is None
+    if step.opname == "BINARY_SUBSCR" or step.opname == "BINARY_OP":
+        return _is_whole_index(steps, i - 1)
+    return step.opname not in _OLD_OPERATORS  # of Python 3.10
+
+
+def _is_whole_index(steps: list[dis.Instruction], i: int) -> bool:
+    if steps[i].opname == "BUILD_TUPLE":
+        number, i = steps[i].arg or 0, i - 1
+        for _ in range(number):
+            if not _is_whole_index(steps, i):
+                return False
+            i -= 3 if steps[i].opname == "BUILD_SLICE" else 1
+        return True
+    if steps[i].opname == "BUILD_SLICE":  # judged by itself
+        return True
+    value = _constant(steps, i)
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(part is None or part is Ellipsis or part == slice(None) for part in parts)
+
+
+def _constant(steps: list[dis.Instruction], i: int) -> Any:
+    """The constant that a step loads; the step itself if it loads none."""
+    return steps[i].argval if steps[i].opname.startswith(("LOAD_CONST", "RETURN_CONST")) else steps[i]
 
 
 def require(cls: type[nn.Module], names: str) -> None:

@@ -20,6 +20,12 @@ _ABSENT = "(absent)"
 _LIMIT = 2000  # verdicts kept: each belongs to a class and some values, and a schedule may change a value in every step
 
 
+def _has_code(forward: Any, code: Any) -> bool:
+    """Whether a forward still has the code that was read: another function may be put into a class, and other code into
+    a function. torch.compile guards on the code that it has seen."""
+    return torch.compiler.is_compiling() or getattr(forward, "__code__", None) is code
+
+
 class Judge:
     """Judges modules of one kind.
 
@@ -52,7 +58,7 @@ class Judge:
         if read.why is not None:
             return read.why
         values = tuple([getattr(m, name, _ABSENT) for name in watched])
-        key = (cls, read.forward, values, form)
+        key = (cls, read.forward, read.code, values, form)
         try:
             if key in self._verdicts:
                 return self._verdicts[key]
@@ -65,9 +71,10 @@ class Judge:
 
     def _read(self, cls: type[nn.Module]) -> tuple[Reading, tuple[str, ...]]:
         found = self._watched.get(cls)
-        if found is not None and found[0].forward is cls.forward:  # another may be put into the class
+        forward: Any = cls.forward
+        if found is not None and found[0].forward is forward and _has_code(forward, found[0].code):
             return found
-        read = reading(cls, cls.forward)  # type: ignore[arg-type]  # a class is hashable
+        read = reading(cls, forward, getattr(forward, "__code__", None))  # type: ignore[arg-type]  # it is hashable
         watched = tuple(sorted((read.names | read.asked | set(self._always)) - self._parts))
         found = self._watched[cls] = (read, watched)
         return found

@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..fused_modules import run_block, run_pair
-from ..fusion import Pair, Parts
+from ..fusion import Pair, Parts, why_not_any
 from ..graph import as_leaf
 
 Forward = Callable[..., Any]
@@ -35,6 +36,7 @@ class Accelerated:
 
     accelerated_class: type[nn.Module]  # that it stands for
     written_forward: Forward  # the forward of that class at the time
+    written_code: Any  # and its code
 
 
 _making = threading.Lock()
@@ -52,6 +54,7 @@ def _made(cls: type[nn.Module], forward: Forward, written: Forward) -> type[nn.M
         "forward": forward,
         "accelerated_class": cls,
         "written_forward": staticmethod(written),
+        "written_code": getattr(written, "__code__", None),
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
@@ -88,8 +91,8 @@ def run(module: nn.Module, found: Parts | Pair | str | None, x: Tensor) -> Tenso
     node = as_leaf(module, x)
     if node is not None:
         return node
-    if not isinstance(found, Parts | Pair) or replaced_forward(module):
-        return original_forward(module, x)
+    if not isinstance(found, Parts | Pair) or replaced_forward(module) or why_not_any() is not None:
+        return original_forward(module, x)  # which calls every module, as hooks on all modules want
     y = run_block(found, x) if isinstance(found, Parts) else run_pair(found, x)
     return original_forward(module, x) if y is None else y
 
@@ -97,7 +100,12 @@ def run(module: nn.Module, found: Parts | Pair | str | None, x: Tensor) -> Tenso
 def replaced_forward(module: nn.Module) -> bool:
     """Whether the class's own forward was replaced after :func:`accelerated`."""
     cls = type(module)
-    return issubclass(cls, Accelerated) and cls.accelerated_class.forward is not cls.written_forward
+    if not issubclass(cls, Accelerated):
+        return False
+    forward = cls.accelerated_class.forward
+    if forward is not cls.written_forward:
+        return True
+    return not torch.compiler.is_compiling() and getattr(forward, "__code__", None) is not cls.written_code
 
 
 def is_accelerated(module: nn.Module) -> bool:
