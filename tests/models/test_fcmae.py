@@ -510,3 +510,40 @@ def test_a_given_mask_compiles_in_one_graph():
     compiled = torch.compile(mae, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(imgs, mask=mask, kept=1)[0], mae(imgs, mask=mask)[0], rtol=1e-4, atol=1e-5)
     torch._dynamo.reset()
+
+
+BINARY = torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1]])
+OTHER_VALUES = {
+    "255": (BINARY * 255).to(torch.uint8),
+    "2": (BINARY * 2).long(),
+    "-1": -BINARY,
+    "0.5": BINARY / 2,
+    "nan": BINARY.masked_fill(BINARY == 1, float("nan")),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+@pytest.mark.parametrize("full_pred", [True, False])
+def test_masks_of_other_values_than_0_and_1(name, full_pred, monkeypatch):
+    mae, imgs, mask = small(), torch.randn(2, 3, 64, 64), OTHER_VALUES[name]
+    message = rf"a mask holds 0 for visible and 1 for removed patches, got {name};"
+    for options in ({}, {"kept": 2}):
+        with pytest.raises(cf.UnsupportedInputError, match=message):
+            mae(imgs, mask=mask, full_pred=full_pred, **options)
+    pred = torch.randn(2, 3072, 2, 2)
+    with pytest.raises(cf.UnsupportedInputError, match=message):
+        mae.forward_loss(imgs, pred, mask)
+    with pytest.raises(cf.UnsupportedInputError, match=message):
+        mae.forward_decoder(torch.zeros(2, 40, 2, 2), mask)
+    # where nothing may be read, as with `kept` on a GPU, what is not 0 is removed everywhere
+    monkeypatch.setattr("convnextv2_fast.models._masks._readable", lambda mask: False)
+    want, got = (mae(imgs, mask=m, kept=2, full_pred=full_pred) for m in (BINARY, mask))
+    assert torch.equal(want[0], got[0]) and torch.equal(want[1], got[1]) and torch.equal(want[2], got[2].float())
+    assert torch.equal(mae.forward_loss(imgs, pred, mask), mae.forward_loss(imgs, pred, BINARY))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64])
+def test_masks_of_any_dtype(dtype):
+    mae, imgs = small(), torch.randn(2, 3, 64, 64)
+    want, got = (mae(imgs, mask=m) for m in (BINARY, BINARY.to(dtype)))
+    assert torch.equal(want[0], got[0]) and got[2].dtype == dtype

@@ -187,7 +187,9 @@ def test_a_range_that_pillow_would_not_keep():
     header, rows = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0), zlib.compress(bytes(7))
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     assert images.decode(BytesIO(png), 3).mode == "RGB"
-    with pytest.raises(TrainingError, match=r"PNG of mode RGB with 16 bits, .* --value_range cannot be applied"):
+    with pytest.raises(
+        TrainingError, match=r"PNG of mode RGB with more than 8 bits, .* --value_range cannot be applied"
+    ):
         images.decode(BytesIO(png), 3, (0, 4095))
 
 

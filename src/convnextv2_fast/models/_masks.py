@@ -55,26 +55,59 @@ def check_shape(mask: Tensor, samples: int, grid: tuple[int, int], who: str, pat
         )
 
 
-def check_visible(mask: Tensor, kept: int | None) -> None:
-    """Every sample of a given mask `[N, L]` must leave at least one patch visible.
+def check_visible(mask: Tensor, kept: int | None) -> Tensor:
+    """Every sample of a given mask `[N, L]` must leave at least one patch visible, and its values must be 0 or 1.
 
-    Where `kept` is given, it alone is looked at: see :func:`check_kept`.
+    Where `kept` is given, it alone is looked at to see what is visible (:func:`check_kept`), and nothing is read back
+    from a GPU. Values that cannot be read are not checked: whatever is not 0 is removed.
 
+    Returns:
+        The mask, of zeros and ones.
     Raises:
-        UnsupportedInputError: a sample has no visible patch.
+        UnsupportedInputError: a sample has no visible patch, or a value is neither 0 nor 1.
     """
+    length = mask.shape[1]
     if kept is not None:
-        if not 0 < kept <= mask.shape[1]:
+        if not 0 < kept <= length:
             raise UnsupportedInputError(
-                f"FCMAE: kept must be the visible patches of every sample, 1 to {mask.shape[1]} here, got {kept}"
+                f"FCMAE: kept must be the visible patches of every sample, 1 to {length} here, got {kept}"
             )
-    elif _readable(mask) and mask.shape[0]:
+        return zeros_and_ones(mask, "FCMAE")
+    if not _readable(mask):
+        return zeros_and_ones(mask, "FCMAE")
+    if mask.shape[0]:
         counts = (mask == 0).sum(1)
-        if not int(counts.min()):
+        strange = ((mask != 0) & (mask != 1)).any()
+        least, found = torch.stack([counts.min(), strange.to(counts.dtype)]).tolist()  # one wait for a GPU
+        if found:
+            raise _strange(mask, "FCMAE")
+        if not least:
             raise UnsupportedInputError(
-                f"FCMAE: the mask removes all {mask.shape[1]} patches of sample {int(counts.argmin())}, and the "
+                f"FCMAE: the mask removes all {length} patches of sample {int(counts.argmin())}, and the "
                 "encoder would see nothing of it; leave at least one patch of every sample visible (0 in the mask)"
             )
+    return mask
+
+
+def zeros_and_ones(mask: Tensor, who: str) -> Tensor:
+    """A mask on the CPU as it is. One that cannot be read without waiting for a GPU, or not at all: 1 in its dtype
+    wherever it is not 0, which is what the encoder makes of it.
+
+    Raises:
+        UnsupportedInputError: a value on the CPU is neither 0 nor 1.
+    """
+    if not _readable(mask) or mask.device.type != "cpu":
+        return mask if mask.dtype == torch.bool else (mask != 0).to(mask.dtype)
+    if bool(((mask != 0) & (mask != 1)).any()):
+        raise _strange(mask, who)
+    return mask
+
+
+def _strange(mask: Tensor, who: str) -> UnsupportedInputError:
+    value = mask[(mask != 0) & (mask != 1)][0].item()
+    return UnsupportedInputError(
+        f"{who}: a mask holds 0 for visible and 1 for removed patches, got {value:g}; `mask != 0` makes such a mask"
+    )
 
 
 def check_kept(mask: Tensor, kept: int | None) -> None:

@@ -16,7 +16,7 @@ from ..layouts import PatchLayout
 from ..ops._shared.checks import keep_strides
 from . import _patches
 from ._groups import ParameterGroups
-from ._masks import check_ratio, check_shape, check_visible, kept_patches
+from ._masks import check_ratio, check_shape, check_visible, kept_patches, zeros_and_ones
 from ._patch_loss import patch_loss
 from .convnextv2 import SIZES, Block
 from .convnextv2_sparse import ENCODER_STRIDE, STEM_STRIDE, SparseConvNeXtV2
@@ -190,8 +190,7 @@ class FCMAE(ParameterGroups):
             return self.gen_random_mask(imgs, mask_ratio), self._keep(h * w, mask_ratio)
         check_shape(mask, imgs.shape[0], (h, w), "FCMAE", self.patch_size)
         mask = mask.flatten(1)
-        check_visible(mask, kept)
-        return mask, kept
+        return check_visible(mask, kept), kept
 
     def forward_encoder(
         self, imgs: Tensor, mask_ratio: float = 0.6, mask: Tensor | None = None, kept: int | None = None
@@ -213,7 +212,7 @@ class FCMAE(ParameterGroups):
         x = self._to_patch_grid(self.proj(x))
         n, _, h, w = x.shape
         check_shape(mask, n, (h, w), "FCMAE", self.patch_size)
-        removed = mask.reshape(n, h, w).unsqueeze(1).type_as(x)
+        removed = zeros_and_ones(mask, "FCMAE").reshape(n, h, w).unsqueeze(1).type_as(x)
         return self.decoder(x * (1.0 - removed) + keep_strides(self.mask_token).to(x.dtype) * removed)
 
     def forward_decoder(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -246,7 +245,8 @@ class FCMAE(ParameterGroups):
                 f"predictions are {tuple(pred.shape)}"
             )
         check_shape(mask, imgs.shape[0], grid, "FCMAE.forward_loss", self.patch_size)
-        return patch_loss(rows.flatten(0, 1), target.flatten(0, 1), mask.flatten(), self.norm_pix_loss)
+        weight = zeros_and_ones(mask, "FCMAE.forward_loss").flatten()
+        return patch_loss(rows.flatten(0, 1), target.flatten(0, 1), weight, self.norm_pix_loss)
 
     def forward(
         self,
@@ -263,7 +263,8 @@ class FCMAE(ParameterGroups):
             imgs: `[N, in_chans, H, W]`, H and W multiples of 32 and of the patch size.
             labels: ignored, as upstream.
             mask_ratio: share of patches to remove, where no mask is given; at least one patch must stay visible.
-            mask: `[N, L]` or `[N, h, w]`, 0 keep, 1 removed; samples may keep different numbers, but one at least.
+            mask: `[N, L]` or `[N, h, w]` of any dtype, 0 keep, 1 removed; samples may keep different numbers, but one at
+                least.
             kept: the patches that `mask` keeps in every sample, where the caller knows it: then nothing is read back
                 from a GPU, and it is not checked that the mask there keeps that many.
             full_pred: predict every patch, as upstream. False: those alone that count in the loss, which is the same.
@@ -272,7 +273,8 @@ class FCMAE(ParameterGroups):
             removed patches of all samples in order, (row, column, channel) within a patch. The loss is NaN, as
             PyTorch's mean of nothing, where no patch was removed or N is 0; gradients of no image are zero.
         Raises:
-            UnsupportedInputError: images, mask or ratio do not fit, or leave a sample without a visible patch.
+            UnsupportedInputError: images, mask or ratio do not fit, or leave a sample without a visible patch; or the
+                mask has other values than 0 and 1 (with `kept` on a GPU, what is not 0 is removed instead).
         """
         refuse_traced(imgs, "FCMAE")
         h, w = self.grid(imgs)

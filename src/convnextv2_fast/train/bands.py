@@ -58,20 +58,21 @@ def spread(bands: Tensor, channels: int, what: str, colour: bool = False, alpha:
 
     Args:
         colour: the first three are red, green and blue.
-        alpha: the last one is opacity, which a model of fewer channels does without.
+        alpha: the last one is opacity, which a model of one or three channels does without.
     Raises:
         TrainingError: another number of bands, which are neither grey nor RGB.
     """
     number = len(bands)
     if number == channels:
         return bands
-    colours = bands[:-1] if alpha and channels < number else bands
+    colours = bands[:-1] if alpha else bands
     if len(colours) != (3 if colour else 1) or channels not in (1, 3, 4):
         raise other_number(number, what, channels)
     if channels == 1:
         return grey(colours)
     colours = colours.expand(3, -1, -1)
-    return torch.cat([colours, torch.ones_like(colours[:1])]) if channels == 4 else colours.clone()
+    opacity = bands[-1:] if alpha else torch.ones_like(colours[:1])
+    return torch.cat([colours, opacity]) if channels == 4 else colours.clone()
 
 
 def other_number(number: int, what: str, channels: int) -> TrainingError:

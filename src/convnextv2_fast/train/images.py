@@ -6,6 +6,7 @@ tensor `[C, H, W]` between 0 and 1, so that nothing is lost. The functions here 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoints.files import first_line
 from ..errors import TrainingError
-from . import bands, tiff
+from . import bands, depths, tiff
 from .bands import Range
 from .libraries import torchvision_transforms
 
@@ -37,16 +38,19 @@ def decode(file: Any, channels: int, value_range: Range = None) -> Any:
     from PIL import Image
 
     if tiff.is_tiff(file):
+        if isinstance(file, str | os.PathLike):
+            with open(file, "rb") as opened:
+                return decode(opened, channels, value_range)
         found = tiff.decode(file, channels, value_range)
         if found is not None:
             return found
     with Image.open(file) as image:
         if image.mode not in EIGHT_BITS:
             return bands.spread(_deep(image, value_range), channels, f"mode {image.mode}")
-        if value_range is not None and any(";16" in str(tile[3]) for tile in image.tile):
+        if value_range is not None and depths.more_than_8(image):
             raise TrainingError(
-                f"a {image.format} of mode {image.mode} with 16 bits, of which Pillow keeps the upper 8: --value_range "
-                "cannot be applied to it; save it as TIFF"
+                f"a {image.format} of mode {image.mode} with more than 8 bits, of which Pillow keeps the upper 8: "
+                "--value_range cannot be applied to it; save it as TIFF"
             )
         return convert(image, channels)
 
@@ -75,15 +79,16 @@ def convert(image: Any, channels: int) -> Any:
 
 def _deep(image: Any, value_range: Range) -> Tensor:
     """A Pillow image of more than 8 bits as `[1, H, W]`."""
-    import numpy
-
     mode = image.mode
     if mode not in tiff.DEEP:
         raise TrainingError(f"mode {mode}: is not supported; save it with 8 or 16 bits a band, or as floats")
-    values = numpy.asarray(image)[None]
-    if mode == "I" and image.format in ("PNG", "PPM"):  # Pillow gives their 16 bits as 32
-        values = values.astype("uint16")
-    return bands.scaled(values, 8 * values.itemsize, value_range, f"mode {mode}")
+    try:
+        values, white = depths.grey(image)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+    if values.dtype.kind == "u" and value_range is None and values.itemsize == 2:
+        value_range = (0, white)
+    return bands.scaled(values[None], 8 * values.itemsize, value_range, f"mode {mode}")
 
 
 def grey(image: Any) -> Any:
