@@ -92,7 +92,7 @@ def _reason(path: Path, error: Exception) -> str:
         return "it looks like safetensors; such a file must be named .safetensors"
     if not head.startswith(_OURS):
         return f"it begins with {head[:8]!r}, as neither a zip archive nor a pickle does"
-    if found := re.search(r"(?:WeightsUnpickler error|Please file an issue[^:]*): *(.+)", str(error)):
+    if found := re.search(r"WeightsUnpickler error:\s*(.+)", str(error)):
         return found[1][:200]
     if first_line(error).startswith("Weights only load failed"):
         return "torch's unpickler cannot read it"
@@ -117,8 +117,8 @@ def _foreign_objects(path: Path, error: Exception) -> set[str]:
     # other formats than zip archives cannot be asked for all of them
     if refused := re.search(r"Unsupported global: GLOBAL (\S+) was not an allowed global", str(error)):
         found.add(refused[1])
-    if refused := re.search(r"unsupported GLOBAL (\S+) (\S+) whose module", str(error)):
-        found.add(f"{refused[1]}.{refused[2]}")
+    if refused := re.search(r"unsupported GLOBAL (\S+) whose module", str(error)):
+        found.add(refused[1])
     return {name if "." in name else f"builtins.{name}" for name in found} - {_NAMESPACE}
 
 
