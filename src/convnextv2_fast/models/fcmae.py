@@ -263,8 +263,8 @@ class FCMAE(ParameterGroups):
             imgs: `[N, in_chans, H, W]`, H and W multiples of 32 and of the patch size.
             labels: ignored, as upstream.
             mask_ratio: share of patches to remove, where no mask is given; at least one patch must stay visible.
-            mask: `[N, L]` or `[N, h, w]` of any dtype, 0 keep, 1 removed; samples may keep different numbers, but at
-                least one.
+            mask: `[N, L]` or `[N, h, w]` of any dtype, 0 keep, 1 removed; samples may keep different numbers, at least
+                one.
             kept: the patches that `mask` keeps in every sample, where the caller knows it: then nothing is read back
                 from a GPU, and it is not checked that the mask there keeps that many.
             full_pred: predict every patch, as upstream. False: those alone that count in the loss, which is the same.
