@@ -258,3 +258,20 @@ def test_directories_say_what_to_give(tmp_path):
     refused(dense(), tmp_path, r"such as a\.ckpt, b\.pth$")
     (tmp_path / ".metadata").touch()
     refused(dense(), tmp_path, "dcp_to_torch_save makes one file of it")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "names"),
+    [
+        (lambda body, head: {"backbone": body, "head": head, "epoch": 3}, ("head.weight", "head.bias")),
+        (lambda body, head: {"model": body, "head": head}, ("head.weight", "head.bias")),
+        (lambda body, head: {"state_dict": {"net": body, "fc": head}}, ("state_dict.fc.weight", "state_dict.fc.bias")),
+        (lambda body, head: {"weights": {"backbone": body, "fc": head}}, ("weights.fc.weight", "weights.fc.bias")),
+    ],
+)
+def test_what_lies_beside_the_network_is_named(checkpoint, names):
+    body = {n: x for n, x in STATE.items() if not n.startswith(("head.", "norm."))}
+    head = {n.removeprefix("head."): x for n, x in STATE.items() if n.startswith("head.")}
+    report = load_checkpoint(dense(), checkpoint(body, head))
+    assert report.loaded == len(body) and report.dropped == names
+    assert f"not used: {', '.join(names)}" in str(report)

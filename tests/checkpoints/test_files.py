@@ -3,6 +3,8 @@
 import argparse
 import builtins
 import json
+import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -188,3 +190,28 @@ def test_the_earlier_name_of_the_command(tmp_path):
     assert (done.returncode, done.stderr) == (0, "") and "70 tensors, upstream to mmpretrain" in done.stdout
     with pytest.raises(CheckpointError, match="no such file"):
         read_state_dict(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>404</html>", "it is a web page, so its download has failed"),
+        (b"<!DOCTYPE html>", "it is a web page, so its download has failed"),
+        (b"version https://git-lfs.github.com/spec/v1", "it is a pointer of Git LFS; .*"),
+        (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file, as Keras writes"),
+        (b"\x10" + bytes(7) + b"{}", "it looks like safetensors; such a file must be named .safetensors"),
+        (b"junk and more", "it begins with b'junk and', as neither a zip archive nor a pickle does"),
+        (pickle.dumps({"a": 1}, 4), "Unsupported operand 149"),
+    ],
+)
+def test_the_reason_is_not_torchs_preamble(tmp_path, content, reason):
+    (tmp_path / "a.pth").write_bytes(content)
+    refused(dense(), tmp_path / "a.pth", rf"a\.pth: truncated, corrupt, or no file of torch.save \({reason}\)")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_foreign_name_is_told_once(tmp_path, zipped):
+    for function, name in ((eval, "builtins.eval"), (os.system, "posix.system")):
+        held = type("Held", (), {"__reduce__": lambda self, function=function: (function, ("1",))})()
+        torch.save({"x": held}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+        refused(dense(), tmp_path / "a.pth", rf"run code when read \({name}\); if you trust")

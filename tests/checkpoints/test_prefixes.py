@@ -167,3 +167,29 @@ def test_the_command_takes_a_prefix(tmp_path, capsys):
     assert main([*call, "--prefix", "teacher."]) == 0
     same(torch.load(tmp_path / "b.pth")["model"], second)
     assert "70 tensors, upstream to upstream, 70 left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("student", "teacher"), r"2 networks, under 'student\.', 'teacher\.'; pass one of them: model\.student$"),
+        (("", "ema"), r"2 networks, under '', 'ema\.'; pass one of them: model\.ema$"),
+        (("0", "1"), r"pass one of them: model\.get_submodule\('0'\)$"),
+        (
+            ("backbone",),
+            r"no place for neck\.weight, neck\.bias; pass the part that is a ConvNeXt V2: model\.backbone ",
+        ),
+        (("a.backbone",), r"no place for .*; pass the part that is a ConvNeXt V2: model\.a "),
+    ],
+)
+def test_a_module_of_which_a_part_must_be_passed(parts, message):
+    whole = dense() if "" in parts else torch.nn.Module()
+    for part in filter(None, parts):
+        outer, _, name = part.rpartition(".")
+        if outer:
+            whole.add_module(outer, torch.nn.Module())
+        whole.get_submodule(outer).add_module(name, dense())
+    if len(parts) == 1:
+        whole.neck = torch.nn.Conv2d(3, 3, 1)
+    text = refused(whole, states.upstream(), message.removesuffix("$"))
+    assert "prefix=" not in text and "`ignore`" not in text

@@ -117,6 +117,15 @@ def test_labels_that_are_not_there(dataset):
             table.read(i)
 
 
+def test_whole_floats_are_labels(dataset):
+    datasets = pytest.importorskip("datasets")
+    table = labelled.table(dataset("train", datasets.Value("float32"), [0.0, 2.0, 0.5, float("nan")]), True)
+    assert [table.read(i)[1] for i in (0, 1)] == [0, 2] and isinstance(table.read(1)[1], int)
+    for i, label in ((2, "0.5"), (3, "nan")):
+        with pytest.raises(TrainingError, match=f"its label, {label}, is no whole number"):
+            table.read(i)
+
+
 def test_numbers_without_names_are_checked():
     labelled.check_labels(torch.tensor([0, 4]), 5)
     for bad in ([0, 5], [-1, 2]):

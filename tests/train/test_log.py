@@ -118,6 +118,16 @@ def test_damaged_lines_are_left_out(tmp_path):
         curves.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage", [b"\xff\xfe\x80", b"[" * 100_000, b'{"a":' * 100_000], ids=["bytes", "lists", "tables"]
+)
+def test_damage_that_json_does_not_expect(tmp_path, damage):
+    (tmp_path / "steps.jsonl").write_bytes(b'{"step": 0, "loss": 4.0}\n' + damage + b'\n{"step": 1, "loss": 2.0}\n')
+    assert curves.read(tmp_path) == ("step", [0, 1], [4.0, 2.0])
+    opened(tmp_path, start=(1, 0)).close()
+    assert [r["step"] for r in records(tmp_path)] == [0, 1]
+
+
 def test_a_run_with_a_damaged_log_is_resumed(pretrain, tmp_path):
     pretrain(tmp_path, "--epochs", "1")
     whole = losses(tmp_path)
@@ -150,10 +160,17 @@ def test_a_checkpoint_that_does_not_say_where_it_stood(pretrain, cli, photos, tm
 
     pretrain(tmp_path, "--epochs", "1")
     content = saving.read(tmp_path / "checkpoint-0.pth")
-    del content["run"]["step"]
-    torch.save(content, tmp_path / "checkpoint-0.pth")
-    code, _, err = cli("pretrain", "--data_path", photos, *PRETRAIN, "--output_dir", tmp_path, "--epochs", "2")
-    assert code == 2 and "does not say where its run stood (step), so it cannot be resumed" in err, err
+    whole = content["run"]
+    for run, message in (
+        ({key: value for key, value in whole.items() if key != "step"}, "does not say where its run stood (step)"),
+        ({**whole, "epoch": "1"}, "does not say where its run stood (epoch)"),
+        ({**whole, "images": 0.5}, "does not say where its run stood (images)"),
+        ({**whole, "best": [1.0]}, "its 'best' is a list, which no run writes"),
+        ([1, 2], "its 'run' is a list, not a table"),
+    ):
+        torch.save({**content, "run": run}, tmp_path / "checkpoint-0.pth")
+        code, _, err = cli("pretrain", "--data_path", photos, *PRETRAIN, "--output_dir", tmp_path, "--epochs", "2")
+        assert code == 2 and f"{message}, so it cannot be resumed" in err, err
 
 
 HOLD = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ class StateDict:
     what: str  # for messages: the path, or "the state dict"
     key: str = ""  # where in the checkpoint; empty: at the top
     unused_ema: str | None = None  # the key of a moving average that was not taken
+    beside: tuple[str, ...] = ()  # the names of tensors that lie in other state dicts beside it, with their keys
 
 
 def unwrap(x: Any, use_ema: bool | str, what: str) -> StateDict:
@@ -39,6 +40,7 @@ def unwrap(x: Any, use_ema: bool | str, what: str) -> StateDict:
         CheckpointError: there is no state dict, or mappings lie in themselves, or too deep in each other.
     """
     path: list[str] = []
+    beside: list[str] = []
     seen: list[Any] = []
     ema_key: str | None = None
     took_ema = False
@@ -53,9 +55,12 @@ def unwrap(x: Any, use_ema: bool | str, what: str) -> StateDict:
         seen.append(x)
         plain, ema = holds.first(x, PLAIN_KEYS, seen), holds.first(x, EMA_KEYS, seen)
         if plain is None and ema is None:
-            if use_ema is not True and (others := dict(_others(x))):
-                x = others
-                break
+            if use_ema is not True:
+                others, rest = _others(x)
+                if others:
+                    beside += [f"{''.join(f'{k}.' for k in path)}{n}" for n in rest]
+                    x = others
+                    break
             # there is nothing in these, and that will be said
             plain, ema = _first_mapping(x, PLAIN_KEYS), _first_mapping(x, EMA_KEYS)
         ema_key = ema_key or ema
@@ -67,11 +72,17 @@ def unwrap(x: Any, use_ema: bool | str, what: str) -> StateDict:
             key = plain
         else:
             raise CheckpointError(f"{what}: {_nothing(x, ema, path)}")
+        beside += [
+            f"{''.join(f'{k}.' for k in path)}{k}.{n}"
+            for k, v in x.items()
+            if k not in (*PLAIN_KEYS, *EMA_KEYS) and isinstance(k, str) and _is_state_dict(v)
+            for n in v
+        ]
         path.append(key)
         x = x[key]
     if use_ema is True and not took_ema:
         raise CheckpointError(f"{what}: use_ema=True, but it holds no {_either(EMA_KEYS)}")
-    return StateDict(x, what, ".".join(path), None if took_ema else ema_key)
+    return StateDict(x, what, ".".join(path), None if took_ema else ema_key, tuple(beside))
 
 
 def _is_state_dict(x: Any) -> bool:
@@ -109,8 +120,11 @@ def _first_mapping(x: Mapping[Any, Any], keys: tuple[str, ...]) -> str | None:
     return next((k for k in keys if isinstance(x.get(k), Mapping) and x[k]), None)
 
 
-def _others(x: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of state dicts that lie under names of no meaning here, and hold blocks of a ConvNeXt V2."""
+def _others(x: Mapping[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of state dicts that lie under names of no meaning here, and hold blocks of a ConvNeXt V2; and the
+    names of those in state dicts without blocks, such as a head's."""
+    found: dict[str, Tensor] = {}
+    rest: list[str] = []
     waiting: list[tuple[str, Mapping[Any, Any], int]] = [("", x, 0)]
     seen: set[int] = set()
     while waiting:
@@ -119,12 +133,16 @@ def _others(x: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
             continue
         seen.add(id(at))
         if _is_state_dict(at):
+            named = {f"{prefix}{n}": tensor for n, tensor in at.items()}
             if holds_blocks([n for n in at if isinstance(n, str)]):
-                yield from ((f"{prefix}{n}", tensor) for n, tensor in at.items())
+                found |= named
+            else:
+                rest += named
             continue
         waiting += [
             (f"{prefix}{k}.", v, level + 1) for k, v in at.items() if isinstance(k, str) and isinstance(v, Mapping)
         ]
+    return found, rest
 
 
 def _nothing(x: Mapping[Any, Any], ema: str | None, path: list[str]) -> str:

@@ -59,6 +59,7 @@ def canonicalise(
     ignore: Sequence[str] = (),
     what: str = "the state dict",
     prefix: str | None = None,
+    module: bool = False,
 ) -> Canonical:
     """Recognise `state_dict` and bring it into canonical form (upstream's dense names and shapes, with the decoder).
 
@@ -68,6 +69,7 @@ def canonicalise(
         ignore: tensors whose names (as they stand in `state_dict`) begin with one of these are left out.
         what: how errors call the state dict.
         prefix: takes what lies under it, where the state dict holds several networks. None: there is one.
+        module: the state dict is that of a module in memory, of which a part can be passed instead; errors advise it.
 
     Raises:
         CheckpointError: unrecognised names, several networks, two names for one tensor, a shape that no known layout
@@ -87,7 +89,7 @@ def canonicalise(
     names = [n for n in state_dict if n not in ignored and not _is_counter(n, state_dict[n])]
     if not names:
         raise CheckpointError(f"{what} holds no tensors{' beside the ignored ones' if state_dict else ''}")
-    place = locate(names, source, what, prefix)
+    place = locate(names, source, what, prefix, module)
     fmt = place.format
     result = Canonical(fmt, {}, {}, {}, {})
     # mmpretrain calls both the final norm and the last stage's norm3; beside other stage norms it is one of them

@@ -83,7 +83,7 @@ def load_checkpoint(
     state = path_or_dict if isinstance(path_or_dict, StateDict) else find_state_dict(path_or_dict, use_ema)
     found = canonicalise(state.tensors, source, ignore, state.what, prefix)
     targets = model.state_dict()  # shares the storage of the parameters
-    own = canonicalise(targets, what=f"the model ({type(model).__name__})")
+    own = canonicalise(targets, what=f"the model ({type(model).__name__})", module=True)
     plan = _plan(found, own, head, adapt_in_chans)
     if plan.problems():
         raise _misfit(state.what, found, own, plan)
@@ -97,7 +97,7 @@ def load_checkpoint(
         format=found.format.name,
         loaded=len(plan.values),
         left_at_init=tuple(own.names[n] for n in plan.left),
-        dropped=(*(found.names[n] for n in plan.dropped), *found.ignored),
+        dropped=(*(found.names[n] for n in plan.dropped), *found.ignored, *state.beside),
         adapted=tuple(plan.adapted),
         unused_ema=state.unused_ema,
     )

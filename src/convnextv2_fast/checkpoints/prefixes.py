@@ -39,7 +39,7 @@ class Place:
         return None if match is None else match[1]
 
 
-def locate(names: Sequence[str], source: str, what: str, prefix: str | None = None) -> Place:
+def locate(names: Sequence[str], source: str, what: str, prefix: str | None = None, module: bool = False) -> Place:
     """The network that all `names` belong to.
 
     Args:
@@ -47,6 +47,7 @@ def locate(names: Sequence[str], source: str, what: str, prefix: str | None = No
         source: the name of its format, or "auto".
         what: how errors call the state dict.
         prefix: those names alone that begin with it, wherever else there are networks. None: all.
+        module: they are of a module in memory, of which a part can be passed instead; errors advise it.
     Raises:
         CheckpointError: there is none, or several, or a name has no place in it.
     """
@@ -71,7 +72,9 @@ def locate(names: Sequence[str], source: str, what: str, prefix: str | None = No
         own = [p for p, root in roots.items() if not root]
         if prefix is None or len(own) != 1:
             listed = _listed(start, blocks, formats)
-            raise CheckpointError(f"{what} holds {len(blocks)} networks, under {listed}; prefix= takes one of them")
+            first = min((root for root in roots.values() if root), default="")
+            advice = f"pass one of them: {_part(start + first)}" if module else "prefix= takes one of them"
+            raise CheckpointError(f"{what} holds {len(blocks)} networks, under {listed}; {advice}")
         body = own[0]
         others = tuple(p for p in roots.values() if p)
         short = {n: s for n, s in short.items() if not s.startswith(others)}
@@ -79,7 +82,7 @@ def locate(names: Sequence[str], source: str, what: str, prefix: str | None = No
         found = {n: match for n, s in short.items() if (match := _match(fmt, body, s)) is not None}
         if len(found) == len(short) and (blocks or source != "auto"):
             return Place(fmt, start + body if blocks else None, found)
-    why = _unrecognised(short, formats, body, bool(blocks))
+    why = _unrecognised(short, formats, body, bool(blocks), module)
     raise CheckpointError(f"{what} {why} (supported formats: {', '.join(FORMATS)})")
 
 
@@ -141,7 +144,15 @@ def _outer(prefix: str) -> Iterator[str]:
         yield "".join(f"{part}." for part in parts[:n])
 
 
-def _unrecognised(names: Mapping[str, str], formats: Sequence[Format], body: str, blocks: bool) -> str:
+def _part(prefix: str) -> str:
+    """How a program writes the module whose tensors have this prefix."""
+    name = prefix.removesuffix(".")
+    if all(part.isidentifier() for part in name.split(".")):
+        return f"model.{name}"
+    return f"model.get_submodule({name!r})"
+
+
+def _unrecognised(names: Mapping[str, str], formats: Sequence[Format], body: str, blocks: bool, module: bool) -> str:
     """What to say of names that no format has a place for: the few that are foreign, or that all are.
 
     `names` are those in the state dict, and what is looked at of them."""
@@ -157,6 +168,8 @@ def _unrecognised(names: Mapping[str, str], formats: Sequence[Format], body: str
     if any(n.endswith(".gamma") and not n.endswith("grn.gamma") for n in few):
         return f"{text}; layer scale (`gamma` beside the convolution) belongs to ConvNeXt V1, another network"
     root = _root(body, formats)
+    if module:
+        return f"{text}; pass the part that is a ConvNeXt V2: {_part(root or body)}" if body else text
     if root and not any(names[n].startswith(root) for n in few):
         return f"{text}; prefix={root!r} takes what lies there alone, `ignore` leaves tensors out by prefix"
     return f"{text}; `ignore` leaves tensors out by prefix"

@@ -16,6 +16,17 @@ from . import numpy_values
 
 # Upstream's training scripts save their arguments, a Namespace, beside the weights.
 _NAMESPACE = "argparse.Namespace"
+# How files begin that torch.save writes (a zip archive, or a pickle), and others that are taken for them.
+_OURS = (b"PK", b"\x80")
+_OTHERS = {
+    **dict.fromkeys((b"<!doctype html", b"<html"), "it is a web page, so its download has failed"),
+    b"version https://git-lfs": "it is a pointer of Git LFS; `git lfs pull` fetches the file itself",
+    b"\x89hdf": "it is an HDF5 file, as Keras writes",
+    b"\x89png": "it is a PNG picture",
+    b"\xff\xd8\xff": "it is a JPEG picture",
+    b"\x1f\x8b": "it is compressed with gzip; unpack it first",
+    b"{": "it is JSON",
+}
 
 
 def read_one(path: Path) -> Any:
@@ -66,7 +77,26 @@ def _read_torch(path: Path) -> Any:
             f"{path}: holds Python objects that may run code when read ({', '.join(sorted(foreign))}); if you trust "
             "it, pass what torch.load(path, weights_only=False) returns in its place"
         ) from error
-    raise CheckpointError(f"{path}: truncated, corrupt, or no file of torch.save ({first_line(error)})") from error
+    raise CheckpointError(f"{path}: truncated, corrupt, or no file of torch.save ({_reason(path, error)})") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What the file is, where it begins like none of torch.save's; else what torch's unpickler found wrong. Before that
+    it tells of its settings at length."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    for start, what in _OTHERS.items():
+        if head.lower().startswith(start):
+            return what
+    if head[8:9] == b"{":
+        return "it looks like safetensors; such a file must be named .safetensors"
+    if not head.startswith(_OURS):
+        return f"it begins with {head[:8]!r}, as neither a zip archive nor a pickle does"
+    if found := re.search(r"WeightsUnpickler error:\s*(.+)", str(error)):
+        return found[1][:200]
+    if first_line(error).startswith("Weights only load failed"):
+        return "torch's unpickler cannot read it"
+    return first_line(error)
 
 
 def _load(path: Path, allowed: list[Any]) -> Any:
@@ -84,9 +114,12 @@ def _foreign_objects(path: Path, error: Exception) -> set[str]:
         Exception
     ):  # not a zip archive, or a broken one: the reader's own message says what is wrong
         found = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    # other formats than zip archives cannot be asked for all of them
     if refused := re.search(r"Unsupported global: GLOBAL (\S+) was not an allowed global", str(error)):
-        found.add(refused[1])  # other formats than zip archives cannot be asked for all of them
-    return found - {_NAMESPACE}
+        found.add(refused[1])
+    if refused := re.search(r"unsupported GLOBAL (\S+) whose module", str(error)):
+        found.add(refused[1])
+    return {name if "." in name else f"builtins.{name}" for name in found} - {_NAMESPACE}
 
 
 def first_line(e: Exception) -> str:

@@ -13,7 +13,8 @@ class ParameterGroups(nn.Module):
     """timm's protocol, as `timm.optim.create_optimizer_v2(model, weight_decay=, layer_decay=)` reads it.
 
     The groups are those of timm's ConvNeXt V2, and the layers those of upstream's `optim_factory`, counted block by
-    block ("single").
+    block ("single"). Give a factory the model itself, not what torch.compile, DataParallel or DistributedDataParallel
+    return: those put a name of their own before the parameters', and a factory then finds none of them.
     """
 
     _BODY = ""  # before the names of stem and stages in the model's own: "encoder." in FCMAE

@@ -212,12 +212,12 @@ class FCMAE(ParameterGroups):
         x = self._to_patch_grid(self.proj(x))
         n, _, h, w = x.shape
         check_shape(mask, n, (h, w), "FCMAE", self.patch_size)
-        removed = zeros_and_ones(mask, "FCMAE").reshape(n, h, w).unsqueeze(1).type_as(x)
+        removed = mask.reshape(n, h, w).unsqueeze(1).type_as(x)
         return self.decoder(x * (1.0 - removed) + keep_strides(self.mask_token).to(x.dtype) * removed)
 
     def forward_decoder(self, x: Tensor, mask: Tensor) -> Tensor:
         """The encoder's map and the mask to predictions `[N, p*p*C, h, w]` on the patch grid."""
-        return self.pred(self._decode(x, mask))
+        return self.pred(self._decode(x, zeros_and_ones(mask, "FCMAE.forward_decoder")))
 
     def _predict(self, features: Tensor, patches: Tensor) -> Tensor:
         """Predictions `[T, p*p*C]` of those patches (positions in `[N, h, w]`) alone."""

@@ -78,6 +78,10 @@ class HubTable:
         if not self.labelled:
             return 0
         value = row[self.label_key]
+        if self._labels is None and isinstance(value, float):
+            if not value.is_integer():
+                raise TrainingError(f"its label, {value!r}, is no whole number")
+            return int(value)
         if self._labels is None and isinstance(value, int):
             return int(value)
         if self._labels is None or value not in self._labels:

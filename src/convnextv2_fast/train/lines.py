@@ -32,18 +32,18 @@ def write_lines(path: Path, records: list[Record]) -> None:
 
 def read_lines(path: Path) -> list[Record]:
     """The records of a file. Lines that are empty, cut off or no JSON objects are left out: a full disk or a lost power
-    supply leaves such lines, anywhere in a file that was appended to afterwards.
+    supply leaves such lines, and bytes that are no text, anywhere in a file that was appended to afterwards.
 
     Raises:
-        TrainingError: no such file, or no text.
+        TrainingError: no such file.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
         raise TrainingError(f"{path}: cannot read it: {error}") from error
     found = []
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line.strip("\0 "))  # some file systems fill up with zeros what was not written
             if isinstance(record, dict):
                 found.append(record)

@@ -28,6 +28,12 @@ UNTOLD |= {"grad_checkpointing", "parallel", "model_ema_force_cpu", "eval", "dis
 SHAPING = ("model", "in_chans", "nb_classes", "patch_size", "decoder_depth", "decoder_embed_dim")  # of the tensors
 
 
+HELD: dict[str, tuple[type, ...]] = {  # what a run writes beside its position, and may lack
+    **{"best": (dict,), "plain": (int,)},
+    **dict.fromkeys(("unreadable", "losses", "random", "taken"), (list, tuple)),
+}
+
+
 Found = tuple[Path, dict[str, Any]]  # a checkpoint, and its content
 
 
@@ -62,6 +68,8 @@ def find(config: TrainConfig, among: Processes) -> Found | None:
 def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     """Loads a checkpoint and sets the start; returns what to say of it."""
     state = content.get("run") or {}
+    if not isinstance(state, dict):
+        raise TrainingError(f"{path}: its 'run' is a {type(state).__name__}, not a table, so it cannot be resumed")
     if state and state.get("task") != run.task.name:
         raise TrainingError(f"{path}: was written by {state.get('task')}, and cannot be resumed by {run.task.name}")
     if "optimizer" not in content:
@@ -78,7 +86,7 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     run.resumed = path
     try:
         saving.load_optimizer_state(run.model, run.optimizer, content["optimizer"])
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: its optimizer is not this run's: {first_line(error)}") from error
     if content.get("scaler") and run.scaler.is_enabled():
         run.scaler.load_state_dict(content["scaler"])
@@ -86,13 +94,17 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
         run.ema.module.load_state_dict(content.get("model_ema") or content["model"])
     said = f"resumed from {path}"
     if not state:  # upstream's own: whole epochs, no random states
-        if not isinstance(content.get("epoch"), int):
+        if not _counts(content.get("epoch")):
             raise TrainingError(f"{path}: does not say after which epoch it was written, so it cannot be resumed")
         run.steps = replace(run.steps, start=Position(content["epoch"] + 1, 0))
         return said
-    lacking = [key for key in ("epoch", "step", "per_epoch", "images") if key not in state]
+    lacking = [key for key in ("epoch", "step", "per_epoch", "images") if not _counts(state.get(key))]
     if lacking:
         raise TrainingError(f"{path}: does not say where its run stood ({', '.join(lacking)}), so it cannot be resumed")
+    odd = [key for key, kinds in HELD.items() if state.get(key) is not None and not isinstance(state[key], kinds)]
+    if odd:
+        kind = type(state[odd[0]]).__name__
+        raise TrainingError(f"{path}: its {odd[0]!r} is a {kind}, which no run writes, so it cannot be resumed")
     step, per_epoch = state["step"], state["per_epoch"]
     if state["images"] != run.steps.images:
         step = step * state["images"] // run.steps.images
@@ -111,6 +123,11 @@ def take_up(run: Run, path: Path, content: dict[str, Any]) -> str:
     if held_by not in (0, run.among.size):
         changed.append(f"processes {held_by} -> {run.among.size}")
     return said + (f", with other arguments: {', '.join(changed)}" if changed else "")
+
+
+def _counts(value: Any) -> bool:
+    """Whether it is a number of epochs, steps or images."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _take_up_processes(run: Run, state: dict[str, Any], step: int) -> str:

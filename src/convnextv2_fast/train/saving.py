@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,27 @@ def write(content: dict[str, Any], path: Path) -> None:
         os.replace(partial, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer turns some of the first into the second
+        why = _why_not_written(error, path.parent)
         with contextlib.suppress(OSError):
             partial.unlink()
         kept = " (the older file of this name is intact)" if path.exists() else ""
-        raise TrainingError(f"cannot save {path}{kept}: {first_line(error)}") from error
+        raise TrainingError(f"cannot save {path}{kept}: {why}") from error
+
+
+def _why_not_written(error: Exception, folder: Path) -> str:
+    """What the system said, which may lie behind torch's own error; else how much room the disk has."""
+    reason: BaseException | None = error
+    while reason is not None:
+        if isinstance(reason, OSError):
+            return reason.strerror or str(reason)
+        reason = reason.__cause__ or reason.__context__
+    if "inline_container" not in str(error):  # torch's writer of files
+        return first_line(error)
+    try:
+        room = f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are free"
+    except OSError:
+        room = "its free space is not known"
+    return f"the disk may be full ({room})"
 
 
 def _sync_folder(folder: Path) -> None:
