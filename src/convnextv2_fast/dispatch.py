@@ -124,7 +124,7 @@ def choose(spec: Spec, backend: str | None = None) -> Implementation:
     """
     candidates = implementations(spec.op)
     name, origin = _requested(spec.op, backend)
-    closed = plain.why()
+    closed = plain.why(spec.device)
     if name != "auto":
         composed = candidates[-1] if candidates[-1].backend == "composed" else None  # its ops obey, or refuse
         for candidate in candidates:
@@ -162,11 +162,11 @@ def check_traceable(op: str, backend: str | None) -> None:
         ValueError: for an unknown one.
     """
     if backend is not None and _check_name(backend, "argument backend=") not in ("auto", *_RUN_EVERYTHING):
-        raise UnsupportedInputError(f"{op}: backend {backend!r} cannot run: {plain.why()}. backend='torch' can.")
+        raise UnsupportedInputError(f"{op}: backend {backend!r} cannot run: {plain.JIT}. backend='torch' can.")
 
 
 def _refusal(spec: Spec, name: str, reasons: list[str]) -> str:
-    closed = plain.why()
+    closed = plain.why(spec.device)
     able = [
         candidate
         for candidate in preferences.order(spec, implementations(spec.op))
@@ -267,7 +267,7 @@ def explain_spec(spec: Spec, backend: str | None = None) -> Explanation:
     Raises:
         ValueError: unknown op or backend.
     """
-    closed = plain.why()
+    closed = plain.why(spec.device)
     reasons = {c.backend: _reasons(c, spec, closed) for c in implementations(spec.op)}
     requested, origin = _requested(spec.op, backend)
     notes: tuple[str, ...] = ()

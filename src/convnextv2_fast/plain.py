@@ -14,6 +14,7 @@ import torch
 from torch.autograd import forward_ad
 
 _TORCH = torch._C
+JIT = "torch.jit.trace records PyTorch's own operators"
 
 
 def recorded_by_jit() -> bool:
@@ -32,29 +33,29 @@ def width(parameter: torch.Tensor) -> int:
         return int(parameter.numel())
 
 
-def why() -> str | None:
-    """Why no kernel may run at present, in words; None if kernels may run. torch.compile by itself is no such reason:
-    it takes the kernels as operators and does not differentiate through them twice."""
+def why(device: str) -> str | None:
+    """Why no kernel may run at present on a type of device, in words; None if kernels may run. torch.compile by itself
+    is no such reason: it takes the kernels as operators and does not differentiate through them twice."""
     if forward_ad._current_level >= 0:  # torch.compile guards on it
         return "forward-mode derivatives are taken here (torch.autograd.forward_ad), which kernels do not have"
     if torch.compiler.is_compiling():
         return None
     if _TORCH._get_tracing_state() is not None:
-        return "torch.jit.trace records PyTorch's own operators"
+        return JIT
     if _TORCH._are_functorch_transforms_active():
         return "a torch.func transform is at work (grad, vmap, jvp ...), and it sees into PyTorch's own operators alone"
     if _TORCH._len_torch_dispatch_stack():
-        return _why_not_under_modes()
+        return _why_not_under_modes(device)
     return None
 
 
-def _why_not_under_modes() -> str | None:
+def _why_not_under_modes(device: str) -> str | None:
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
     for mode in _get_current_dispatch_mode_stack():
         kind: Any = type(mode)
         reason = _why_not_under(kind)
-        if reason is not None:
+        if reason is not None and not (reason is _FAKE and device != "cpu"):
             return reason
     return None
 
@@ -68,8 +69,9 @@ def _why_not_under(mode: type) -> str | None:
     return None
 
 
+_FAKE = "under FakeTensorMode there is no data to pack weights of"  # other devices' operators pack none
 _MODES = {
-    "torch._subclasses.fake_tensor.FakeTensorMode": "under FakeTensorMode there is no data to compute with",
+    "torch._subclasses.fake_tensor.FakeTensorMode": _FAKE,
     "torch.fx.experimental.proxy_tensor.ProxyTorchDispatchMode": "make_fx records PyTorch's own operators",
     "torch.utils.flop_counter._FlopCounterMode": "FlopCounterMode counts PyTorch's own operators",
     "torch.utils.flop_counter.FlopCounterMode": "FlopCounterMode counts PyTorch's own operators",

@@ -135,7 +135,9 @@ def keep_strides(parameter: Tensor) -> Tensor:
     DistributedDataParallel warns."""
     if not (parameter.requires_grad and torch.is_grad_enabled()):
         return parameter
-    if torch.compiler.is_compiling() or plain.why() is not None:  # none of these can take a function of ours
+    if (
+        torch.compiler.is_compiling() or plain.why(parameter.device.type) is not None
+    ):  # they see into no function of ours
         return parameter
     if parameter.stride() == _row_major(parameter.shape):
         return parameter
