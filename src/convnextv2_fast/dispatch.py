@@ -155,14 +155,15 @@ def _reasons(candidate: Implementation, spec: Spec, closed: str | None) -> list[
 
 
 def check_traceable(op: str, backend: str | None) -> None:
-    """Refuses a backend that is asked for by argument while torch.jit.trace records, when only plain PyTorch may run.
+    """Refuses a backend that is asked for while torch.jit.trace records, when only plain PyTorch may run.
 
     Raises:
         UnsupportedInputError: for another backend.
         ValueError: for an unknown one.
     """
-    if backend is not None and _check_name(backend, "argument backend=") not in ("auto", *_RUN_EVERYTHING):
-        raise UnsupportedInputError(f"{op}: backend {backend!r} cannot run: {plain.JIT}. backend='torch' can.")
+    name, _ = _requested(op, backend)
+    if name not in ("auto", *_RUN_EVERYTHING):
+        raise UnsupportedInputError(f"{op}: backend {name!r} cannot run: {plain.JIT}. backend='torch' can.")
 
 
 def _refusal(spec: Spec, name: str, reasons: list[str]) -> str:

@@ -49,6 +49,8 @@ def test_tracing_refuses_a_kernel_by_name():
     x, p = torch.randn(1, 4, 4, 8), torch.randn(8)
     with pytest.raises(cf.UnsupportedInputError, match=r"grn: backend 'cpu' cannot run: torch\.jit\.trace"):
         torch.jit.trace(lambda x: cf.ops.grn(x, p, p, backend="cpu"), x)
+    with cf.use_backend("cpu"), pytest.raises(cf.UnsupportedInputError, match=r"backend 'cpu' cannot run"):
+        torch.jit.trace(build("ours"), images())
 
 
 @pytest.mark.parametrize("name", NAMES)

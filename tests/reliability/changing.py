@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import convnextv2_fast as cf
+from convnextv2_fast import fusion
 from convnextv2_fast.testing import randomise
 from tests import peers
 from tests.adapters import written_like_upstream
@@ -100,15 +101,16 @@ class Run:
     """The two models, and what was done to them."""
 
     def __init__(self, name, seed):
-        self.name, self.random, self.log = name, random.Random(seed), []
+        self.name, self.random, self.log, self.handles = name, random.Random(seed), [], []
         self.begin()
 
     def begin(self):
+        hooks_removed(self)  # one on all modules would outlive them, and stop every kernel
         torch.manual_seed(0)
         self.plain = plain(self.name).eval()
         self.fast = fast(self.name, self.plain).eval()
         self.start = copy.deepcopy(self.plain.state_dict())
-        self.handles, self.undo, self.done = [], [], 0
+        self.done = 0
 
     @property
     def both(self):
@@ -557,6 +559,7 @@ def drive(name, steps, seed=0):
             run.step(WAYS)
     finally:
         hooks_removed(run)
+    assert fusion.why_not_any() is None
     return run
 
 

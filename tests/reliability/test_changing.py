@@ -2,12 +2,24 @@
 
 import pytest
 
+from convnextv2_fast import dispatch
+from tests.native.isas import needs_library
 from tests.reliability import changing
 
 
+@needs_library
 @pytest.mark.parametrize("name", changing.NAMES)
-def test_some_changes(name):
+def test_some_changes(name, monkeypatch):
+    chosen, choose = [], dispatch.choose
+
+    def noted(spec, backend=None):
+        found = choose(spec, backend)
+        chosen.append(found.backend)
+        return found
+
+    monkeypatch.setattr(dispatch, "choose", noted)
     changing.drive(name, 40, seed=1)
+    assert chosen.count("cpu") > 100  # plain PyTorch was not compared with itself
 
 
 @pytest.mark.parametrize("name", changing.NAMES)
