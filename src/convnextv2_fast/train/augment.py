@@ -15,7 +15,7 @@ from .libraries import blamed, need, torchvision_transforms
 from .pretraining import mean_and_std as pretraining_mean_and_std
 
 # What to do where colours cannot be augmented.
-WITHOUT_COLOUR = "switch it off with --aa '' and no --color_jitter (crops, flips and random erasing stay)"
+WITHOUT_COLOUR = "switch it off with --aa none and no --color_jitter (crops, flips and random erasing stay)"
 
 
 def mean_and_std(images: Preprocessing, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
