@@ -72,5 +72,5 @@ def test_other_channels(channels):
     whole = augment.evaluation_transform(config.preprocessing, channels)(Image.new(mode, (50, 50), (255,) * len(mode)))
     assert whole.shape == (channels, 32, 32) and torch.allclose(whole, torch.tensor(2.0))  # (1 - 0.5) / 0.25
     if channels == 4:
-        with pytest.raises(TrainingError, match="switch it off with --aa ''"):
+        with pytest.raises(TrainingError, match="switch it off with --aa none"):
             augment.training_transform(configured(in_chans=4))

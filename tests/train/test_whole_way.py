@@ -68,11 +68,11 @@ def test_five_bands_of_signed_16_bits(cli, satellite, tmp_path):
 def test_colour_augmentation_of_deep_pictures_is_one_line(cli, satellite, tmp_path):
     argv = ("finetune", "--data_path", satellite, "--model", "atto", *TUNE, "--value_range", "0", "4000")
     code, _, err = cli(*argv, "--in_chans", "5")
-    assert code == 2 and "--in_chans 5: colour augmentation is for RGB images; switch it off with --aa ''" in err
+    assert code == 2 and "--in_chans 5: colour augmentation is for RGB images; switch it off with --aa none" in err
     for place in satellite.rglob("*.tif"):
         tifffile.imwrite(place, tifffile.imread(place)[..., 0])
     code, _, err = cli(*argv)
-    said = "error: colour augmentation is for images of 8 bits, and not all of these are; switch it off with --aa '' "
+    said = "error: colour augmentation is for images of 8 bits, and not all of these are; switch it off with --aa none "
     assert code == 2 and f"{said}and no --color_jitter (crops, flips and random erasing stay)\n" in err, err
 
 
