@@ -59,8 +59,8 @@ def mlp_grn(
     """
     w1, w2 = (w1.flatten(1), w2.flatten(1)) if plain.recorded_by_jit() else (as_matrix(w1), as_matrix(w2))
     hidden, c = w1.shape if w1.ndim == 2 else (-1, -1)
-    if gamma is None and beta is None:  # GRN at zero is the identity
-        gamma = beta = torch.zeros_like(b1, requires_grad=False)
+    if gamma is None and beta is None:  # GRN at zero is the identity; torch.compile wants two tensors
+        gamma, beta = (torch.zeros_like(b1, requires_grad=False) for _ in range(2))
     if gamma is None or beta is None:
         raise UnsupportedInputError(f"{_OP}: gamma and beta must both be given, or neither")
     if plain.recorded_by_jit():
