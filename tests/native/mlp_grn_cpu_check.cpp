@@ -178,6 +178,7 @@ bool failed(const Problem& p, int seed) {
     for (int64_t j = 0; j < k; ++j) DG[j] += P[j] * n[j] / m;
   }
   const double limit = p.dtype == DType::kFloat32 ? 2e-6 : p.dtype == DType::kBFloat16 ? 8e-3 : 1e-3;
+  const double dw2_limit = k * o < 16 ? 8e-6 : 4e-6;  // of few sums over all rows, each may nearly cancel
   double y_limit = limit;
   bool bad = false;
   if (pairs) {
@@ -194,7 +195,7 @@ bool failed(const Problem& p, int seed) {
       {"y", difference(y.values(), Y) / y_limit},  {"norm", difference(of(norm), N) / 2e-6},
       {"du", difference(du.values(), DU) / limit}, {"dw1", difference(of(dw1), DW1) / 4e-6},
       {"db1", difference(of(db1), DB1) / 4e-6},    {"dgamma", difference(of(dgamma), DG) / 4e-6},
-      {"dbeta", difference(of(dbeta), DB) / 4e-6}, {"dw2", difference(of(dw2), DW2) / 4e-6},
+      {"dbeta", difference(of(dbeta), DB) / 4e-6}, {"dw2", difference(of(dw2), DW2) / dw2_limit},
       {"db2", difference(of(db2), DB2) / 4e-6}};
   for (const auto& [name, error] : errors) {
     if (error <= 1) continue;
