@@ -229,7 +229,7 @@ def test_transforms_of_deep_pictures(channels):
 
 def test_colour_augmentation_is_for_8_bits():
     config = finetune_config.FinetuneConfig(data_path="x", input_size=32)
-    with pytest.raises(TrainingError, match=r"images of 8 bits, and not all of these are; switch it off with --aa none"):
+    with pytest.raises(TrainingError, match=r"not all of these are; switch it off with --aa none"):
         augment.training_transform(config)(images.decode(DEEP["I;16 of png"](), 3))
 
 
