@@ -135,9 +135,8 @@ def keep_strides(parameter: Tensor) -> Tensor:
     DistributedDataParallel warns."""
     if not (parameter.requires_grad and torch.is_grad_enabled()):
         return parameter
-    if (
-        torch.compiler.is_compiling() or plain.why(parameter.device.type) is not None
-    ):  # they see into no function of ours
+    # whoever looks into the op cannot look into the function below
+    if torch.compiler.is_compiling() or plain.why(parameter.device.type) is not None:
         return parameter
     if parameter.stride() == _row_major(parameter.shape):
         return parameter
