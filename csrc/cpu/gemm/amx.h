@@ -22,6 +22,8 @@ struct Tiles<Vec16, kRows, BFloat16Tiles> : TileLayout<Vec16, BFloat16Tiles> {
   using Layout::kBlock, Layout::kLine, Layout::kVector, Layout::kWords;
   using typename Layout::Product;
 
+  static constexpr int kMaxRows = kRows, kNarrowRows = kRows;  // none are narrow
+
   // This thread's tiles, shaped for a number of rows.
   class Registers {
    public:
@@ -37,6 +39,7 @@ struct Tiles<Vec16, kRows, BFloat16Tiles> : TileLayout<Vec16, BFloat16Tiles> {
       if (rows != rows_) shape(rows);
       rows > kHalf ? multiply<true>(p) : multiply<false>(p);
     }
+    void narrow_product(const Product& p) { product(p, kRows); }
 
    private:
     static constexpr int kHalf = 16, kLineBytes = 64, kBlockBytes = kBlock * 4;

@@ -60,6 +60,7 @@ struct Gemm {
     int64_t c_stride;
     const float* __restrict__ start;  // [blocks][kBlock], null: zeros
     int64_t rows, blocks;
+    int64_t columns = int64_t{1} << 62;  // of c that are wanted: what lies beyond them may be left unwritten
   };
   template <class Prepare, class Slice, class Finish>
   static CNV2_INLINE void multiply(const Matrices& m, const Prepare& prepare, const Slice& slice,
@@ -78,11 +79,18 @@ struct Gemm {
         // The next panel's slice comes into the cache meanwhile, some of it with every tile.
         p.ahead = m.b + ((j + 1 < m.blocks ? j + 1 : j) * m.k + k) * kBlock;
         p.ahead_lines = depth * kBlock / T::kLine / ((m.rows + kRows - 1) / kRows) + 1;
-        for (int64_t r = 0; r < m.rows; r += kRows) {
-          p.next = r + kRows < m.rows ? p.c + kRows * kBlock : m.c + (j + 1 < m.blocks ? j + 1 : 0) * m.c_stride;
-          registers.product(p, static_cast<int>(m.rows - r < kRows ? m.rows - r : kRows));
-          p.a += kRows * kWords;
-          p.c += kRows * kBlock;
+        const bool narrow = m.columns - j * kBlock <= kVector;
+        for (int64_t r = 0, rows = 0; r < m.rows; r += rows) {
+          const int64_t left = m.rows - r, most = narrow && left >= T::kNarrowRows ? T::kNarrowRows : kRows;
+          rows = left < most ? left : most;
+          p.next = rows < left ? p.c + rows * kBlock : m.c + (j + 1 < m.blocks ? j + 1 : 0) * m.c_stride;
+          if (rows > T::kMaxRows) {
+            registers.narrow_product(p);
+          } else {
+            registers.product(p, static_cast<int>(rows));
+          }
+          p.a += rows * kWords;
+          p.c += rows * kBlock;
           p.ahead += p.ahead_lines * T::kLine;
         }
         if (k + depth == m.k) finish(j);

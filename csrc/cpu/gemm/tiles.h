@@ -45,13 +45,14 @@ struct TileLayout {
   };
 };
 
-// The product on tiles of kRows x 2 vectors in registers: 2 loads and kRows broadcasts for 2 * kRows multiply-adds.
+// The product on tiles of kRows x 2 vectors in registers: 2 loads and kRows broadcasts for 2 * kRows multiply-adds. A
+// block of which only the first vector's columns are wanted is computed in tiles of 2 * kRows x 1 vector instead.
 template <class V, int kRows, class Op = PlainFloats<V>>
 struct Tiles : TileLayout<V, Op> {
   using Layout = TileLayout<V, Op>;
   using Layout::kBlock, Layout::kLine, Layout::kVector, Layout::kWords;
   using typename Layout::Product;
-  static constexpr int kMaxRows = kRows;
+  static constexpr int kMaxRows = kRows, kNarrowRows = 2 * kRows;
 
   // What a run of products holds: nothing here.
   struct Registers {
@@ -59,6 +60,8 @@ struct Tiles : TileLayout<V, Op> {
       static constexpr Table<Product> kTable = products(std::make_integer_sequence<int, kRows>{});
       kTable.run[rows - 1](p);
     }
+    // kNarrowRows rows of the block's first vector. The second is not written.
+    CNV2_INLINE void narrow_product(const Product& p) const { product_of<kNarrowRows, 1>(p); }
   };
 
   // c[i][j] (+)= sum_t a[t][i] b[t][j]: the gradient of a weight, i < rows <= kMaxRows, j < columns.
@@ -78,11 +81,11 @@ struct Tiles : TileLayout<V, Op> {
   }
 
  private:
-  template <int kCount>
+  template <int kCount, int kVectors = 2>
   static __attribute__((noinline)) void product_of(const Product& p) {
     // From zero, so that no sum is longer than a slice of the reduction: what was summed before is added at the end.
-    V sum[kCount][2];
-    each<kCount>([&](auto i, auto j) CNV2_LAMBDA { sum[i.value][j.value] = V::zero(); });
+    V sum[kCount][kVectors];
+    each<kCount, kVectors>([&](auto i, auto j) CNV2_LAMBDA { sum[i.value][j.value] = V::zero(); });
     const float *a = p.a, *b = p.b;
     const int64_t blocks = (p.k + kWords - 1) / kWords;
     const int64_t next_lines = kCount * kBlock / kLine / blocks + 1,
@@ -93,9 +96,9 @@ struct Tiles : TileLayout<V, Op> {
       for (int64_t i = 0; i < ahead_lines; ++i, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
       const int here = static_cast<int>(p.k - k < kWords ? p.k - k : kWords);
       const float* column = a;
-      for (int i = 0; i < here; ++i, ++column, b += kBlock) multiply_add<kCount, kWords>(column, b, sum);
+      for (int i = 0; i < here; ++i, ++column, b += kBlock) multiply_add<kWords>(column, b, sum);
     }
-    each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
+    each<kCount, kVectors>([&](auto i, auto j) CNV2_LAMBDA {
       float* c = p.c + i.value * kBlock + j.value * kVector;
       V::add(V::load(p.start != nullptr ? p.start + j.value * kVector : c), sum[i.value][j.value]).store(c);
     });
@@ -110,7 +113,7 @@ struct Tiles : TileLayout<V, Op> {
       sum[i.value][j.value] = V::zero();
     });
     const float *a = p.a, *b = p.b;
-    for (int64_t t = 0; t < p.t; ++t, a += kBlock, b += kBlock) multiply_add<kCount, 1>(a, b, sum);
+    for (int64_t t = 0; t < p.t; ++t, a += kBlock, b += kBlock) multiply_add<1>(a, b, sum);
     // A whole block without a branch in it.
     const auto whole = [&](const auto& value) CNV2_LAMBDA {
       each<kCount>([&](auto i, auto j) CNV2_LAMBDA {
@@ -129,23 +132,22 @@ struct Tiles : TileLayout<V, Op> {
     });
   }
 
-  // sum[i] += a[i * kStride] b, b [kBlock].
-  template <int kCount, int kStride>
-  static CNV2_INLINE void multiply_add(const float* __restrict__ a, const float* __restrict__ b, V (&sum)[kCount][2]) {
-    const V b0 = V::load(b), b1 = V::load(b + kVector);
+  // sum[i] += a[i * kStride] b, b the first vectors of [kBlock].
+  template <int kStride, int kCount, int kVectors>
+  static CNV2_INLINE void multiply_add(const float* __restrict__ a, const float* __restrict__ b,
+                                       V (&sum)[kCount][kVectors]) {
+    V columns[kVectors];
+    unroll<0, kVectors>([&](auto j) CNV2_LAMBDA { columns[j.value] = V::load(b + j.value * kVector); });
     unroll<0, kCount>([&](auto i) CNV2_LAMBDA {
       const V x = V::set(a[i.value * kStride]);
-      sum[i.value][0] = Op::fma(x, b0, sum[i.value][0]);
-      sum[i.value][1] = Op::fma(x, b1, sum[i.value][1]);
+      unroll<0, kVectors>(
+          [&](auto j) CNV2_LAMBDA { sum[i.value][j.value] = Op::fma(x, columns[j.value], sum[i.value][j.value]); });
     });
   }
 
-  template <int kCount, class F>
+  template <int kCount, int kVectors = 2, class F>
   static CNV2_INLINE void each(const F& body) {
-    unroll<0, kCount>([&](auto i) CNV2_LAMBDA {
-      body(i, Index<0>{});
-      body(i, Index<1>{});
-    });
+    unroll<0, kCount>([&](auto i) CNV2_LAMBDA { unroll<0, kVectors>([&](auto j) CNV2_LAMBDA { body(i, j); }); });
   }
 
   template <class P>

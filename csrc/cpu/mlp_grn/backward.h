@@ -245,7 +245,8 @@ class MlpGrnBackwardRun : MlpGrnCommon<V, kRows> {
       float* du = thread_scratch(ScratchSlot::kOperand, (c1 - c0) * rows * kBlock);
       const float* w1 = w1_back_ + c0 * s_.hidden * kBlock;
       Common::multiply(
-          {dv_ + first * kBlock, rows_ * kBlock, w1, s_.hidden, du, rows * kBlock, nullptr, rows, c1 - c0},
+          {dv_ + first * kBlock, rows_ * kBlock, w1, s_.hidden, du, rows * kBlock, nullptr, rows, c1 - c0,
+           s_.c_in - c0 * kBlock},
           [&](int64_t k, int64_t depth) {
             if (!by_rows_) return;
             for (int64_t b = begin; b < end; ++b) hidden_gradient(b, k / kBlock, T::blocks(k + depth));

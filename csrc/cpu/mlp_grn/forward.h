@@ -178,7 +178,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
       const float* w2 = packed_.w2 + o0 * hidden * kBlock;
       Common::multiply(
           {hidden_ + first * kWords, rows_ * kWords, w2, hidden, y, rows * kBlock,
-           (fold_ ? packed_.b2_beta : packed_.b2) + o0 * kBlock, rows, o1 - o0},
+           (fold_ ? packed_.b2_beta : packed_.b2) + o0 * kBlock, rows, o1 - o0, s_.c_out - o0 * kBlock},
           [&](int64_t k, int64_t depth) {
             if (!by_rows_ || fold_) return;
             for (int64_t b = begin; b < end; ++b)

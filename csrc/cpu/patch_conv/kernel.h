@@ -84,7 +84,7 @@ struct PatchConvKernel : PatchBlocks<V, kRows> {
     const float* w = p.packed + o0 * depth * kBlock;
     G::multiply(
         {a, rows * kBlock, w, depth, y, rows * kBlock, p.packed + T::blocks(p.c_out) * depth * kBlock + o0 * kBlock,
-         rows, o1 - o0},
+         rows, o1 - o0, p.c_out - o0 * kBlock},
         [](int64_t, int64_t) {}, [&](int64_t o, int64_t k, int64_t) { return w + (o * depth + k) * kBlock; },
         [](int64_t) {});
     with_dtype(p.x.dtype, p.y, [&](auto* out) {
