@@ -81,8 +81,9 @@ struct Gemm {
         p.ahead_lines = depth * kBlock / T::kLine / ((m.rows + kRows - 1) / kRows) + 1;
         const bool narrow = m.columns - j * kBlock <= kVector;
         for (int64_t r = 0, rows = 0; r < m.rows; r += rows) {
-          const int64_t left = m.rows - r, most = narrow && left >= T::kNarrowRows ? T::kNarrowRows : kRows;
-          rows = left < most ? left : most;
+          // Tiles of even heights: one of a row or two takes as long as one of four.
+          const int64_t left = m.rows - r, tiles = (left + kRows - 1) / kRows;
+          rows = narrow && left >= T::kNarrowRows ? T::kNarrowRows : (left + tiles - 1) / tiles;
           p.next = rows < left ? p.c + rows * kBlock : m.c + (j + 1 < m.blocks ? j + 1 : 0) * m.c_stride;
           if (rows > T::kMaxRows) {
             registers.narrow_product(p);
