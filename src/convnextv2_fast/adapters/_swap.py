@@ -39,6 +39,10 @@ class Accelerated:
     written_code: Any  # and its code
 
 
+class Frozen:
+    """Base of the classes that :func:`convnextv2_fast.freeze` makes."""
+
+
 _making = threading.Lock()
 
 

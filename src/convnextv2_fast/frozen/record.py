@@ -1,0 +1,76 @@
+"""What a frozen model carries: how its program is called, and how to undo it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..adapters._swap import Forward, accelerated, is_accelerated, original_class
+from .op import Output
+from .plan import Plan
+
+RECORD, PROGRAM = "frozen_record", "frozen_program"
+"""The attribute that holds the record, and the buffer, which no state_dict has, that holds the program."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Which results of a program make one result of the model."""
+
+    wanted: list[int]  # as the operator takes them, no step twice
+    maps: tuple[bool, ...]  # of each, whether it is a map
+    places: tuple[int, ...]  # of each result of the model, its place in them
+
+    @classmethod
+    def of(cls, *outputs: Output) -> Call:
+        steps = list(dict.fromkeys(outputs))
+        return cls(
+            [int(number) for output in steps for number in output],
+            tuple(output.is_map for output in steps),
+            tuple(steps.index(output) for output in outputs),
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """Of a frozen model, kept on the module whose forward runs the program."""
+
+    name: str  # the model's class
+    dtype: torch.dtype
+    channels: int  # of the image
+    least: int  # pixels, along each edge of the image
+    calls: dict[str, Call]
+    released: bool = False
+    forwards: dict[str, Forward | None] = field(default_factory=dict)
+    """The modules whose class was changed, by name, and the forward of those that were accelerated before."""
+
+
+@dataclass
+class Draft:
+    """What a family's module makes of a model."""
+
+    plan: Plan
+    channels: int
+    least: int
+    calls: dict[str, Call]
+    mixins: dict[str, type]
+    """By the name of the module, what the class of it that freeze makes is derived from, beside its own."""
+    runs: str = ""  # the name of the module that holds the program
+
+
+def forward_before(m: nn.Module) -> Forward | None:
+    """The forward that an accelerated module has; None for another."""
+    return getattr(type(m), "forward") if is_accelerated(m) else None  # noqa: B009  # mypy takes it for a method
+
+
+def give_back(m: nn.Module, mixed: Any, forward: Forward | None) -> None:
+    """Gives a module the class that it had before it was frozen."""
+    m.__class__ = mixed if forward is None else accelerated(mixed, forward)
+
+
+def plain_class(m: nn.Module) -> type[nn.Module]:
+    """The class of a module that is not frozen, before it was accelerated."""
+    return original_class(m) if is_accelerated(m) else type(m)
