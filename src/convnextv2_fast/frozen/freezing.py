@@ -14,7 +14,7 @@ from .. import library
 from ..adapters._swap import Frozen
 from ..changes import forward_changed
 from ..errors import UnsupportedInputError
-from . import ours
+from . import ours, upstream
 from .call import what_is_at_work
 from .guards import Guarded, frozen_class, record_of, refuse_released
 from .plan import refuse
@@ -118,16 +118,19 @@ def _check(model: nn.Module) -> None:
 
 
 def _drafter(model: nn.Module) -> Drafter:
-    cls = plain_class(model)
-    drafter = _drafters().get(cls)
+    cls, (known, notes) = plain_class(model), _drafters()
+    drafter = known.get(cls)
+    if drafter is None and upstream.is_model(model):
+        return upstream.draft
     if drafter is None:
-        inside = [name for name, m in model.named_modules() if name and plain_class(m) in _drafters()]
-        advice = f"; freeze the model inside it: freeze(model.{inside[0]})" if inside else ""
-        derived = next((base.__name__ for base in cls.__mro__[1:] if base in _drafters()), None)
+        inside = [name for name, m in model.named_modules() if name and plain_class(m) in known]
+        if inside:
+            notes.append(f"freeze the model inside it, model.{inside[0]}")
+        derived = next((base.__name__ for base in cls.__mro__[1:] if base in known), None)
         what = f"a {cls.__name__}" + (f", a class derived from {derived}" if derived else "")
         raise UnsupportedInputError(
-            f"freeze: cannot freeze {what}; known are ConvNeXtV2, timm's ConvNeXt and transformers' ConvNext and "
-            f"ConvNextV2 models{advice}"
+            f"freeze: cannot freeze {what}; known are ConvNeXtV2, upstream's and timm's ConvNeXt, and transformers' "
+            f"ConvNext and ConvNextV2 models{''.join(f'; {note}' for note in notes)}"
         )
     changed = forward_changed(model, cls)
     if changed is not None:
@@ -135,13 +138,18 @@ def _drafter(model: nn.Module) -> Drafter:
     return drafter
 
 
-def _drafters() -> dict[type, Drafter]:
-    """The classes that can be frozen, of the libraries that have been imported."""
+def _drafters() -> tuple[dict[type, Drafter], list[str]]:
+    """The classes that can be frozen, of the libraries that have been imported, and a note for each library whose
+    version is not understood."""
     found: dict[type, Drafter] = {ours.convnextv2.ConvNeXtV2: ours.draft}
+    notes = []
     for name, modules in _LIBRARIES.items():
         if any(module in sys.modules for module in modules):
-            found |= importlib.import_module(f".{name}", __package__).DRAFTERS
-    return found
+            try:
+                found |= importlib.import_module(f".{name}", __package__).DRAFTERS
+            except (ImportError, AttributeError) as error:
+                notes.append(f"this version of {name} is not known: {error}")
+    return found, notes
 
 
 def _put_on(model: nn.Module, record: Record, program: torch.Tensor, mixins: dict[str, type], runs: str) -> None:

@@ -38,6 +38,6 @@ def _forward_fake(image: Tensor, program: Tensor, wanted: Sequence[int]) -> list
 # are contiguous, in the order of csrc/cpu/model/model.h, absent ones without elements. dtype: 0 float32, 1 bfloat16,
 # 2 float16. Returns the program, float32 [count], for the instruction set in use.
 pack = library.define("model_cpu_pack(int[] plan, float[] eps, Tensor[] weights, int dtype) -> Tensor", _pack_fake)
-# Images [N, C, H, W] of any strides in the program's dtype; `wanted`: the numbers of each Output, no step twice. Returns
-# them in order, contiguous, in the image's dtype. No autograd.
+# Images [N, C, H, W] of any strides in the program's dtype; `wanted`: the numbers of each Output, no step twice.
+# Returns them in order, contiguous, in the image's dtype. No autograd.
 forward = library.define("model_cpu_fwd(Tensor image, Tensor program, int[] wanted) -> Tensor[]", _forward_fake)

@@ -36,7 +36,7 @@ def draft(model: Any) -> Draft:
         refuse("", f"it has a {own[0]} of its own")
     stem = model.downsample_layers[0]
     pair = stem.parts() if isinstance(stem, convnextv2.PatchConv) else f"it is a {type(stem).__name__}"
-    plan = Plan(getattr(pair, "conv", None))
+    plan = Plan(getattr(pair, "conv", None), pair if isinstance(pair, str) else None)
     listed = {}
     for i, (layer, stage) in enumerate(zip(model.downsample_layers, model.stages, strict=True)):
         name = f"downsample_layers.{i}"

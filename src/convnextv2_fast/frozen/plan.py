@@ -30,6 +30,8 @@ def refuse(name: str, reason: str) -> NoReturn:
 
 def changed(m: nn.Module) -> str | None:
     """What was changed on a module, in words; None if nothing was. An accelerated one counts as what it was before."""
+    if isinstance(m, nn.ModuleList):  # nothing calls it
+        return None
     if not is_accelerated(m):
         cls = type(m)
     elif replaced_forward(m):
@@ -45,13 +47,16 @@ class Plan:
 
     Args:
         stem: the model's first convolution, whose weight has the dtype of the activations.
+        why: why there is none.
     """
 
-    def __init__(self, stem: Any) -> None:
+    def __init__(self, stem: Any, why: str | None = None) -> None:
         weight = getattr(stem, "weight", None)
-        if not isinstance(weight, Tensor) or weight.dtype not in DTYPES:
-            what = str(weight.dtype).removeprefix("torch.") if isinstance(weight, Tensor) else "no weight"
-            refuse("its first convolution", f"it has {what}, and frozen models are float32, bfloat16 or float16")
+        if not isinstance(weight, Tensor):
+            refuse("the stem", why or "it is not a convolution and a LayerNorm")
+        if weight.dtype not in DTYPES:
+            dtype = str(weight.dtype).removeprefix("torch.")
+            refuse("", f"it is in {dtype}, and frozen models are in float32, bfloat16 or float16")
         self.dtype = weight.dtype
         self.used: dict[int, Tensor] = {}
         """The model's own parameters that are in the program, by their id."""
@@ -88,7 +93,7 @@ class Plan:
     def each(
         self, name: str, blocks: Any, parts: Callable[[Any], Parts | str], start: Output, *classes: type
     ) -> Output:
-        """Adds the blocks of a container of one of these classes. Returns the last step, `start` where there is none."""
+        """Adds the blocks of a container of one of these classes. Returns the last step; without blocks, `start`."""
         self.plain(name, blocks, *classes)
         for i, block in enumerate(blocks):
             start = self.block(f"{name}.{i}", block, parts)
