@@ -57,10 +57,11 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     again = is_frozen(model)
     if again and record_of(model).released:
         refuse_released(record_of(model).name, "it cannot be packed anew")
-    _check(model)
     before = _taken_off(model) if again else None
     try:
-        draft = _drafter(model)(model)
+        drafter = _drafter(model)
+        _check(model)
+        draft = drafter(model)
         program = draft.plan.pack()
     except Exception:
         if before is not None:
@@ -69,7 +70,13 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     modules = dict(model.named_modules())
     forwards = {name: forward_before(modules[name]) for name in draft.mixins}
     record = Record(
-        type(model).__name__, draft.plan.dtype, draft.channels, draft.least, draft.calls, release_weights, forwards
+        type(model).__name__,
+        draft.plan.dtype,
+        draft.plan.image_channels,
+        draft.least,
+        draft.calls,
+        release_weights,
+        forwards,
     )
     _put_on(model, record, program, draft.mixins, draft.runs)
     if release_weights:
@@ -156,7 +163,7 @@ def _put_on(model: nn.Module, record: Record, program: torch.Tensor, mixins: dic
     modules = dict(model.named_modules())
     runner = modules[runs]
     runner.register_buffer(PROGRAM, program, persistent=False)
-    vars(runner)[RECORD] = record
+    runner.__dict__[RECORD] = record
     for name, mixin in mixins.items():
         modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
 
@@ -174,7 +181,7 @@ def _taken_off(model: nn.Module) -> tuple[Record, torch.Tensor, dict[str, type],
     program = runner._buffers[PROGRAM]
     assert program is not None
     delattr(runner, PROGRAM)
-    del vars(runner)[RECORD]
+    del runner.__dict__[RECORD]
     return record, program, mixins, runs
 
 

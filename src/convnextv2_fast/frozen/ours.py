@@ -57,7 +57,7 @@ def draft(model: Any) -> Draft:
     else:
         logits = plan.linear("head", model.head)
     calls |= {"features": Call.of(features), "logits": Call.of(logits)}
-    return Draft(plan, pair.conv.in_channels, max(least, 32), calls, {"": FrozenConvNeXtV2})
+    return Draft(plan, max(least, 32), calls, {"": FrozenConvNeXtV2})
 
 
 def _parts(block: Any) -> Any:

@@ -64,12 +64,8 @@ class Plan:
         self._eps: list[float] = []
         self._weights: list[Tensor] = []
         self._channels = self._reduction = 0
-        self._maps = True
-
-    @property
-    def channels(self) -> int:
-        """Those of the result of the last step."""
-        return self._channels
+        self.image_channels = 0
+        """Those of the image: of the first step."""
 
     @property
     def reduction(self) -> int:
@@ -110,6 +106,7 @@ class Plan:
         conv, norm = pair.conv, pair.norm
         self._step(name, _PATCHES, _BEFORE if pair.norm_first else _AFTER, norm.eps)
         self._take(name, conv.weight, conv.bias, norm.weight, norm.bias)
+        self.image_channels = self.image_channels or conv.in_channels
         k = conv.kernel_size[0]
         return self._made(conv.out_channels, k * self._reduction if self._reduction else k)
 

@@ -53,7 +53,6 @@ class Draft:
     """What a family's module makes of a model."""
 
     plan: Plan
-    channels: int
     least: int
     calls: dict[str, Call]
     mixins: dict[str, type]

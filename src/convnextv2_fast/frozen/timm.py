@@ -76,7 +76,6 @@ def _draft(model: Any) -> Draft:
     stem = pair(model.stem) if isinstance(model.stem, nn.Sequential) else None
     plan = Plan(None if stem is None else stem.conv)
     last = plan.patches("stem", model.stem, stem)
-    channels = model.stem[0].in_channels
     plan.plain("stages", model.stages, nn.Sequential)
     for i, stage in enumerate(model.stages):
         last = _stage(plan, f"stages.{i}", stage, last)
@@ -87,7 +86,7 @@ def _draft(model: Any) -> Draft:
     calls = {"features": Call.of(last)}
     least = plan.reduction
     calls["logits"] = Call.of(_head(plan, model.head, last))
-    return Draft(plan, channels, least, calls, {"": FrozenConvNeXt})
+    return Draft(plan, least, calls, {"": FrozenConvNeXt})
 
 
 def _stage(plan: Plan, name: str, stage: Any, last: Any) -> Any:
@@ -139,7 +138,7 @@ def _features(model: Any) -> Draft:
     if len(outputs) != len(model.return_layers):
         refuse("", "it returns the features of other modules than stages")
     mixin = FrozenFeatureListNet if type(model) is FeatureListNet else FrozenFeatureDictNet
-    return Draft(plan, conv.in_channels, plan.reduction, {"list": Call.of(*outputs)}, {"": mixin})
+    return Draft(plan, plan.reduction, {"list": Call.of(*outputs)}, {"": mixin})
 
 
 DRAFTERS: dict[type, Callable[[Any], Draft]] = {

@@ -31,8 +31,8 @@ _KINDS = {
     "Encoder": "BaseModelOutputWithNoAttention stages",
     "Model": "BaseModelOutputWithPoolingAndNoAttention ValueError embeddings encoder hidden_states last_hidden_state "
     "layernorm mean",
-    "ForImageClassification": "ImageClassifierOutputWithNoAttention classifier config convnext convnextv2 hidden_states "
-    "loss_function pooler_output",
+    "ForImageClassification": "ImageClassifierOutputWithNoAttention classifier config convnext convnextv2 "
+    "hidden_states loss_function pooler_output",
     "Backbone": "BackboneOutput append embeddings encoder hidden_states hidden_states_norms out_features stage_names "
     "tuple zip",
 }
@@ -89,7 +89,7 @@ def _draft(name: str, library: Any, model: Any) -> Draft:
         maps.append(last)
         mixins[where] = FrozenStage
     calls = {"list": Call.of(*maps)}
-    return Draft(plan, embeddings.num_channels, plan.reduction, calls, {"": Guarded} | mixins, f"{name}encoder")
+    return Draft(plan, plan.reduction, calls, {"": Guarded} | mixins, f"{name}encoder")
 
 
 def _stage_is_plain(plan: Plan, name: str, stage: Any, cls: type) -> None:

@@ -55,7 +55,7 @@ def draft(model: Any) -> Draft:
     for i, (layer, stage) in enumerate(zip(model.downsample_layers, model.stages, strict=True)):
         last = plan.patches(f"downsample_layers.{i}", layer, pair(layer) if isinstance(layer, nn.Sequential) else None)
         last = plan.each(f"stages.{i}", stage, _parts, last, nn.Sequential)
-    channels, least = model.downsample_layers[0][0].in_channels, plan.reduction
+    least = plan.reduction
     features = plan.pool("norm", model.norm, (nn.LayerNorm,))
     logits = features
     if isinstance(model.head, nn.Identity):
@@ -63,7 +63,7 @@ def draft(model: Any) -> Draft:
     else:
         logits = plan.linear("head", model.head)
     calls = {"features": Call.of(features), "logits": Call.of(logits)}
-    return Draft(plan, channels, least, calls, {"": FrozenUpstream})
+    return Draft(plan, least, calls, {"": FrozenUpstream})
 
 
 def _parts(block: Any) -> Any:
