@@ -23,7 +23,8 @@ class OneImage:
     one.
 
     Args:
-        model: any module that takes `[N, 3, H, W]` and returns a tensor, in eval mode; for a CPU, frozen by `cf.freeze`.
+        model: any module that takes `[N, 3, H, W]` and returns a tensor, in eval mode; for a CPU, frozen by
+            :func:`convnextv2_fast.freeze`.
         example: what it will be given: shape, dtype, device.
     """
 

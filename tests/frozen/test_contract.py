@@ -97,6 +97,27 @@ def test_released_head_of_timm():
         model.forward_head(model.forward_features(images()))
 
 
+def test_packed_anew_while_threads_run():
+    model, x = frozen(), images(1, 32, 32)
+    want = model(x)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(model, x) for _ in range(200)]
+        while not all(call.done() for call in calls):
+            cf.freeze(model)
+        assert all(torch.equal(call.result(), want) for call in calls)
+
+
+def test_defaults_of_torch_do_not_matter():
+    model, x = frozen(), images()
+    want = model(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert torch.equal(cf.freeze(model).float()(x), want)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_hooks_on_the_model_itself_run():
     model, seen = build("ours"), []
     model.register_forward_pre_hook(lambda m, args: seen.append("before"))

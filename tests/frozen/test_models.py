@@ -13,8 +13,10 @@ pytestmark = [pytest.mark.cpu_kernel, needs_library]
 EPS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
-@pytest.mark.parametrize("accelerate", [False, True], ids=["plain", "accelerated"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "accelerate"),
+    [(family, False) for family in FAMILIES] + [(family, True) for family in (*ONE_OF_EACH, "timm-v1")],
+)
 def test_equals_itself(family, accelerate):
     """Within the library's rule: at most twice the error of the model as it was, plus 4 eps; and nothing is left of the
     program afterwards."""

@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from .. import library
-from ..adapters._swap import Frozen
 from ..changes import forward_changed
 from ..errors import UnsupportedInputError
 from . import ours, upstream
 from .call import what_is_at_work
 from .guards import Guarded, frozen_class, record_of, refuse_released
-from .plan import refuse
-from .record import PROGRAM, RECORD, Draft, Record, forward_before, give_back, plain_class
+from .plan import plain_class, refuse
+from .record import PROGRAM, RECORD, Draft, Record, forward_before, give_back
 
 Model = TypeVar("Model", bound=nn.Module)
 Drafter = Callable[[Any], Draft]
@@ -36,7 +35,8 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     (by an optimizer, `.data`, NumPy) is ignored until `freeze` is called again, which packs anew, or :func:`unfreeze`.
     `load_state_dict`, a change of dtype or device, `train()`, `reset_classifier` and another module in the place of one
     raise an error. `state_dict()`, pickles, copies, hooks on the model itself, `torch.compile` and `torch.export` work.
-    A program is for the instruction set of the CPU that made it. Threads may share a frozen model.
+    A program is for the instruction set of the CPU that made it. Threads may share a frozen model, also while it is
+    packed anew.
 
     Args:
         model: a :class:`ConvNeXtV2`, upstream's, timm's `convnext*` or `convnextv2*`, also with `features_only`, or
@@ -54,21 +54,14 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedInputError(f"freeze: wants an nn.Module, got {type(model).__name__}")
-    again = is_frozen(model)
-    if again and record_of(model).released:
-        refuse_released(record_of(model).name, "it cannot be packed anew")
-    before = _taken_off(model) if again else None
-    try:
-        drafter = _drafter(model)
-        _check(model)
-        draft = drafter(model)
-        program = draft.plan.pack()
-    except Exception:
-        if before is not None:
-            _put_on(model, *before)
-        raise
+    before = record_of(model) if is_frozen(model) else None
+    if before is not None and before.released:
+        refuse_released(before.name, "it cannot be packed anew")
+    drafter = _drafter(model)
+    _check(model)
+    draft = drafter(model)
+    program = draft.plan.pack()
     modules = dict(model.named_modules())
-    forwards = {name: forward_before(modules[name]) for name in draft.mixins}
     record = Record(
         type(model).__name__,
         draft.plan.dtype,
@@ -76,9 +69,13 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
         draft.least,
         draft.calls,
         release_weights,
-        forwards,
+        before.forwards if before is not None else {name: forward_before(modules[name]) for name in draft.mixins},
     )
-    _put_on(model, record, program, draft.mixins, draft.runs)
+    # The program first: a call of another thread then finds one, old or new.
+    modules[draft.runs].register_buffer(PROGRAM, program, persistent=False)
+    modules[draft.runs].__dict__[RECORD] = record
+    for name, mixin in draft.mixins.items():
+        modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
     if release_weights:
         _release(model, draft.plan.used)
     return model
@@ -87,14 +84,22 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
 def unfreeze(model: Model) -> Model:
     """Undoes :func:`freeze`, in place; a model that is not frozen stays as it is. Returns the model.
 
+    No other thread may run the model meanwhile.
+
     Raises:
         UnsupportedInputError: its weights were released.
     """
-    if is_frozen(model):
-        record = record_of(model)
-        if record.released:
-            refuse_released(record.name, "it cannot be unfrozen")
-        _taken_off(model)
+    if not is_frozen(model):
+        return model
+    record = record_of(model)
+    if record.released:
+        refuse_released(record.name, "it cannot be unfrozen")
+    modules = dict(model.named_modules())
+    runner = next(m for m in modules.values() if RECORD in vars(m))
+    for name, forward in record.forwards.items():
+        give_back(modules[name], plain_class(modules[name]), forward)
+    delattr(runner, PROGRAM)
+    del runner.__dict__[RECORD]
     return model
 
 
@@ -159,37 +164,8 @@ def _drafters() -> tuple[dict[type, Drafter], list[str]]:
     return found, notes
 
 
-def _put_on(model: nn.Module, record: Record, program: torch.Tensor, mixins: dict[str, type], runs: str) -> None:
-    modules = dict(model.named_modules())
-    runner = modules[runs]
-    runner.register_buffer(PROGRAM, program, persistent=False)
-    runner.__dict__[RECORD] = record
-    for name, mixin in mixins.items():
-        modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
-
-
-def _taken_off(model: nn.Module) -> tuple[Record, torch.Tensor, dict[str, type], str]:
-    """Takes a frozen model's program away. Returns what :func:`_put_on` takes to undo that."""
-    modules = dict(model.named_modules())
-    runs, runner = next((name, m) for name, m in modules.items() if RECORD in vars(m))
-    record: Record = vars(runner)[RECORD]
-    mixins = {}
-    for name, forward in record.forwards.items():
-        frozen: Any = type(modules[name])
-        mixins[name], cls = frozen.frozen_as
-        give_back(modules[name], cls, forward)
-    program = runner._buffers[PROGRAM]
-    assert program is not None
-    delattr(runner, PROGRAM)
-    del runner.__dict__[RECORD]
-    return record, program, mixins, runs
-
-
 def _release(model: nn.Module, used: dict[int, torch.Tensor]) -> None:
     for m in model.modules():
         for name, p in m._parameters.items():
             if p is not None and id(p) in used:
                 m._parameters[name] = nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
-
-
-__all__ = ["Frozen", "freeze", "is_frozen", "unfreeze"]

@@ -41,7 +41,7 @@ class Guarded(Frozen):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         record = record_of(self)
-        probe = torch.empty(0, dtype=record.dtype)
+        probe = torch.empty(0, dtype=record.dtype, device="cpu")
         found = fn(probe)
         if found.dtype != probe.dtype or found.device != probe.device:
             where = f"{str(found.dtype).removeprefix('torch.')} on {found.device}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import fused_modules, fusion
-from ..adapters._swap import is_accelerated, original_class, replaced_forward
+from ..adapters._swap import Frozen, is_accelerated, original_class, replaced_forward
 from ..changes import acting_parameter, forward_changed, has_hooks
 from ..errors import UnsupportedInputError
 from ..fusion import Pair, Parts
@@ -28,17 +28,29 @@ def refuse(name: str, reason: str) -> NoReturn:
     )
 
 
+def plain_class(m: Any) -> type[nn.Module]:
+    """The class of a module before it was accelerated or frozen."""
+    cls: Any = type(m)
+    if issubclass(cls, Frozen):
+        cls = cls.frozen_as[1]
+    elif is_accelerated(m):
+        cls = original_class(m)
+    return cls  # type: ignore[no-any-return]
+
+
 def changed(m: nn.Module) -> str | None:
-    """What was changed on a module, in words; None if nothing was. An accelerated one counts as what it was before."""
+    """What was changed on a module, in words; None if nothing was. An accelerated or frozen one counts as what it was
+    before."""
     if isinstance(m, nn.ModuleList):  # nothing calls it
         return None
-    if not is_accelerated(m):
-        cls = type(m)
-    elif replaced_forward(m):
+    if is_accelerated(m) and replaced_forward(m):
         return "has a class whose forward was replaced"
-    else:
-        cls = original_class(m)
-    return "has hooks" if has_hooks(m) else forward_changed(m, cls) or acting_parameter(m)
+    return "has hooks" if has_hooks(m) else forward_changed(m, plain_class(m)) or acting_parameter(m)
+
+
+def _filler(count: int) -> Tensor:
+    """Zeros, whatever the default dtype and device are."""
+    return torch.zeros(count, dtype=torch.float32, device="cpu")
 
 
 class Plan:
@@ -75,8 +87,7 @@ class Plan:
     def plain(self, name: str, m: Any, *classes: type) -> None:
         """Refuses a container, or another module that does nothing itself, unless it is of one of these classes and
         nobody has changed it."""
-        cls = original_class(m) if isinstance(m, nn.Module) and is_accelerated(m) else type(m)
-        if cls not in classes:
+        if plain_class(m) not in classes:
             refuse(name, f"it is a {type(m).__name__}, where a {classes[0].__name__} is expected")
         self.unchanged(name, m)
 
@@ -121,9 +132,9 @@ class Plan:
             refuse(name, reason)
         kernel, bias, *norm = fused_modules.first_weights(p)
         w1, b1, gamma, beta, w2, b2 = fused_modules.second_weights(p)
-        zeros = torch.zeros(b1.numel())  # GRN at zero is the identity
+        zeros = _filler(b1.numel())  # GRN at zero is the identity
         self._step(name, _BLOCK, _NO_NORM, p.norm.eps, fused_modules.grn_eps(p))
-        self._take(name, kernel, torch.zeros(kernel.shape[0]) if bias is None else bias, *norm, w1.flatten(1), b1)
+        self._take(name, kernel, _filler(kernel.shape[0]) if bias is None else bias, *norm, w1.flatten(1), b1)
         self._take(name, zeros if gamma is None else gamma, zeros if beta is None else beta, w2.flatten(1), b2)
         self._take(name, p.layer_scale)
         for t in (w1, w2):
@@ -141,7 +152,7 @@ class Plan:
         """Adds the mean over H and W and, unless `norm` is None, its LayerNorm."""
         if norm is None:
             self._step(name, _POOL, _NO_NORM)
-            self._weights += [torch.empty(self._channels), torch.empty(0)]  # the first tells how many channels
+            self._weights += [_filler(self._channels), _filler(0)]  # the first tells how many channels
         else:
             self._norm(name, norm, classes, data_format)
             self._step(name, _POOL, _AFTER, norm.eps)
@@ -163,7 +174,7 @@ class Plan:
         if reason is not None:
             refuse(name, reason)
         self._step(name, _GELU, _NO_NORM)
-        self._weights += [torch.empty(self._channels), torch.empty(0)]
+        self._weights += [_filler(self._channels), _filler(0)]
         return self._made(self._channels, 0)
 
     def pack(self) -> Tensor:
@@ -186,7 +197,7 @@ class Plan:
     def _take(self, name: str, *weights: Tensor | None) -> None:
         for t in weights:
             if t is None:
-                self._weights.append(torch.empty(0))
+                self._weights.append(_filler(0))
                 continue
             self.used[id(t)] = t
             if t.dtype not in (self.dtype, torch.float32):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapters._swap import Forward, accelerated, is_accelerated, original_class
+from ..adapters._swap import Forward, accelerated, is_accelerated
 from .op import Output
 from .plan import Plan
 
@@ -68,8 +68,3 @@ def forward_before(m: nn.Module) -> Forward | None:
 def give_back(m: nn.Module, mixed: Any, forward: Forward | None) -> None:
     """Gives a module the class that it had before it was frozen."""
     m.__class__ = mixed if forward is None else accelerated(mixed, forward)
-
-
-def plain_class(m: nn.Module) -> type[nn.Module]:
-    """The class of a module that is not frozen, before it was accelerated."""
-    return original_class(m) if is_accelerated(m) else type(m)

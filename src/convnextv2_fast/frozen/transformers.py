@@ -23,8 +23,8 @@ from ..adapters.transformers import downsampling, parts, stem
 from ..changes import accept_forward
 from .call import run
 from .guards import Guarded
-from .plan import Plan, refuse
-from .record import Call, Draft, plain_class
+from .plan import Plan, plain_class, refuse
+from .record import Call, Draft
 
 _HOOK = "install_output_capuring_hook.<locals>.output_capturing_hook"  # transformers' own, on its stages
 _KINDS = {

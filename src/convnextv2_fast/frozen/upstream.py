@@ -18,8 +18,8 @@ from ..adapters import _trials
 from ..adapters.upstream import is_block, pair, parts
 from .call import run
 from .guards import Guarded
-from .plan import Plan, refuse
-from .record import Call, Draft, plain_class
+from .plan import Plan, plain_class, refuse
+from .record import Call, Draft
 
 _CHILDREN = ("downsample_layers", "stages", "norm", "head")
 _NAMES = {
