@@ -194,6 +194,7 @@ AREAS = (
             f"{PACKAGE}/cli",
             f"{PACKAGE}/checkpoints",
             f"{PACKAGE}/environment.py",
+            f"{PACKAGE}/frozen",
             f"{PACKAGE}/reference.py",
             "examples",
             "benchmarks/results",

@@ -114,7 +114,7 @@ struct Wanted {
   int64_t step, map, channels, reduction;
 };
 
-Tensors model_cpu_fwd(const Tensor& image, const Tensor& program, Ints numbers) {
+Tensors model_cpu_fwd(const Tensor& image, const Tensor& program, Ints numbers, int64_t start) {
   const char* op = "model_cpu_fwd";
   const auto need = [&](bool ok, const std::string& wants) {
     if (!ok) refuse(op, wants, describe("image", image));
@@ -125,22 +125,30 @@ Tensors model_cpu_fwd(const Tensor& image, const Tensor& program, Ints numbers) 
   need(fault.empty(), "the frozen model's program cannot run here: " + fault +
                           ". Call convnextv2_fast.freeze(model) again in this process");
   const Program steps(memory);
+  need(start >= 0 && start < steps.steps() && (start == 0 || makes_map(steps.step(start - 1).kind)),
+       "start must be a step that takes a map");
+  const int64_t channels = steps.step(start).c_in;
   need(image.dim() == 4 && dtype_of(image).has_value() && *dtype_of(image) == steps.header().dtype &&
-           image.size(1) == steps.step(0).c_in,
-       "wants images [N, " + std::to_string(steps.step(0).c_in) + ", H, W] in the dtype of the frozen model");
+           image.size(1) == channels,
+       "wants images [N, " + std::to_string(channels) + ", H, W] in the dtype of the frozen model");
   ModelForward p{};
-  p.memory = memory;
+  p.memory = memory, p.start = start;
   p.image = array_of(image);
   p.n = image.size(0), p.h = image.size(2), p.w = image.size(3);
   p.sample_stride = image.stride(0), p.channel_stride = image.stride(1);
   p.row_stride = image.stride(2), p.pixel_stride = image.stride(3);
+  const auto is = [](int64_t size, int64_t stride, int64_t wanted) { return size == 1 || stride == wanted; };
+  const bool rows = is(channels, p.channel_stride, 1) && is(p.w, p.pixel_stride, channels) &&
+                    is(p.h, p.row_stride, p.w * channels) && is(p.n, p.sample_stride, p.h * p.w * channels);
+  need(rows || steps.step(start).kind == StepKind::kPatchConv || image.numel() == 0,
+       "wants maps [N, C, H, W] with the strides of channels_last");
   need(!numbers.empty() && numbers.size() % Wanted::kNumbers == 0, "wants four numbers for each output");
   Tensors results;
   for (size_t i = 0; i < numbers.size(); i += Wanted::kNumbers) {
     const Wanted wanted{numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3]};
-    need(wanted.step >= 0 && wanted.step < steps.steps(), "there is no such step");
+    need(wanted.step >= start && wanted.step < steps.steps(), "there is no such step");
     const Step& step = steps.step(wanted.step);
-    const PlaneSize plane = plane_of(steps, wanted.step, {p.h, p.w});
+    const PlaneSize plane = plane_of(steps, start, wanted.step, {p.h, p.w});
     need(plane.h > 0 && plane.w > 0, "the image is smaller than one position of the last map");
     const bool same_plane = wanted.map == 0 || (wanted.reduction >= 1 && plane.h == p.h / wanted.reduction &&
                                                 plane.w == p.w / wanted.reduction);

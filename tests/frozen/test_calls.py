@@ -115,12 +115,25 @@ def test_programs_that_are_none(what):
 
 
 @pytest.mark.parametrize(
-    "wanted", [[], [1, 1, 8], [99, 1, 8, 4], [0, 0, 8, 4], [0, 1, 9, 4], [0, 1, 8, 0], [0, 1, 8, 4, 0, 1, 8, 4]]
+    ("wanted", "start"),
+    [
+        *(([], 0), ([1, 1, 8], 0), ([99, 1, 8, 4], 0), ([0, 0, 8, 4], 0), ([0, 1, 9, 4], 0), ([0, 1, 8, 0], 0)),
+        *(([0, 1, 8, 4, 0, 1, 8, 4], 0), ([1, 1, 8, 1], 1), ([0, 1, 8, 4], 1), ([10, 0, 5, 0], 11), ([0, 1, 8, 4], -1)),
+    ],
 )
-def test_outputs_that_a_program_does_not_have(wanted):
+def test_outputs_that_a_program_does_not_have(wanted, start):
     model = frozen()
     with pytest.raises(ValueError, match="model_cpu_fwd"):
-        op.forward(images(), model.frozen_program, wanted)
+        op.forward(images(), model.frozen_program, wanted, start)
+
+
+def test_a_later_start_wants_channels_last():
+    model, x = frozen(), torch.randn(2, 8, 16, 24)
+    with pytest.raises(ValueError, match="strides of channels_last"):
+        op.forward(x, model.frozen_program, [1, 1, 8, 1], 1)
+    (got,) = op.forward(x.contiguous(memory_format=torch.channels_last), model.frozen_program, [1, 1, 8, 1], 1)
+    cf.unfreeze(model)
+    assert error(got.permute(0, 3, 1, 2), model.stages[0](x)) < 5e-6
 
 
 PLANS = {

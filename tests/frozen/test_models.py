@@ -93,6 +93,22 @@ def test_hidden_states_of_transformers():
     assert torch.equal(tuple_[0], got.logits)
 
 
+def test_parts_of_transformers():
+    """The embeddings and the encoder of a frozen model do what they did, on their own too."""
+    model, x = build("transformers-v1-model"), images(2, 64, 96)
+    with torch.no_grad():
+        features = model.embeddings(x)
+        want = model.encoder(features).last_hidden_state
+        cf.freeze(model)
+        assert error(model.embeddings(x), features) < 5e-6
+        for given in (features, features.contiguous(), features[:1], features[:, :, :8, :8]):
+            got = model.encoder(given).last_hidden_state
+            if given.shape == features.shape:
+                assert error(got, want) < 5e-6
+        with pytest.raises(cf.UnsupportedInputError, match=r"wants maps \[N, 8, H, W\]"):
+            model.encoder(x)
+
+
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_inference_mode(family):
     x = images()

@@ -79,6 +79,12 @@ def test_a_change_outside_the_blocks(change):
         cf.freeze(model.eval())
 
 
+def test_a_method_of_the_class_that_was_replaced(monkeypatch):
+    monkeypatch.setattr(cf.ConvNeXtV2, "_stages", lambda self, x: [])
+    with pytest.raises(cf.UnsupportedInputError, match=r"the model .*a class whose _stages was replaced"):
+        cf.freeze(build("ours"))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_hook_in_the_last_block_of_any_family(family):
     model = build(family, accelerate=True)

@@ -40,21 +40,24 @@ struct ModelOutput {
 };
 
 struct ModelForward {
-  const float* memory;                                              // of a program without fault
-  ConstArray image;                                                 // in the program's dtype
-  int64_t n, h, w;                                                  // its channels are those of the first step
+  const float* memory;  // of a program without fault
+  int64_t start;        // the first step to run
+  // In the program's dtype, with the channels that this step takes. For a step other than a patch convolution,
+  // contiguous [N, H, W, C].
+  ConstArray image;
+  int64_t n, h, w;
   int64_t sample_stride, channel_stride, row_stride, pixel_stride;  // of the image, in elements
   std::vector<ModelOutput> outputs;                                 // each of another step
 };
 
-// The height and width of a step's map, from those of the image; 0 where the image is too small.
+// The height and width of a step's map, from those of the image that step `start` takes; 0 where that is too small.
 struct PlaneSize {
   int64_t h, w;
 };
-PlaneSize plane_of(const Program& program, int64_t step, PlaneSize image);
+PlaneSize plane_of(const Program& program, int64_t start, int64_t step, PlaneSize image);
 
-// Runs the steps that the outputs need. Each must have a plane of at least one position. A sample's results depend
-// neither on the others nor on the number of threads.
+// Runs the steps from `start` on that the outputs need. Each must have a plane of at least one position. A sample's
+// results depend neither on the others nor on the number of threads.
 void run_model(const ModelForward& p, const Parallel& parallel);
 
 }  // namespace cnv2

@@ -36,8 +36,11 @@ class ModelRun {
     allocate(p_.n < most ? p_.n : most);
     for (first_ = 0; first_ < p_.n; first_ += most) {
       samples_ = p_.n - first_ < most ? p_.n - first_ : most;
-      map_ = nullptr, h_ = p_.h, w_ = p_.w;
-      for (int64_t i = 0; i < end_; ++i) run_step(i);
+      h_ = p_.h, w_ = p_.w;
+      map_ = program_.step(p_.start).kind == StepKind::kPatchConv
+                 ? nullptr
+                 : static_cast<const char*>(p_.image.data) + first_ * p_.sample_stride * item();
+      for (int64_t i = p_.start; i < end_; ++i) run_step(i);
     }
   }
 
@@ -46,7 +49,7 @@ class ModelRun {
   char* output(int64_t i) const { return outputs_[static_cast<size_t>(i)]; }
 
   int64_t samples_at_once() const {
-    const PlaneSize last = plane_of(program_, end_ - 1, {p_.h, p_.w});
+    const PlaneSize last = plane_of(program_, p_.start, end_ - 1, {p_.h, p_.w});
     const int64_t most = kMlpGrnChunkRows / (last.h * last.w);
     return most < 1 ? 1 : most;
   }
@@ -55,7 +58,7 @@ class ModelRun {
   void allocate(int64_t samples) {
     int64_t map = 0, vector = 0;
     PlaneSize plane{p_.h, p_.w};
-    for (int64_t i = 0; i < end_; ++i) {
+    for (int64_t i = p_.start; i < end_; ++i) {
       const Step& step = program_.step(i);
       if (!makes_map(step.kind)) {
         vector = step.c_out > vector ? step.c_out : vector;
@@ -223,8 +226,8 @@ class ModelRun {
 
 }  // namespace
 
-PlaneSize plane_of(const Program& program, int64_t step, PlaneSize image) {
-  for (int64_t i = 0; i <= step; ++i) image = {image.h / program.step(i).k, image.w / program.step(i).k};
+PlaneSize plane_of(const Program& program, int64_t start, int64_t step, PlaneSize image) {
+  for (int64_t i = start; i <= step; ++i) image = {image.h / program.step(i).k, image.w / program.step(i).k};
   return image;
 }
 

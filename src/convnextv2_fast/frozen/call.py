@@ -31,7 +31,7 @@ def run(module: Any, image: Tensor, name: str) -> list[Tensor]:
     if not _fits(record, image):
         _refuse(record, image)
     call = record.calls[name]
-    results = op.forward(image, getattr(module, PROGRAM), call.wanted)
+    results = op.forward(image, getattr(module, PROGRAM), call.wanted, record.start)
     found = [results[i].permute(0, 3, 1, 2) if is_map else results[i] for i, is_map in enumerate(call.maps)]
     return [found[i] for i in call.places]
 
@@ -68,12 +68,12 @@ def _refuse(record: Record, x: Any) -> NoReturn:
 
 
 def _why_not(record: Record, x: Any) -> str:
-    dtype = str(record.dtype).removeprefix("torch.")
+    dtype, what = str(record.dtype).removeprefix("torch."), "images" if record.start == 0 else "maps"
     if not isinstance(x, Tensor):
-        return f"wants images [N, {record.channels}, H, W], got {type(x).__name__}"
+        return f"wants {what} [N, {record.channels}, H, W], got {type(x).__name__}"
     found = f"got {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
     if x.ndim != 4 or x.shape[1] != record.channels:
-        return f"wants images [N, {record.channels}, H, W], {found}"
+        return f"wants {what} [N, {record.channels}, H, W], {found}"
     if not x.is_floating_point():
         return f"wants floating-point images, {found}; convert with .float() / 255 and normalise"
     if x.dtype is not record.dtype:

@@ -29,7 +29,8 @@ _LIBRARIES = {  # modules that define models that can be frozen, and the class w
 
 
 def freeze(model: Model, *, release_weights: bool = False) -> Model:
-    """Makes a model for inference on the CPU one native operator, from the image to features or logits, in place.
+    """Makes a model for inference on the CPU one native operator, from the image to features or logits, in place. (In
+    transformers' models the embeddings and the encoder are one each.)
 
     The weights are constants from now on: they are packed once, and no call looks at them again. A write into a weight
     (by an optimizer, `.data`, NumPy) is ignored until `freeze` is called again, which packs anew, or :func:`unfreeze`.
@@ -62,18 +63,21 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     draft = drafter(model)
     program = draft.plan.pack()
     modules = dict(model.named_modules())
-    record = Record(
-        type(model).__name__,
-        draft.plan.dtype,
-        draft.plan.image_channels,
-        draft.least,
-        draft.calls,
-        release_weights,
-        before.forwards if before is not None else {name: forward_before(modules[name]) for name in draft.mixins},
-    )
-    # The program first: a call of another thread then finds one, old or new.
-    modules[draft.runs].register_buffer(PROGRAM, program, persistent=False)
-    modules[draft.runs].__dict__[RECORD] = record
+    forwards = before.forwards if before is not None else {name: forward_before(modules[name]) for name in draft.mixins}
+    for name, part in draft.parts.items():
+        record = Record(
+            type(model).__name__,
+            draft.plan.dtype,
+            part.channels,
+            part.least,
+            part.calls,
+            part.start,
+            release_weights,
+            forwards,
+        )
+        # The program first: a call of another thread then finds one, old or new.
+        modules[name].register_buffer(PROGRAM, program, persistent=False)
+        modules[name].__dict__[RECORD] = record
     for name, mixin in draft.mixins.items():
         modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
     if release_weights:
@@ -95,11 +99,12 @@ def unfreeze(model: Model) -> Model:
     if record.released:
         refuse_released(record.name, "it cannot be unfrozen")
     modules = dict(model.named_modules())
-    runner = next(m for m in modules.values() if RECORD in vars(m))
     for name, forward in record.forwards.items():
         give_back(modules[name], plain_class(modules[name]), forward)
-    delattr(runner, PROGRAM)
-    del runner.__dict__[RECORD]
+    for m in modules.values():
+        if RECORD in vars(m):
+            delattr(m, PROGRAM)
+            del m.__dict__[RECORD]
     return model
 
 

@@ -24,7 +24,7 @@ def _pack_fake(plan: Sequence[int], eps: Sequence[float], weights: Sequence[Tens
     raise NotImplementedError("model_cpu_pack: its size depends on the instruction set; it is not for tracing")
 
 
-def _forward_fake(image: Tensor, program: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+def _forward_fake(image: Tensor, program: Tensor, wanted: Sequence[int], start: int = 0) -> list[Tensor]:
     n, _, h, w = image.shape
     results = []
     for i in range(0, len(wanted), len(Output._fields)):
@@ -39,5 +39,9 @@ def _forward_fake(image: Tensor, program: Tensor, wanted: Sequence[int]) -> list
 # 2 float16. Returns the program, float32 [count], for the instruction set in use.
 pack = library.define("model_cpu_pack(int[] plan, float[] eps, Tensor[] weights, int dtype) -> Tensor", _pack_fake)
 # Images [N, C, H, W] of any strides in the program's dtype; `wanted`: the numbers of each Output, no step twice.
-# Returns them in order, contiguous, in the image's dtype. No autograd.
-forward = library.define("model_cpu_fwd(Tensor image, Tensor program, int[] wanted) -> Tensor[]", _forward_fake)
+# Returns them in order, contiguous, in the image's dtype. `start`: the first step to run; the image is what that step
+# takes, and reductions are relative to it. If it is no patch convolution, the image has the strides of channels_last.
+# No autograd.
+forward = library.define(
+    "model_cpu_fwd(Tensor image, Tensor program, int[] wanted, int start=0) -> Tensor[]", _forward_fake
+)

@@ -10,10 +10,12 @@ from ..models import convnextv2
 from ..models.utils import LayerNorm
 from .call import run
 from .guards import Guarded
-from .plan import Plan, refuse
-from .record import Call, Draft
+from .plan import Plan, refuse_other_methods
+from .record import Call, Draft, Part
 
-METHODS = ("forward_features", "forward_features_list", "_stages")
+_METHODS = {
+    name: getattr(convnextv2.ConvNeXtV2, name) for name in ("forward_features", "forward_features_list", "_stages")
+}
 
 
 class FrozenConvNeXtV2(Guarded):
@@ -31,9 +33,7 @@ class FrozenConvNeXtV2(Guarded):
 
 def draft(model: Any) -> Draft:
     """The steps of a model of class ConvNeXtV2."""
-    own = [name for name in METHODS if name in vars(model)]
-    if own:
-        refuse("", f"it has a {own[0]} of its own")
+    refuse_other_methods(model, _METHODS)
     stem = model.downsample_layers[0]
     pair = stem.parts() if isinstance(stem, convnextv2.PatchConv) else f"it is a {type(stem).__name__}"
     plan = Plan(getattr(pair, "conv", None), pair if isinstance(pair, str) else None)
@@ -57,7 +57,7 @@ def draft(model: Any) -> Draft:
     else:
         logits = plan.linear("head", model.head)
     calls |= {"features": Call.of(features), "logits": Call.of(logits)}
-    return Draft(plan, max(least, 32), calls, {"": FrozenConvNeXtV2})
+    return Draft(plan, {"": Part(plan.image_channels, max(least, 32), calls)}, {"": FrozenConvNeXtV2})
 
 
 def _parts(block: Any) -> Any:

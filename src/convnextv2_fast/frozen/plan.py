@@ -48,6 +48,15 @@ def changed(m: nn.Module) -> str | None:
     return "has hooks" if has_hooks(m) else forward_changed(m, plain_class(m)) or acting_parameter(m)
 
 
+def refuse_other_methods(model: nn.Module, kept: dict[str, Any]) -> None:
+    """Refuses a model that has methods other than these, which its class was written with."""
+    for name, function in kept.items():
+        if name in vars(model):
+            refuse("", f"it has a {name} of its own")
+        if getattr(plain_class(model), name) is not function:
+            refuse("", f"it has a class whose {name} was replaced")
+
+
 def _filler(count: int) -> Tensor:
     """Zeros, whatever the default dtype and device are."""
     return torch.zeros(count, dtype=torch.float32, device="cpu")

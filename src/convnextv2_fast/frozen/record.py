@@ -36,28 +36,37 @@ class Call:
 
 @dataclass(frozen=True)
 class Record:
-    """Of a frozen model, kept on the module whose forward runs the program."""
+    """Kept on a module whose forward runs the program, or a part of it."""
 
     name: str  # the model's class
     dtype: torch.dtype
-    channels: int  # of the image
-    least: int  # pixels, along each edge of the image
+    channels: int  # of what it takes: images, or maps
+    least: int  # positions, along each edge
     calls: dict[str, Call]
+    start: int = 0  # the first step that runs
     released: bool = False
     forwards: dict[str, Forward | None] = field(default_factory=dict)
     """The modules whose class was changed, by name, and the forward of those that were accelerated before."""
 
 
-@dataclass
-class Draft:
-    """What a family's module makes of a model."""
+@dataclass(frozen=True)
+class Part:
+    """The steps that one module runs; see :class:`Record`."""
 
-    plan: Plan
+    channels: int
     least: int
     calls: dict[str, Call]
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a family's file makes of a model."""
+
+    plan: Plan
+    parts: dict[str, Part]  # by the name of the module
     mixins: dict[str, type]
     """By the name of the module, what the class of it that freeze makes is derived from, beside its own."""
-    runs: str = ""  # the name of the module that holds the program
 
 
 def forward_before(m: nn.Module) -> Forward | None:

@@ -17,8 +17,8 @@ from ..adapters.timm import KNOWN, NORMS_2D, pair, parts
 from ..fusion import Pair
 from .call import run
 from .guards import Guarded, record_of, refuse_released
-from .plan import Plan, refuse
-from .record import Call, Draft
+from .plan import Plan, refuse, refuse_other_methods
+from .record import Call, Draft, Part
 
 for _function, _names in (
     (ConvNeXt.forward, "forward_features forward_head"),
@@ -38,6 +38,8 @@ for _function, _names in (
 ):
     require_names(_function, _names)
 
+_METHODS = {name: getattr(ConvNeXt, name) for name in ("forward_features", "forward_head")}
+_COLLECT = {"_collect": FeatureDictNet._collect}
 _POOLS = ("avg", "fast", "fastavg")  # SelectAdaptivePool2d's names of the mean
 
 
@@ -70,9 +72,7 @@ class FrozenFeatureDictNet(Guarded):
 
 
 def _draft(model: Any) -> Draft:
-    for name in ("forward_features", "forward_head"):
-        if name in vars(model):
-            refuse("", f"it has a {name} of its own")
+    refuse_other_methods(model, _METHODS)
     stem = pair(model.stem) if isinstance(model.stem, nn.Sequential) else None
     plan = Plan(None if stem is None else stem.conv)
     last = plan.patches("stem", model.stem, stem)
@@ -86,7 +86,7 @@ def _draft(model: Any) -> Draft:
     calls = {"features": Call.of(last)}
     least = plan.reduction
     calls["logits"] = Call.of(_head(plan, model.head, last))
-    return Draft(plan, least, calls, {"": FrozenConvNeXt})
+    return Draft(plan, {"": Part(plan.image_channels, least, calls)}, {"": FrozenConvNeXt})
 
 
 def _stage(plan: Plan, name: str, stage: Any, last: Any) -> Any:
@@ -125,7 +125,8 @@ def _head(plan: Plan, head: Any, last: Any) -> Any:
 
 def _features(model: Any) -> Draft:
     modules = list(model.items())
-    if "_collect" in vars(model) or [name for name, _ in modules[:2]] != ["stem_0", "stem_1"]:
+    refuse_other_methods(model, _COLLECT)
+    if [name for name, _ in modules[:2]] != ["stem_0", "stem_1"]:
         refuse("", "it is not a list of features as timm.create_model makes it of a ConvNeXt")
     (_, conv), (_, norm) = modules[:2]
     plan = Plan(conv)
@@ -138,7 +139,8 @@ def _features(model: Any) -> Draft:
     if len(outputs) != len(model.return_layers):
         refuse("", "it returns the features of other modules than stages")
     mixin = FrozenFeatureListNet if type(model) is FeatureListNet else FrozenFeatureDictNet
-    return Draft(plan, plan.reduction, {"list": Call.of(*outputs)}, {"": mixin})
+    part = Part(plan.image_channels, plan.reduction, {"list": Call.of(*outputs)})
+    return Draft(plan, {"": part}, {"": mixin})
 
 
 DRAFTERS: dict[type, Callable[[Any], Draft]] = {

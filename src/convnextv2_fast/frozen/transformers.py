@@ -1,7 +1,7 @@
 """transformers' ConvNext and ConvNextV2: model, classifier, backbone.
 
-Their own forwards run. The embeddings pass the image on, the encoder runs the program, and each stage gives back the
-map that it would have computed, so that whatever transformers collects from them stays as it is.
+Their own forwards run. The embeddings run the program's first step and the encoder all others; then each stage gives
+back the map that it would have computed, so that whatever transformers collects from them stays as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithNoAttention
 from transformers.models.convnext import modeling_convnext as v1
@@ -20,11 +21,11 @@ from transformers.utils.generic import merge_with_config_defaults
 from ..adapters._forwards import require_names
 from ..adapters._swap import Frozen
 from ..adapters.transformers import downsampling, parts, stem
-from ..changes import accept_forward
+from ..changes import accept_forward, forward_changed
 from .call import run
 from .guards import Guarded
 from .plan import Plan, plain_class, refuse
-from .record import Call, Draft
+from .record import Call, Draft, Part
 
 _HOOK = "install_output_capuring_hook.<locals>.output_capturing_hook"  # transformers' own, on its stages
 _KINDS = {
@@ -50,7 +51,7 @@ for _library in (v1, v2):
 
 class FrozenEmbeddings(Frozen):
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return pixel_values
+        return run(self, pixel_values, "stem")[0]
 
 
 class FrozenStage(Frozen):
@@ -64,7 +65,8 @@ class FrozenEncoder(Frozen):
     @merge_with_config_defaults
     @output_capturing.capture_outputs(tie_last_hidden_states=False)
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Any:
-        features, *results = run(self, hidden_states, "list")
+        features = hidden_states.contiguous(memory_format=torch.channels_last)
+        results = run(self, features, "list")
         for stage, result in zip(self.stages, results, strict=True):
             features = stage(features, result)
         return BaseModelOutputWithNoAttention(last_hidden_state=features)
@@ -77,7 +79,7 @@ def _draft(name: str, library: Any, model: Any) -> Draft:
     plan.plain(f"{name}encoder", encoder, _class(library, "Encoder"))
     plan.plain(f"{name}encoder.stages", encoder.stages, nn.ModuleList)
     last = plan.patches(f"{name}embeddings", embeddings, stem(embeddings))
-    maps = [last]
+    first, maps = last, []
     mixins: dict[str, type] = {f"{name}embeddings": FrozenEmbeddings, f"{name}encoder": FrozenEncoder}
     for i, stage in enumerate(encoder.stages):
         where = f"{name}encoder.stages.{i}"
@@ -86,10 +88,14 @@ def _draft(name: str, library: Any, model: Any) -> Draft:
         if len(stage.downsampling_layer):
             last = plan.patches(f"{where}.downsampling_layer", stage.downsampling_layer, downsampling(stage))
         last = plan.each(f"{where}.layers", stage.layers, parts, last, nn.ModuleList)
-        maps.append(last)
+        maps.append(last._replace(reduction=last.reduction // first.reduction))
         mixins[where] = FrozenStage
-    calls = {"list": Call.of(*maps)}
-    return Draft(plan, plan.reduction, calls, {"": Guarded} | mixins, f"{name}encoder")
+    least = plan.reduction // first.reduction
+    pieces = {
+        f"{name}embeddings": Part(plan.image_channels, plan.reduction, {"stem": Call.of(first)}),
+        f"{name}encoder": Part(first.channels, least, {"list": Call.of(*maps)}, first.step + 1),
+    }
+    return Draft(plan, pieces, {"": Guarded} | mixins)
 
 
 def _stage_is_plain(plan: Plan, name: str, stage: Any, cls: type) -> None:
@@ -116,8 +122,10 @@ def _whole(library: Any) -> Callable[[Any], Draft]:
 def _classifier(library: Any, name: str) -> Callable[[Any], Draft]:
     def draft(model: Any) -> Draft:
         inner = getattr(model, name)
-        if plain_class(inner) is not _class(library, "Model"):
-            refuse(name, f"it is a {type(inner).__name__}")
+        cls = _class(library, "Model")
+        reason = f"is a {type(inner).__name__}" if plain_class(inner) is not cls else forward_changed(inner, cls)
+        if reason is not None:
+            refuse(name, f"it {reason}")
         return _draft(f"{name}.", library, inner)
 
     return draft

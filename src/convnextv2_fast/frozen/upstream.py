@@ -19,7 +19,7 @@ from ..adapters.upstream import is_block, pair, parts
 from .call import run
 from .guards import Guarded
 from .plan import Plan, plain_class, refuse
-from .record import Call, Draft
+from .record import Call, Draft, Part
 
 _CHILDREN = ("downsample_layers", "stages", "norm", "head")
 _NAMES = {
@@ -63,7 +63,7 @@ def draft(model: Any) -> Draft:
     else:
         logits = plan.linear("head", model.head)
     calls = {"features": Call.of(features), "logits": Call.of(logits)}
-    return Draft(plan, least, calls, {"": FrozenUpstream})
+    return Draft(plan, {"": Part(plan.image_channels, least, calls)}, {"": FrozenUpstream})
 
 
 def _parts(block: Any) -> Any:
