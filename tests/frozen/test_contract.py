@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -151,6 +152,17 @@ def test_another_instruction_set():
         with pytest.raises(ValueError, match=words):
             model(x)
         assert torch.allclose(cf.freeze(model)(x), want, atol=1e-5)
+
+
+def test_another_version_of_the_library():
+    model, x = frozen(), images()
+    want = model(x)
+    vars(model)["frozen_record"] = dataclasses.replace(model.frozen_record, version="0.0.1")
+    with pytest.raises(
+        cf.UnsupportedInputError, match=r"convnextv2_fast 0.0.1 froze it, .*freeze.model. again"
+    ):
+        model(x)
+    assert torch.equal(cf.freeze(model)(x), want)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from .. import dispatch, fusion, plain
+from .._version import __version__
 from ..errors import UnsupportedInputError
 from . import op
 from .record import PROGRAM, RECORD, Record
@@ -51,6 +52,7 @@ def _fits(record: Record, x: Tensor) -> bool:
         and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
         and what_is_at_work() is None
+        and record.version == __version__
     )
 
 
@@ -92,4 +94,6 @@ def _why_not(record: Record, x: Any) -> str:
         )
     if x.requires_grad and torch.is_grad_enabled():
         return "it has no gradients, and the image requires one; detach the image, or unfreeze the model"
+    if record.version != __version__:
+        return f"convnextv2_fast {record.version} froze it, this is {__version__}; call freeze(model) again"
     return f"{what_is_at_work()}; unfreeze the model for that"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._version import __version__
 from ..adapters._swap import Forward, accelerated, is_accelerated
 from .op import Output
 from .plan import Plan
@@ -47,6 +48,7 @@ class Record:
     released: bool = False
     forwards: dict[str, Forward | None] = field(default_factory=dict)
     """The modules whose class was changed, by name, and the forward of those that were accelerated before."""
+    version: str = __version__  # of this library, another of which may order packed weights otherwise
 
 
 @dataclass(frozen=True)
