@@ -158,9 +158,7 @@ def test_another_version_of_the_library():
     model, x = frozen(), images()
     want = model(x)
     vars(model)["frozen_record"] = dataclasses.replace(model.frozen_record, version="0.0.1")
-    with pytest.raises(
-        cf.UnsupportedInputError, match=r"convnextv2_fast 0.0.1 froze it, .*freeze.model. again"
-    ):
+    with pytest.raises(cf.UnsupportedInputError, match=r"convnextv2_fast 0.0.1 froze it, .*freeze.model. again"):
         model(x)
     assert torch.equal(cf.freeze(model)(x), want)
 
