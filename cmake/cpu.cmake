@@ -5,7 +5,7 @@
 include(CheckCXXCompilerFlag)
 
 set(CNV2_CPU_OPS dwconv grn layer_norm mlp_grn patch_conv)
-set(CNV2_CPU_KERNELS ${CNV2_CPU_OPS} digest)  # digest is no operator of its own
+set(CNV2_CPU_KERNELS ${CNV2_CPU_OPS} digest pool)  # the last two are no operators of their own
 
 set(BUILD_INFO_ISA scalar)
 set(isa_flags_scalar "")
@@ -25,8 +25,9 @@ endif()
 
 # What every instruction set shares: compiled for the baseline CPU.
 set(kernels csrc/cpu/common/isa.cpp csrc/cpu/common/packed.cpp csrc/cpu/common/scratch.cpp csrc/cpu/common/sources.cpp
-            csrc/cpu/dwconv/run.cpp csrc/cpu/block/block.cpp)
-set(bindings csrc/torch/block_cpu.cpp)
+            csrc/cpu/dwconv/run.cpp csrc/cpu/block/block.cpp csrc/cpu/model/program.cpp csrc/cpu/model/pack.cpp
+            csrc/cpu/model/run.cpp)
+set(bindings csrc/torch/block_cpu.cpp csrc/torch/model_cpu.cpp)
 foreach(op ${CNV2_CPU_OPS})
   list(APPEND bindings csrc/torch/${op}_cpu.cpp)
 endforeach()

@@ -1,7 +1,7 @@
 """One image at a time, as fast as it goes.
 
-On a GPU the whole forward pass is one CUDA graph: a replay is one launch in place of one for each kernel. On a CPU
-inference keeps the weights packed, and a block is one operator; there is nothing to capture.
+On a GPU the whole forward pass is one CUDA graph: a replay is one launch in place of one for each kernel. On a CPU a
+frozen model is one operator; there is nothing to capture.
 
     python examples/latency.py --model tiny --checkpoint convnextv2_tiny_1k_224_ema.pt
 """
@@ -23,7 +23,8 @@ class OneImage:
     one.
 
     Args:
-        model: any module that takes `[N, 3, H, W]` and returns a tensor, in eval mode.
+        model: any module that takes `[N, 3, H, W]` and returns a tensor, in eval mode; for a CPU, frozen by
+            :func:`convnextv2_fast.freeze`.
         example: what it will be given: shape, dtype, device.
     """
 
@@ -78,6 +79,8 @@ def main() -> None:
         cf.load_checkpoint(model, args.checkpoint, head="keep")
     if gpu:
         model = model.to("cuda", torch.bfloat16)
+    elif cf.library.why_not("cpu") is None:
+        cf.freeze(model)
     weights = next(model.parameters())
     image = torch.randn(1, 3, args.size, args.size).to(weights)
     classify = OneImage(model, image)

@@ -112,10 +112,25 @@ AREAS = (
         (
             *COMPUTING,
             f"{PACKAGE}/adapters",
+            f"{PACKAGE}/frozen",
             f"{PACKAGE}/bench",
             f"{PACKAGE}/cli",
             f"{PACKAGE}/reference.py",
             "examples",
+        ),
+    ),
+    Area(
+        "frozen",
+        "frozen models of every family: results, refusals, copies, threads, graphs",
+        ("tests/frozen",),
+        (
+            *COMPUTING,
+            f"{PACKAGE}/adapters",
+            f"{PACKAGE}/frozen",
+            f"{PACKAGE}/reference.py",
+            "csrc/cpu",
+            "csrc/common",
+            "csrc/torch",
         ),
     ),
     Area(
@@ -179,6 +194,7 @@ AREAS = (
             f"{PACKAGE}/cli",
             f"{PACKAGE}/checkpoints",
             f"{PACKAGE}/environment.py",
+            f"{PACKAGE}/frozen",
             f"{PACKAGE}/reference.py",
             "examples",
             "benchmarks/results",

@@ -17,6 +17,7 @@ from .adapters import AccelerateReport, accelerate, restore
 from .checkpoints import LoadReport, convert_state_dict, load_checkpoint
 from .dispatch import explain, use_backend
 from .errors import CheckpointError, UnsupportedInputError
+from .frozen import freeze, is_frozen, unfreeze
 from .library import build_info
 from .models import convnextv2, convnextv2_sparse, fcmae, utils
 from .models.convnextv2 import (
@@ -56,6 +57,8 @@ __all__ = [
     "dispatch",
     "explain",
     "fcmae",
+    "freeze",
+    "is_frozen",
     "layouts",
     "library",
     "load_checkpoint",
@@ -63,6 +66,7 @@ __all__ = [
     "ops",
     "reference",
     "restore",
+    "unfreeze",
     "use_backend",
     "utils",
 ]

@@ -33,6 +33,15 @@ def touched(m: nn.Module) -> str | None:
     return None
 
 
+def acting_parameter(m: nn.Module) -> str | None:
+    """Returns in words that a module itself has a parameter that does something of its own when it is used; None if it
+    has none."""
+    for p in m.__dict__["_parameters"].values():
+        if type(p) not in _PLAIN and _acts(p):
+            return f"has a parameter of class {type(p).__name__}"
+    return None
+
+
 def has_hooks(m: nn.Module) -> bool:
     """Whether hooks run before or after a module's forward or backward."""
     own = vars(m)

@@ -31,22 +31,22 @@ def run_block(p: Parts, x: Maps) -> Maps:
         return p.known.row_scale(p.drop_path, _like(x, u))
 
     if first and second:
-        weights: tuple[Any, ...] = (*_first(p), *_second(p))
+        weights: tuple[Any, ...] = (*first_weights(p), *second_weights(p))
         y = ops.block(
             rows,
             *weights,
             layer_scale=p.layer_scale,
             row_scale=row_scale if drops else None,
             ln_eps=p.norm.eps,
-            grn_eps=_grn_eps(p),
+            grn_eps=grn_eps(p),
             layout=layout,
             rows_per_group=groups,
         )
         return _like(x, y)
-    u = ops.dwconv_layer_norm(rows, *_first(p), eps=p.norm.eps, layout=layout) if first else _call_first(p, x)
+    u = ops.dwconv_layer_norm(rows, *first_weights(p), eps=p.norm.eps, layout=layout) if first else _call_first(p, x)
     if second:
         scales: dict[str, Any] = dict(row_scale=row_scale(u) if drops else None, layer_scale=p.layer_scale)
-        y = ops.mlp_grn(u, *_second(p), residual=rows, **scales, eps=_grn_eps(p), rows_per_group=groups)
+        y = ops.mlp_grn(u, *second_weights(p), residual=rows, **scales, eps=grn_eps(p), rows_per_group=groups)
         return _like(x, y)
     y = _call_second(p, u, x)
     y = y if p.layer_scale is None else y * p.layer_scale
@@ -103,14 +103,14 @@ def _kernel(conv: Any) -> Tensor:
     return conv.weight if type(conv) is nn.Conv2d else conv.kernel
 
 
-def _first(p: Parts) -> tuple[Any, ...]:
+def first_weights(p: Parts) -> tuple[Any, ...]:
     return _kernel(p.conv), p.conv.bias, p.norm.weight, p.norm.bias
 
 
-def _second(p: Parts) -> tuple[Any, ...]:
+def second_weights(p: Parts) -> tuple[Any, ...]:
     grn = (None, None) if p.grn is None else tuple(getattr(p.grn, name) for name in p.known.grn_names)
     return p.fc1.weight, p.fc1.bias, *grn, p.fc2.weight, p.fc2.bias
 
 
-def _grn_eps(p: Parts) -> float:
+def grn_eps(p: Parts) -> float:
     return getattr(p.grn, "eps", 1e-6)  # what ConvNeXt V2 has where it is not an attribute

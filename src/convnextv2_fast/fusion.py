@@ -115,7 +115,7 @@ def why_not_mlp_grn(p: Parts) -> str | None:
         or _not_wrapped(p.second_wrappers)
         or why_not_linear(p.fc1, known.linears, "the first linear layer")
         or why_not_linear(p.fc2, known.linears, "the second linear layer")
-        or _not_gelu(p.act, known.activations)
+        or why_not_gelu(p.act, known.activations)
         or _drops(p.drops)
         or (None if p.grn is None and type(None) in known.grns else why_not_module(p.grn, known.grns, "GRN"))
         or why_not_module(p.drop_path, known.drop_paths, "drop path")
@@ -189,7 +189,8 @@ def why_not_linear(m: Any, classes: Sequence[type], name: str) -> str | None:
     return f"{name} has no bias" if m.bias is None else None
 
 
-def _not_gelu(act: Any, classes: Sequence[type]) -> str | None:
+def why_not_gelu(act: Any, classes: Sequence[type]) -> str | None:
+    """Why an op may not stand for an activation as the erf GELU; None if it may."""
     if type(act) not in classes or act.__dict__.get("approximate", "none") != "none":
         return f"the activation is {act!r}, the kernels have the erf GELU"
     return why_not_module(act, classes, "the activation")

@@ -1,5 +1,5 @@
-// The CPU kernels of layer_norm, grn and patch_conv against double precision, at odd sizes, on exactly sized memory.
-// CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile. Prints "N problems, M failed".
+// The CPU kernels of layer_norm, grn, patch_conv and pooling against double precision, at odd sizes, on exactly sized
+// memory. CNV2_VECTOR, CNV2_ROWS: the vector type and the rows of a register tile. Prints "N problems, M failed".
 #include <string>
 
 #include "cpu/common/scratch.cpp"
@@ -7,6 +7,7 @@
 #include "cpu/layer_norm/kernel.h"
 #include "cpu/patch_conv/backward.h"
 #include "cpu/patch_conv/kernel.h"
+#include "cpu/pool/kernel.h"
 #include "kernel_problem.h"
 
 namespace cnv2 {
@@ -22,6 +23,18 @@ double normalize(const double* x, int64_t c, double* out) {
   const double rstd = 1 / std::sqrt(square + kEps);
   for (int64_t i = 0; i < c; ++i) out[i] = (x[i] - mean) * rstd;
   return rstd;
+}
+
+bool pool_failed(int64_t n, int64_t rows, int64_t c, DType dtype, int count) {
+  std::mt19937 g(count);
+  Array x = random_array(g, dtype, n * rows * c, 1);
+  Floats y(n * c, NAN);
+  PoolKernel<CNV2_VECTOR>::forward({x.view(), n, rows, c, y.data()}, threads(1 + count % 3));
+  const Doubles X = x.values();
+  Doubles Y(n * c);
+  for (int64_t i = 0; i < n * rows * c; ++i) Y[i / (rows * c) * c + i % c] += X[i] / static_cast<double>(rows);
+  const std::string what = "pool [" + std::to_string(n) + ", " + std::to_string(rows) + ", " + std::to_string(c) + "]";
+  return report(what.c_str(), {{"y", difference(of(y), Y) / 1e-6}});
 }
 
 bool layer_norm_failed(int64_t rows, int64_t c, DType dtype, DType params, int count) {
@@ -191,6 +204,8 @@ int main() {
     for (int64_t c : {1, 3, 8, 17, 40, 96, 131}) {
       const DType params = problems % 2 ? dtype : DType::kFloat32;
       for (int64_t rows : {0, 1, 5, 70, 300}) failures += layer_norm_failed(rows, c, dtype, params, problems++);
+      for (int64_t rows : {1, 49, 300})
+        failures += pool_failed(1 + problems % 2, rows, 8 * c + 3, dtype, problems), ++problems;
       for (const std::vector<int>& offsets :
            std::vector<std::vector<int>>{{0}, {0, 0}, {0, 1}, {0, 7, 7, 90}, {0, 300}})
         failures += grn_failed(offsets, c, dtype, params, problems++);

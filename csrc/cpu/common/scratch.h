@@ -5,7 +5,18 @@
 
 namespace cnv2 {
 
-enum class ScratchSlot : int { kParameters, kTile, kChunk, kGroups, kVectors, kOperand, kWeights, kBlock, kCount };
+enum class ScratchSlot : int {
+  kParameters,
+  kTile,
+  kChunk,
+  kGroups,
+  kVectors,
+  kOperand,
+  kWeights,
+  kBlock,
+  kModel,
+  kCount
+};
 
 // `count` floats, 64-byte aligned, uninitialised; valid until this thread asks for the same slot again.
 // Throws std::bad_alloc.

@@ -16,7 +16,7 @@ from ..fusion import Inspection, inspect, why_not_any
 from ..models import convnextv2, convnextv2_sparse
 from . import upstream
 from ._report import AccelerateReport, NotReplaced, Replaced
-from ._swap import Accelerated, Forward, Swap, accelerated, is_accelerated, original_class
+from ._swap import Accelerated, Forward, Frozen, Swap, accelerated, is_accelerated, original_class
 
 __all__ = ["AccelerateReport", "NotReplaced", "Replaced", "accelerate", "restore"]
 
@@ -51,8 +51,16 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     if not isinstance(model, nn.Module):
         raise UnsupportedInputError(f"accelerate: wants an nn.Module, got {type(model).__name__}")
     swaps, notes = _swaps()
-    replaced, left = [], []
+    replaced, left, frozen = [], [], ""
     for name, module in list(model.named_modules()):
+        if frozen and name.startswith(frozen):  # nothing calls what is inside a frozen model
+            continue
+        if isinstance(module, Frozen):
+            left.append(NotReplaced(name, type(module).__name__, "frozen, it runs as one program; unfreeze it first"))
+            frozen = f"{name}." if name else " "
+            if not name:
+                break
+            continue
         cls = original_class(module) if is_accelerated(module) else type(module)  # another thread may restore it now
         forward, found = _inspect(module, cls, swaps)
         left += [NotReplaced(name, cls.__name__, reason) for reason in found.reasons]

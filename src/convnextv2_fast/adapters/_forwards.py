@@ -120,10 +120,15 @@ def _constant(steps: list[dis.Instruction], i: int) -> Any:
 def require(cls: type[nn.Module], names: str) -> None:
     """Raises ImportError if the forward of a library's class uses other names than these: another version of it does
     more, or somebody has put another forward into the class."""
-    code = getattr(cls.forward, "__code__", None)
+    require_names(cls.forward, names)
+
+
+def require_names(function: Any, names: str) -> None:
+    """As :func:`require`, for any function of a library."""
+    code = getattr(function, "__code__", None)
     others = {"a wrapper"} if code is None else {*code.co_names} - {*names.split()}
     if others:
-        raise ImportError(f"{cls.__name__}.forward uses {', '.join(sorted(others))}")
+        raise ImportError(f"{getattr(function, '__qualname__', function)} uses {', '.join(sorted(others))}")
 
 
 def _why_not_class(cls: type[nn.Module]) -> str | None:

@@ -39,6 +39,12 @@ class Accelerated:
     written_code: Any  # and its code
 
 
+class Frozen:
+    """Base of the classes that :func:`convnextv2_fast.freeze` makes."""
+
+    frozen_as: tuple[type, type[nn.Module]]  # what else it is derived from: methods, and the class before
+
+
 _making = threading.Lock()
 
 

@@ -1,0 +1,7 @@
+#include "kernel.h"
+
+namespace cnv2 {
+
+extern const PoolCpu kPoolAvx512 = {PoolKernel<Vec16>::forward};
+
+}  // namespace cnv2

@@ -1,0 +1,99 @@
+"""A call of a frozen model: a few checks of the image, and one operator."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.fx import Proxy
+
+from .. import dispatch, fusion, plain
+from .._version import __version__
+from ..errors import UnsupportedInputError
+from . import op
+from .record import PROGRAM, RECORD, Record
+
+OPS = ("block", "dwconv_layer_norm", "mlp_grn", "patch_conv", "layer_norm")
+"""Those that a program stands for."""
+
+
+def run(module: Any, image: Tensor, name: str) -> list[Tensor]:
+    """Runs the program of a module on images `[N, C, H, W]`.
+
+    Args:
+        name: of the call among the record's.
+    Returns:
+        Maps `[N, C, H, W]` with channels_last strides, and vectors `[N, C]`.
+    Raises:
+        UnsupportedInputError: the image does not fit, or something is at work that a program does not take part in.
+    """
+    record: Record = getattr(module, RECORD)
+    if not _fits(record, image):
+        _refuse(record, image)
+    call = record.calls[name]
+    results = op.forward(image, getattr(module, PROGRAM), call.wanted, record.start)
+    found = [results[i].permute(0, 3, 1, 2) if is_map else results[i] for i, is_map in enumerate(call.maps)]
+    return [found[i] for i in call.places]
+
+
+def _fits(record: Record, x: Tensor) -> bool:
+    if isinstance(x, Proxy):  # a graph is made, of which nothing is known
+        return True
+    if plain.recorded_by_jit():  # sizes are tensors then, and the operator looks at them
+        return x.dtype is record.dtype
+    return (
+        x.dtype is record.dtype
+        and x.ndim == 4
+        and x.shape[1] == record.channels
+        and x.shape[2] >= record.least
+        and x.shape[3] >= record.least
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and what_is_at_work() is None
+        and record.version == __version__
+    )
+
+
+def what_is_at_work() -> str | None:
+    """What a program would not take part in, in words; None if there is nothing."""
+    at_work = plain.why("cpu") or fusion.why_not_any()
+    if at_work is not None:
+        return at_work
+    other = [f"{op} is asked to run on {name!r}" for op, name in dispatch.requested(*OPS) if name != "cpu"]
+    return other[0] if other else None
+
+
+def _refuse(record: Record, x: Any) -> NoReturn:
+    raise UnsupportedInputError(f"{record.name}, frozen: {_why_not(record, x)}")
+
+
+def _why_not(record: Record, x: Any) -> str:
+    dtype, what = str(record.dtype).removeprefix("torch."), "images" if record.start == 0 else "maps"
+    if not isinstance(x, Tensor):
+        return f"wants {what} [N, {record.channels}, H, W], got {type(x).__name__}"
+    found = f"got {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
+    if x.ndim != 4 or x.shape[1] != record.channels:
+        return f"wants {what} [N, {record.channels}, H, W], {found}"
+    if not x.is_floating_point():
+        return f"wants floating-point images, {found}; convert with .float() / 255 and normalise"
+    if x.dtype is not record.dtype:
+        return (
+            f"wants images in {dtype}, the model's dtype, {found}; convert the image, or unfreeze the model, convert "
+            "it and freeze it again"
+        )
+    if x.device.type != "cpu":
+        return f"it runs on the CPU, {found}; move the image, or unfreeze the model before it is moved"
+    if x.shape[2] < record.least or x.shape[3] < record.least:
+        return f"H and W must be at least {record.least}, {found}"
+    if torch.is_autocast_enabled("cpu"):
+        return (
+            f"autocast does not reach into a frozen model, which computes in {dtype}; call it outside autocast, and "
+            "for bfloat16 convert the model by .to(torch.bfloat16) before it is frozen"
+        )
+    if x.requires_grad and torch.is_grad_enabled():
+        return "it has no gradients, and the image requires one; detach the image, or unfreeze the model"
+    if record.version != __version__:
+        return f"convnextv2_fast {record.version} froze it, this is {__version__}; call freeze(model) again"
+    return f"{what_is_at_work()}; unfreeze the model for that"

@@ -1,0 +1,176 @@
+"""`freeze` and `unfreeze`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from .. import library
+from ..changes import forward_changed
+from ..errors import UnsupportedInputError
+from . import ours, upstream
+from .call import what_is_at_work
+from .guards import Guarded, frozen_class, record_of, refuse_released
+from .plan import plain_class, refuse
+from .record import PROGRAM, RECORD, Draft, Record, forward_before, give_back
+
+Model = TypeVar("Model", bound=nn.Module)
+Drafter = Callable[[Any], Draft]
+
+_LIBRARIES = {  # modules that define models that can be frozen, and the class whose presence tells so
+    "timm": ("timm.models.convnext",),
+    "transformers": tuple(f"transformers.models.{v}.modeling_{v}" for v in ("convnext", "convnextv2")),
+}
+
+
+def freeze(model: Model, *, release_weights: bool = False) -> Model:
+    """Makes a model for inference on the CPU one native operator, from the image to features or logits, in place. (In
+    transformers' models the embeddings and the encoder are one each.)
+
+    The weights are constants from now on: they are packed once, and no call looks at them again. A write into a weight
+    (by an optimizer, `.data`, NumPy) is ignored until `freeze` is called again, which packs anew, or :func:`unfreeze`.
+    `load_state_dict`, a change of dtype or device, `train()`, `reset_classifier` and another module in the place of one
+    raise an error. `state_dict()`, pickles, copies, hooks on the model itself, `torch.compile` and `torch.export` work.
+    A program is for the instruction set of the CPU that made it. Threads may share a frozen model, also while it is
+    packed anew.
+
+    Args:
+        model: a :class:`ConvNeXtV2`, upstream's, timm's `convnext*` or `convnextv2*`, also with `features_only`, or
+            transformers' ConvNext and ConvNextV2 model, classifier or backbone; accelerated or not; in evaluation mode,
+            on the CPU, in float32, bfloat16 or float16. Every module that the operator stands for must be as it was
+            written.
+        release_weights: frees the memory of the weights that are in the program. The model then has no `state_dict`
+            and cannot be unfrozen.
+    Returns:
+        The model.
+    Raises:
+        UnsupportedInputError: the model is none of these, or a module was changed (hooks, adapters, quantised or
+            parametrised layers, another activation), is in training mode, on another device, in another dtype, or this
+            installation has no CPU kernels; nothing was changed.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedInputError(f"freeze: wants an nn.Module, got {type(model).__name__}")
+    before = record_of(model) if is_frozen(model) else None
+    if before is not None and before.released:
+        refuse_released(before.name, "it cannot be packed anew")
+    drafter = _drafter(model)
+    _check(model)
+    draft = drafter(model)
+    program = draft.plan.pack()
+    modules = dict(model.named_modules())
+    forwards = before.forwards if before is not None else {name: forward_before(modules[name]) for name in draft.mixins}
+    for name, part in draft.parts.items():
+        record = Record(
+            type(model).__name__,
+            draft.plan.dtype,
+            part.channels,
+            part.least,
+            part.calls,
+            part.start,
+            release_weights,
+            forwards,
+        )
+        # The program first: a call of another thread then finds one, old or new.
+        modules[name].register_buffer(PROGRAM, program, persistent=False)
+        modules[name].__dict__[RECORD] = record
+    for name, mixin in draft.mixins.items():
+        modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
+    if release_weights:
+        _release(model, draft.plan.used)
+    return model
+
+
+def unfreeze(model: Model) -> Model:
+    """Undoes :func:`freeze`, in place; a model that is not frozen stays as it is. Returns the model.
+
+    No other thread may run the model meanwhile.
+
+    Raises:
+        UnsupportedInputError: its weights were released.
+    """
+    if not is_frozen(model):
+        return model
+    record = record_of(model)
+    if record.released:
+        refuse_released(record.name, "it cannot be unfrozen")
+    modules = dict(model.named_modules())
+    for name, forward in record.forwards.items():
+        give_back(modules[name], plain_class(modules[name]), forward)
+    for m in modules.values():
+        if RECORD in vars(m):
+            delattr(m, PROGRAM)
+            del m.__dict__[RECORD]
+    return model
+
+
+def is_frozen(model: nn.Module) -> bool:
+    """Whether :func:`freeze` was called of this model, and :func:`unfreeze` not since."""
+    return isinstance(model, Guarded)
+
+
+def _check(model: nn.Module) -> None:
+    missing = library.why_not("cpu")
+    if missing is not None:
+        raise UnsupportedInputError(f"freeze: there are no CPU kernels: {missing}")
+    for device in {p.device.type for p in model.parameters()} - {"cpu"}:
+        if device == "meta":
+            raise UnsupportedInputError("freeze: the model's parameters are on the meta device and have no values")
+        raise UnsupportedInputError(
+            f"freeze: the model is on {device}, and frozen models run on the CPU; on a GPU use "
+            'torch.compile(model, mode="reduce-overhead")'
+        )
+    for name, m in model.named_modules():
+        if m.training:
+            raise UnsupportedInputError(
+                f"freeze: {name or 'the model'} is in training mode; call model.eval() before it is frozen"
+            )
+    at_work = what_is_at_work()
+    if at_work is not None:
+        raise UnsupportedInputError(f"freeze: {at_work}, and a frozen model runs on the CPU kernels alone")
+
+
+def _drafter(model: nn.Module) -> Drafter:
+    cls, (known, notes) = plain_class(model), _drafters()
+    drafter = known.get(cls)
+    if drafter is None and upstream.is_model(model):
+        return upstream.draft
+    if drafter is None:
+        inside = [name for name, m in model.named_modules() if name and plain_class(m) in known]
+        if inside:
+            notes.append(f"freeze the model inside it, model.{inside[0]}")
+        derived = next((base.__name__ for base in cls.__mro__[1:] if base in known), None)
+        what = f"a {cls.__name__}" + (f", a class derived from {derived}" if derived else "")
+        raise UnsupportedInputError(
+            f"freeze: cannot freeze {what}; known are ConvNeXtV2, upstream's and timm's ConvNeXt, and transformers' "
+            f"ConvNext and ConvNextV2 models{''.join(f'; {note}' for note in notes)}"
+        )
+    changed = forward_changed(model, cls)
+    if changed is not None:
+        refuse("", f"it {changed}")
+    return drafter
+
+
+def _drafters() -> tuple[dict[type, Drafter], list[str]]:
+    """The classes that can be frozen, of the libraries that have been imported, and a note for each library whose
+    version is not understood."""
+    found: dict[type, Drafter] = {ours.convnextv2.ConvNeXtV2: ours.draft}
+    notes = []
+    for name, modules in _LIBRARIES.items():
+        if any(module in sys.modules for module in modules):
+            try:
+                found |= importlib.import_module(f".{name}", __package__).DRAFTERS
+            except (ImportError, AttributeError) as error:
+                notes.append(f"this version of {name} is not known: {error}")
+    return found, notes
+
+
+def _release(model: nn.Module, used: dict[int, torch.Tensor]) -> None:
+    for m in model.modules():
+        for name, p in m._parameters.items():
+            if p is not None and id(p) in used:
+                m._parameters[name] = nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)

@@ -1,0 +1,81 @@
+"""What a frozen model carries: how its program is called, and how to undo it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from .._version import __version__
+from ..adapters._swap import Forward, accelerated, is_accelerated
+from .op import Output
+from .plan import Plan
+
+RECORD, PROGRAM = "frozen_record", "frozen_program"
+"""The attribute that holds the record, and the buffer, which no state_dict has, that holds the program."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Which results of a program make one result of the model."""
+
+    wanted: list[int]  # as the operator takes them, no step twice
+    maps: tuple[bool, ...]  # of each, whether it is a map
+    places: tuple[int, ...]  # of each result of the model, its place in them
+
+    @classmethod
+    def of(cls, *outputs: Output) -> Call:
+        steps = list(dict.fromkeys(outputs))
+        return cls(
+            [int(number) for output in steps for number in output],
+            tuple(output.is_map for output in steps),
+            tuple(steps.index(output) for output in outputs),
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """Kept on a module whose forward runs the program, or a part of it."""
+
+    name: str  # the model's class
+    dtype: torch.dtype
+    channels: int  # of what it takes: images, or maps
+    least: int  # positions, along each edge
+    calls: dict[str, Call]
+    start: int = 0  # the first step that runs
+    released: bool = False
+    forwards: dict[str, Forward | None] = field(default_factory=dict)
+    """The modules whose class was changed, by name, and the forward of those that were accelerated before."""
+    version: str = __version__  # of this library, another of which may order packed weights otherwise
+
+
+@dataclass(frozen=True)
+class Part:
+    """The steps that one module runs; see :class:`Record`."""
+
+    channels: int
+    least: int
+    calls: dict[str, Call]
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a family's file makes of a model."""
+
+    plan: Plan
+    parts: dict[str, Part]  # by the name of the module
+    mixins: dict[str, type]
+    """By the name of the module, what the class of it that freeze makes is derived from, beside its own."""
+
+
+def forward_before(m: nn.Module) -> Forward | None:
+    """The forward that an accelerated module has; None for another."""
+    return getattr(type(m), "forward") if is_accelerated(m) else None  # noqa: B009  # mypy takes it for a method
+
+
+def give_back(m: nn.Module, mixed: Any, forward: Forward | None) -> None:
+    """Gives a module the class that it had before it was frozen."""
+    m.__class__ = mixed if forward is None else accelerated(mixed, forward)

@@ -1,0 +1,150 @@
+"""timm's ConvNeXt, V1 and V2: classifiers, and lists or dictionaries of features."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from timm.layers import SelectAdaptivePool2d
+from timm.layers.classifier import ClassifierHead, NormMlpClassifierHead
+from timm.models._features import FeatureDictNet, FeatureListNet
+from timm.models.convnext import ConvNeXt, ConvNeXtStage
+from torch import Tensor, nn
+
+from ..adapters._forwards import require_names
+from ..adapters.timm import KNOWN, NORMS_2D, pair, parts
+from ..fusion import Pair
+from .call import run
+from .guards import Guarded, record_of, refuse_released
+from .plan import Plan, refuse, refuse_other_methods
+from .record import Call, Draft, Part
+
+for _function, _names in (
+    (ConvNeXt.forward, "forward_features forward_head"),
+    (ConvNeXt.forward_features, "norm_pre stages stem"),
+    (ConvNeXt.forward_head, "head"),
+    (ConvNeXtStage.forward, "blocks checkpoint_seq downsample grad_checkpointing is_scripting jit torch"),
+    (NormMlpClassifierHead.forward, "drop fc flatten global_pool norm pre_logits"),
+    (ClassifierHead.forward, "drop fc flatten global_pool"),
+    (SelectAdaptivePool2d.forward, "flatten pool"),
+    (FeatureDictNet.forward, "_collect"),
+    (FeatureListNet.forward, "_collect list values"),
+    (
+        FeatureDictNet._collect,
+        "OrderedDict cat checkpoint concat enumerate getattr grad_checkpointing is_scripting isinstance items jit len "
+        "list max return_layers torch tuple",
+    ),
+):
+    require_names(_function, _names)
+
+_METHODS = {name: getattr(ConvNeXt, name) for name in ("forward_features", "forward_head")}
+_COLLECT = {"_collect": FeatureDictNet._collect}
+_POOLS = ("avg", "fast", "fastavg")  # SelectAdaptivePool2d's names of the mean
+
+
+class FrozenConvNeXt(Guarded):
+    def forward_features(self, x: Tensor) -> Tensor:
+        return run(self, x, "features")[0]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
+        record = record_of(self)
+        if record.released:
+            refuse_released(record.name, "its head cannot run alone")
+        return super().forward_head(x, pre_logits=pre_logits)  # type: ignore[misc]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return run(self, x, "logits")[0]
+
+
+class FrozenFeatureListNet(Guarded):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return run(self, x, "list")
+
+
+class FrozenFeatureDictNet(Guarded):
+    return_layers: dict[str, str]
+    keys: Callable[[], Any]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        names = [self.return_layers[key] for key in self.keys() if key in self.return_layers]
+        return OrderedDict(zip(names, run(self, x, "list"), strict=True))
+
+
+def _draft(model: Any) -> Draft:
+    refuse_other_methods(model, _METHODS)
+    stem = pair(model.stem) if isinstance(model.stem, nn.Sequential) else None
+    plan = Plan(None if stem is None else stem.conv)
+    last = plan.patches("stem", model.stem, stem)
+    plan.plain("stages", model.stages, nn.Sequential)
+    for i, stage in enumerate(model.stages):
+        last = _stage(plan, f"stages.{i}", stage, last)
+    if isinstance(model.norm_pre, nn.Identity):
+        plan.plain("norm_pre", model.norm_pre, nn.Identity)
+    else:
+        last = plan.norm("norm_pre", model.norm_pre, NORMS_2D)
+    calls = {"features": Call.of(last)}
+    least = plan.reduction
+    calls["logits"] = Call.of(_head(plan, model.head, last))
+    return Draft(plan, {"": Part(plan.image_channels, least, calls)}, {"": FrozenConvNeXt})
+
+
+def _stage(plan: Plan, name: str, stage: Any, last: Any) -> Any:
+    plan.plain(name, stage, ConvNeXtStage)
+    if isinstance(stage.downsample, nn.Identity):
+        plan.plain(f"{name}.downsample", stage.downsample, nn.Identity)
+    else:
+        found = pair(stage.downsample) if isinstance(stage.downsample, nn.Sequential) else None
+        last = plan.patches(f"{name}.downsample", stage.downsample, found)
+    return plan.each(f"{name}.blocks", stage.blocks, parts, last, nn.Sequential)
+
+
+def _head(plan: Plan, head: Any, last: Any) -> Any:
+    plan.plain("head", head, NormMlpClassifierHead, ClassifierHead)
+    plan.plain("head.drop", head.drop, nn.Dropout, nn.Identity)
+    plan.plain("head.flatten", head.flatten, nn.Flatten, nn.Identity)
+    pool = head.global_pool
+    plan.plain("head.global_pool", pool, SelectAdaptivePool2d)
+    with_norm = type(head) is NormMlpClassifierHead and not isinstance(head.norm, nn.Identity)
+    whole = isinstance(head.fc, nn.Identity) and isinstance(getattr(head, "pre_logits", head.fc), nn.Identity)
+    if not pool.pool_type and whole:  # as timm makes a model with global_pool=""
+        return plan.norm("head.norm", head.norm, NORMS_2D) if with_norm else last
+    if pool.pool_type not in _POOLS:
+        refuse("head.global_pool", f"it is {pool.pool_type!r}, and frozen models pool by the mean")
+    last = plan.pool("head.norm", head.norm if with_norm else None, NORMS_2D, "channels_first")
+    hidden = getattr(head, "pre_logits", None)
+    if isinstance(hidden, nn.Sequential):
+        plan.plain("head.pre_logits", hidden, nn.Sequential)
+        plan.linear("head.pre_logits.fc", hidden.fc)
+        last = plan.gelu("head.pre_logits.act", hidden.act, KNOWN[False].activations)
+    if isinstance(head.fc, nn.Identity):
+        plan.plain("head.fc", head.fc, nn.Identity)
+        return last
+    return plan.linear("head.fc", head.fc)
+
+
+def _features(model: Any) -> Draft:
+    modules = list(model.items())
+    refuse_other_methods(model, _COLLECT)
+    if [name for name, _ in modules[:2]] != ["stem_0", "stem_1"]:
+        refuse("", "it is not a list of features as timm.create_model makes it of a ConvNeXt")
+    (_, conv), (_, norm) = modules[:2]
+    plan = Plan(conv)
+    last = plan.patches("stem_1", norm, Pair(conv, norm, NORMS_2D, norm_first=False))
+    outputs = []
+    for name, stage in modules[2:]:
+        last = _stage(plan, name, stage, last)
+        if name in model.return_layers:
+            outputs.append(last)
+    if len(outputs) != len(model.return_layers):
+        refuse("", "it returns the features of other modules than stages")
+    mixin = FrozenFeatureListNet if type(model) is FeatureListNet else FrozenFeatureDictNet
+    part = Part(plan.image_channels, plan.reduction, {"list": Call.of(*outputs)})
+    return Draft(plan, {"": part}, {"": mixin})
+
+
+DRAFTERS: dict[type, Callable[[Any], Draft]] = {
+    ConvNeXt: _draft,
+    FeatureListNet: _features,
+    FeatureDictNet: _features,
+}

@@ -1,0 +1,142 @@
+"""transformers' ConvNext and ConvNextV2: model, classifier, backbone.
+
+Their own forwards run. The embeddings run the program's first step and the encoder all others; then each stage gives
+back the map that it would have computed, so that whatever transformers collects from them stays as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithNoAttention
+from transformers.models.convnext import modeling_convnext as v1
+from transformers.models.convnextv2 import modeling_convnextv2 as v2
+from transformers.utils import output_capturing
+from transformers.utils.generic import merge_with_config_defaults
+
+from ..adapters._forwards import require_names
+from ..adapters._swap import Frozen
+from ..adapters.transformers import downsampling, parts, stem
+from ..changes import accept_forward, forward_changed
+from .call import run
+from .guards import Guarded
+from .plan import Plan, plain_class, refuse
+from .record import Call, Draft, Part
+
+_HOOK = "install_output_capuring_hook.<locals>.output_capturing_hook"  # transformers' own, on its stages
+_KINDS = {
+    "Encoder": "BaseModelOutputWithNoAttention stages",
+    "Model": "BaseModelOutputWithPoolingAndNoAttention ValueError embeddings encoder hidden_states last_hidden_state "
+    "layernorm mean",
+    "ForImageClassification": "ImageClassifierOutputWithNoAttention classifier config convnext convnextv2 "
+    "hidden_states loss_function pooler_output",
+    "Backbone": "BackboneOutput append embeddings encoder hidden_states hidden_states_norms out_features stage_names "
+    "tuple zip",
+}
+
+
+def _class(library: Any, kind: str) -> Any:
+    return getattr(library, ("ConvNext" if library is v1 else "ConvNextV2") + kind)
+
+
+for _library in (v1, v2):
+    for _kind, _names in _KINDS.items():
+        require_names(inspect.unwrap(_class(_library, _kind).forward), _names)
+        accept_forward(_class(_library, _kind))
+
+
+class FrozenEmbeddings(Frozen):
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return run(self, pixel_values, "stem")[0]
+
+
+class FrozenStage(Frozen):
+    def forward(self, features: Tensor, result: Tensor) -> Tensor:
+        return result
+
+
+class FrozenEncoder(Frozen):
+    stages: Any
+
+    @merge_with_config_defaults
+    @output_capturing.capture_outputs(tie_last_hidden_states=False)
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Any:
+        features = hidden_states.contiguous(memory_format=torch.channels_last)
+        results = run(self, features, "list")
+        for stage, result in zip(self.stages, results, strict=True):
+            features = stage(features, result)
+        return BaseModelOutputWithNoAttention(last_hidden_state=features)
+
+
+def _draft(name: str, library: Any, model: Any) -> Draft:
+    embeddings, encoder = model.embeddings, model.encoder
+    plan = Plan(embeddings.patch_embeddings)
+    plan.plain(f"{name}embeddings", embeddings, _class(library, "Embeddings"))
+    plan.plain(f"{name}encoder", encoder, _class(library, "Encoder"))
+    plan.plain(f"{name}encoder.stages", encoder.stages, nn.ModuleList)
+    last = plan.patches(f"{name}embeddings", embeddings, stem(embeddings))
+    first, maps = last, []
+    mixins: dict[str, type] = {f"{name}embeddings": FrozenEmbeddings, f"{name}encoder": FrozenEncoder}
+    for i, stage in enumerate(encoder.stages):
+        where = f"{name}encoder.stages.{i}"
+        _stage_is_plain(plan, where, stage, _class(library, "Stage"))
+        plan.plain(f"{where}.downsampling_layer", stage.downsampling_layer, nn.ModuleList)
+        if len(stage.downsampling_layer):
+            last = plan.patches(f"{where}.downsampling_layer", stage.downsampling_layer, downsampling(stage))
+        last = plan.each(f"{where}.layers", stage.layers, parts, last, nn.ModuleList)
+        maps.append(last._replace(reduction=last.reduction // first.reduction))
+        mixins[where] = FrozenStage
+    least = plan.reduction // first.reduction
+    pieces = {
+        f"{name}embeddings": Part(plan.image_channels, plan.reduction, {"stem": Call.of(first)}),
+        f"{name}encoder": Part(first.channels, least, {"list": Call.of(*maps)}, first.step + 1),
+    }
+    return Draft(plan, pieces, {"": Guarded} | mixins)
+
+
+def _stage_is_plain(plan: Plan, name: str, stage: Any, cls: type) -> None:
+    """As :meth:`Plan.plain`, but for the hooks by which transformers collects the hidden states."""
+    hooks = dict(stage._forward_hooks)
+    ours = [
+        key
+        for key, hook in hooks.items()
+        if getattr(hook, "__qualname__", "") == _HOOK and hook.__module__ == output_capturing.__name__
+    ]
+    try:
+        for key in ours:
+            del stage._forward_hooks[key]
+        plan.plain(name, stage, cls)
+    finally:
+        stage._forward_hooks.clear()
+        stage._forward_hooks.update(hooks)
+
+
+def _whole(library: Any) -> Callable[[Any], Draft]:
+    return lambda model: _draft("", library, model)
+
+
+def _classifier(library: Any, name: str) -> Callable[[Any], Draft]:
+    def draft(model: Any) -> Draft:
+        inner = getattr(model, name)
+        cls = _class(library, "Model")
+        reason = f"is a {type(inner).__name__}" if plain_class(inner) is not cls else forward_changed(inner, cls)
+        if reason is not None:
+            refuse(name, f"it {reason}")
+        return _draft(f"{name}.", library, inner)
+
+    return draft
+
+
+DRAFTERS: dict[type, Callable[[Any], Draft]] = {
+    _class(library, kind): drafter
+    for library, name in ((v1, "convnext"), (v2, "convnextv2"))
+    for kind, drafter in (
+        ("Model", _whole(library)),
+        ("Backbone", _whole(library)),
+        ("ForImageClassification", _classifier(library, name)),
+    )
+}

@@ -1,0 +1,168 @@
+"""Which models cannot be frozen, and the one error that says why."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import convnextv2_fast as cf
+from tests.frozen import written_like_upstream
+from tests.frozen.subjects import FAMILIES, OURS, build
+from tests.native.isas import needs_library
+
+pytestmark = needs_library
+
+
+def hook(m):
+    m.register_forward_hook(lambda *_: None)
+
+
+def own_forward(m):
+    m.forward = lambda x: x
+
+
+class Rank(nn.Linear):
+    """As adapters' layers are: a class of its own."""
+
+
+CHANGES = {
+    "a hook on a linear layer": (lambda b: hook(b.pwconv1), "the first linear layer has hooks"),
+    "a hook on the block": (hook, "it has hooks"),
+    "a forward": (lambda b: own_forward(b.grn), "GRN has a forward of its own"),
+    "a block's forward": (own_forward, "it has a forward of its own"),
+    "another activation": (lambda b: setattr(b, "act", nn.GELU("tanh")), "the activation is GELU"),
+    "an adapter": (lambda b: setattr(b, "pwconv2", Rank(32, 8)), "the second linear layer is a Rank"),
+    "no module": (lambda b: setattr(b, "norm", nn.Identity()), "the norm is a Identity"),
+    "dilation": (lambda b: setattr(b.dwconv, "dilation", (2, 2)), "dilation 2"),
+    "a parametrization": (
+        lambda b: parametrizations.weight_norm(b.pwconv1),
+        "the first linear layer is a Parametrized",
+    ),
+    "two dtypes": (lambda b: b.pwconv1.half(), "of two dtypes, float16 and float32"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_module(change):
+    model = build("ours")
+    act, reason = CHANGES[change]
+    act(model.stages[0][0])
+    model.eval()
+    with pytest.raises(cf.UnsupportedInputError, match=f"freeze: stages.0.0 cannot be frozen: .*{reason}"):
+        cf.freeze(model)
+    assert not cf.is_frozen(model) and not hasattr(model, "frozen_program")
+
+
+OUTSIDE_BLOCKS = {
+    "a hook on a stage": (lambda m: hook(m.stages[1]), "stages.1 .*it has hooks"),
+    "a hook on the stem's norm": (
+        lambda m: hook(m.downsample_layers[0][1]),
+        "downsample_layers.0 .*the norm has hooks",
+    ),
+    "another stem": (lambda m: m.downsample_layers.__setitem__(0, nn.Conv2d(3, 8, 4, 4)), "stem .*it is a Conv2d"),
+    "an overlapping stem": (lambda m: setattr(m.downsample_layers[0][0], "stride", (2, 2)), "windows overlap"),
+    "another stage": (lambda m: m.stages.__setitem__(2, nn.ModuleList()), "stages.2 .*a ModuleList"),
+    "another head": (lambda m: setattr(m, "head", nn.Sequential(m.head)), "head .*the head is a Sequential"),
+    "another norm": (lambda m: setattr(m, "norm", nn.LayerNorm(40, bias=False)), "norm .*no weight or no bias"),
+    "a forward": (own_forward, "the model .*forward of its own"),
+    "another method": (lambda m: setattr(m, "forward_features", None), "the model .*forward_features of its own"),
+    "float64": (lambda m: m.double(), "the model .*it is in float64"),
+}
+
+
+@pytest.mark.parametrize("change", OUTSIDE_BLOCKS)
+def test_a_change_outside_the_blocks(change):
+    model = build("ours")
+    act, reason = OUTSIDE_BLOCKS[change]
+    act(model)
+    with pytest.raises(cf.UnsupportedInputError, match=f"freeze: .*{reason}"):
+        cf.freeze(model.eval())
+
+
+def test_a_method_of_the_class_that_was_replaced(monkeypatch):
+    monkeypatch.setattr(cf.ConvNeXtV2, "_stages", lambda self, x: [])
+    with pytest.raises(cf.UnsupportedInputError, match=r"the model .*a class whose _stages was replaced"):
+        cf.freeze(build("ours"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_hook_in_the_last_block_of_any_family(family):
+    model = build(family, accelerate=True)
+    linears = [name for name, m in model.named_modules() if name.rsplit(".")[-1] in ("fc2", "pwconv2")]
+    hook(model.get_submodule(linears[-1]))
+    block = linears[-1].removesuffix(".mlp.fc2").removesuffix(".pwconv2")
+    with pytest.raises(cf.UnsupportedInputError, match=f"freeze: {block} cannot be frozen: .* has hooks"):
+        cf.freeze(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"stem_type": "overlap_tiered"}, "stem .*not a convolution and a LayerNorm"),
+        ({"kernel_sizes": 5}, "5x5"),
+        ({"output_stride": 16}, "stages.3.downsample"),
+        ({"act_layer": "gelu_tanh"}, "GELUTanh"),
+        ({"global_pool": "max"}, "'max'"),
+        ({"norm_layer": "rmsnorm"}, "stem"),
+    ],
+)
+def test_forms_of_timm(options, reason):
+    from timm.models.convnext import ConvNeXt
+
+    model = ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8), use_grn=True, ls_init_value=None, **options).eval()
+    with pytest.raises(cf.UnsupportedInputError, match=reason):
+        cf.freeze(model)
+
+
+@pytest.mark.parametrize("name", ["PooledByTheLargest", "StagesFirst", "OfOneSample"])
+def test_look_alikes_of_upstream(name):
+    with pytest.raises(cf.UnsupportedInputError, match="has the name of upstream's, but it"):
+        cf.freeze(getattr(written_like_upstream, name)().eval())
+
+
+class Derived(cf.ConvNeXtV2):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda: build("ours").train(), "the model is in training mode; call model.eval"),
+        (lambda: _with(build("ours"), lambda m: m.stages[0][0].train()), "stages.0.0 is in training mode"),
+        (lambda: build("ours").to("meta"), "no values"),
+        (lambda: nn.Sequential(build("ours")), "a Sequential; known are .*inside it, model.0"),
+        (lambda: Derived(**OURS).eval(), "a Derived, a class derived from ConvNeXtV2"),
+        (lambda: nn.Linear(3, 3).eval(), "a Linear; known are"),
+        (lambda: torch.zeros(3), "wants an nn.Module, got Tensor"),
+    ],
+)
+def test_other_models(model, words):
+    with pytest.raises(cf.UnsupportedInputError, match=f"freeze: .*{words}"):
+        cf.freeze(model())
+
+
+def _with(model, act):
+    act(model)
+    return model
+
+
+def test_a_model_on_a_gpu(monkeypatch):
+    model = build("ours")
+    device = torch.device("cuda")
+    monkeypatch.setattr(type(model), "parameters", lambda self: iter([type("P", (), {"device": device})]))
+    with pytest.raises(cf.UnsupportedInputError, match=r'on cuda, .* torch.compile\(model, mode="reduce-overhead"\)'):
+        cf.freeze(model)
+
+
+def test_another_backend(monkeypatch):
+    with cf.use_backend("torch"), pytest.raises(cf.UnsupportedInputError, match="asked to run on 'torch'"):
+        cf.freeze(build("ours"))
+    monkeypatch.setenv("CONVNEXTV2_FAST_BACKEND", "torch")
+    with pytest.raises(cf.UnsupportedInputError, match="asked to run on 'torch'"):
+        cf.freeze(build("ours"))
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setitem(cf.library._missing, "cpu", "this installation has no _C_cpu.so")
+    with pytest.raises(cf.UnsupportedInputError, match="no CPU kernels: this installation has no"):
+        cf.freeze(build("ours"))
