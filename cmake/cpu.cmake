@@ -25,7 +25,7 @@ endif()
 
 # What every instruction set shares: compiled for the baseline CPU.
 set(kernels csrc/cpu/common/isa.cpp csrc/cpu/common/packed.cpp csrc/cpu/common/scratch.cpp csrc/cpu/common/sources.cpp
-            csrc/cpu/dwconv/run.cpp csrc/cpu/block/block.cpp)
+            csrc/cpu/threads/cpus.cpp csrc/cpu/threads/pool.cpp csrc/cpu/dwconv/run.cpp csrc/cpu/block/block.cpp)
 set(bindings csrc/torch/block_cpu.cpp)
 foreach(op ${CNV2_CPU_OPS})
   list(APPEND bindings csrc/torch/${op}_cpu.cpp)
