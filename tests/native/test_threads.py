@@ -2,17 +2,15 @@
 
 import os
 import re
-import statistics
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from convnextv2_fast import library, ops
+from convnextv2_fast import library
 from convnextv2_fast.testing import make
 from tests.native.cxx import needs_compiler, run_check
 from tests.native.isas import needs_library

@@ -20,8 +20,8 @@ struct Parallel {
   int64_t threads;  // at most so many run at a time
 
   // Cuts [begin, end) into ranges of `grain` or more, several for a thread, calls body(from, to) for each, and returns
-  // when all are done. Which thread runs which range is left to chance: a result must not depend on it. The range that
-  // comes last may be shorter. What a body throws is thrown here, once nobody runs a range any more.
+  // when all are done. Which thread runs which range is left to chance: a result must not depend on it. The last
+  // range of a thread's share may be shorter. What a body throws is thrown here, once nobody runs a range any more.
   template <class F>
   void operator()(int64_t begin, int64_t end, int64_t grain, const F& body) const {
     if (begin >= end) return;
