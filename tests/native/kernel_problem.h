@@ -1,4 +1,5 @@
-// What the checks of CPU kernels share: exactly sized arrays in any storage type, the pool's threads, the error of a result.
+// What the checks of CPU kernels share: exactly sized arrays in any storage type, the pool's threads, the error of a
+// result.
 #pragma once
 
 #include <algorithm>

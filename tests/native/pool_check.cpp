@@ -136,7 +136,8 @@ void callers() {
   std::vector<std::thread> all;
   for (int64_t caller = 0; caller < 8; ++caller) {
     all.emplace_back([&, caller] {
-      for (int64_t call = 0; call < 100; ++call) wrong += !covers(caller, caller + 17 * call, 1 + call % 3, 1 + call % 5);
+      for (int64_t call = 0; call < 100; ++call)
+        wrong += !covers(caller, caller + 17 * call, 1 + call % 3, 1 + call % 5);
     });
   }
   for (std::thread& t : all) t.join();
@@ -258,7 +259,8 @@ void quotas(const std::string& folder) {
       {"none", "", 0},
   };
   for (const auto& c : cases)
-    check(cpus_of_quota(folder + "/" + c.mount, c.groups) == c.cpus, std::string("quota of ") + c.mount + " " + c.groups);
+    check(cpus_of_quota(folder + "/" + c.mount, c.groups) == c.cpus,
+          std::string("quota of ") + c.mount + " " + c.groups);
 }
 
 }  // namespace

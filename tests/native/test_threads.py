@@ -66,7 +66,6 @@ def test_affinity_limits_threads():
     """A process bound to one CPU computes on one thread, whatever torch says."""
     code = f"os.sched_setaffinity(0, {{{min(CPUS)}}}); torch.set_num_threads(8); call()\n"
     assert in_child(COUNT_WORKERS + code + "print(library.usable_cpus(), workers())") == "1 0"
-    assert 1 <= library.usable_cpus() <= len(CPUS)
 
 
 @needs_library
