@@ -3,9 +3,10 @@
 # kernel has one for each: the others use that of the next lower set. The kernels know nothing of torch: the target
 # `cpu_kernels` can be built before torch is installed, and is not built again for another torch.
 include(CheckCXXCompilerFlag)
+find_package(Threads REQUIRED)
 
 set(CNV2_CPU_OPS dwconv grn layer_norm mlp_grn patch_conv)
-set(CNV2_CPU_KERNELS ${CNV2_CPU_OPS} digest pool)  # the last two are no operators of their own
+set(CNV2_CPU_KERNELS ${CNV2_CPU_OPS} digest mean)  # the last two are no operators of their own
 
 set(BUILD_INFO_ISA scalar)
 set(isa_flags_scalar "")
@@ -26,7 +27,7 @@ endif()
 # What every instruction set shares: compiled for the baseline CPU.
 set(kernels csrc/cpu/common/isa.cpp csrc/cpu/common/packed.cpp csrc/cpu/common/scratch.cpp csrc/cpu/common/sources.cpp
             csrc/cpu/dwconv/run.cpp csrc/cpu/block/block.cpp csrc/cpu/model/program.cpp csrc/cpu/model/pack.cpp
-            csrc/cpu/model/run.cpp)
+            csrc/cpu/model/run.cpp csrc/cpu/threads/cpus.cpp csrc/cpu/threads/pool.cpp)
 set(bindings csrc/torch/block_cpu.cpp csrc/torch/model_cpu.cpp)
 foreach(op ${CNV2_CPU_OPS})
   list(APPEND bindings csrc/torch/${op}_cpu.cpp)
@@ -56,4 +57,5 @@ target_compile_definitions(cpu_kernels PRIVATE ${have})
 if(TORCH_ROOT)
   cnv2_add_library(_C_cpu ${bindings} $<TARGET_OBJECTS:cpu_kernels>)
   target_compile_definitions(_C_cpu PRIVATE ${have})
+  target_link_libraries(_C_cpu PRIVATE Threads::Threads)
 endif()

@@ -161,7 +161,7 @@ AREAS = (
         "reliability",
         "nothing grows over thousands of calls; forks; hostile files; random calls",
         ("tests/reliability",),
-        (*COMPUTING, f"{PACKAGE}/checkpoints", f"{PACKAGE}/cli", f"{PACKAGE}/train", "csrc/torch"),
+        (*COMPUTING, f"{PACKAGE}/checkpoints", f"{PACKAGE}/cli", f"{PACKAGE}/train", "csrc/cpu/threads", "csrc/torch"),
     ),
     Area(
         "packaging",

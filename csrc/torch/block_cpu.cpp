@@ -7,6 +7,7 @@
 #include "common/dwconv.h"
 #include "cpu/common/isa.h"
 #include "packed_cpu.h"
+#include "register_cpu.h"
 
 namespace cnv2 {
 namespace {
@@ -97,7 +98,7 @@ std::tuple<Tensor, Tensor> block_cpu_fwd(const Tensor& x, const Tensor& packed, 
 }  // namespace
 }  // namespace cnv2
 
-STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
-  m.impl("block_cpu_pack", TORCH_BOX(&cnv2::block_cpu_pack));
-  m.impl("block_cpu_fwd", TORCH_BOX(&cnv2::block_cpu_fwd));
+CNV2_CPU_OPERATORS(m) {
+  m.add<&cnv2::block_cpu_pack>("block_cpu_pack");
+  m.add<&cnv2::block_cpu_fwd>("block_cpu_fwd");
 }

@@ -6,6 +6,7 @@
 
 #include "dwconv_check.h"
 #include "parallel_cpu.h"
+#include "register_cpu.h"
 
 namespace cnv2 {
 namespace {
@@ -63,9 +64,9 @@ std::tuple<Tensor, Tensor> dwconv_layer_norm_fwd_train(const Tensor& x, const Te
 }  // namespace
 }  // namespace cnv2
 
-STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
-  m.impl("dwconv_fwd", TORCH_BOX(&cnv2::dwconv_fwd));
-  m.impl("dwconv_bwd", TORCH_BOX(&cnv2::dwconv_bwd));
-  m.impl("dwconv_layer_norm_fwd", TORCH_BOX(&cnv2::dwconv_layer_norm_fwd));
-  m.impl("dwconv_layer_norm_fwd_train", TORCH_BOX(&cnv2::dwconv_layer_norm_fwd_train));
+CNV2_CPU_OPERATORS(m) {
+  m.add<&cnv2::dwconv_fwd>("dwconv_fwd");
+  m.add<&cnv2::dwconv_bwd>("dwconv_bwd");
+  m.add<&cnv2::dwconv_layer_norm_fwd>("dwconv_layer_norm_fwd");
+  m.add<&cnv2::dwconv_layer_norm_fwd_train>("dwconv_layer_norm_fwd_train");
 }

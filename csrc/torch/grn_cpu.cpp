@@ -7,6 +7,7 @@
 #include "cpu/common/isa.h"
 #include "groups.h"
 #include "parallel_cpu.h"
+#include "register_cpu.h"
 
 namespace cnv2 {
 namespace {
@@ -51,7 +52,7 @@ std::tuple<Tensor, Tensor, Tensor> grn_bwd(const Tensor& dy, const Tensor& x, co
 }  // namespace
 }  // namespace cnv2
 
-STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
-  m.impl("grn_fwd", TORCH_BOX(&cnv2::grn_fwd));
-  m.impl("grn_bwd", TORCH_BOX(&cnv2::grn_bwd));
+CNV2_CPU_OPERATORS(m) {
+  m.add<&cnv2::grn_fwd>("grn_fwd");
+  m.add<&cnv2::grn_bwd>("grn_bwd");
 }

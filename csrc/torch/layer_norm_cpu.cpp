@@ -7,6 +7,7 @@
 #include "cpu/common/isa.h"
 #include "groups.h"
 #include "parallel_cpu.h"
+#include "register_cpu.h"
 
 namespace cnv2 {
 namespace {
@@ -43,7 +44,7 @@ std::tuple<Tensor, Tensor> layer_norm_bwd(const Tensor& dy, const Tensor& x, con
 }  // namespace
 }  // namespace cnv2
 
-STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
-  m.impl("layer_norm_fwd", TORCH_BOX(&cnv2::layer_norm_fwd));
-  m.impl("layer_norm_bwd", TORCH_BOX(&cnv2::layer_norm_bwd));
+CNV2_CPU_OPERATORS(m) {
+  m.add<&cnv2::layer_norm_fwd>("layer_norm_fwd");
+  m.add<&cnv2::layer_norm_bwd>("layer_norm_bwd");
 }

@@ -7,6 +7,7 @@
 #include "cpu/common/isa.h"
 #include "groups.h"
 #include "packed_cpu.h"
+#include "register_cpu.h"
 
 namespace cnv2 {
 namespace {
@@ -152,8 +153,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_b
 }  // namespace
 }  // namespace cnv2
 
-STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
-  m.impl("mlp_grn_cpu_pack", TORCH_BOX(&cnv2::mlp_grn_cpu_pack));
-  m.impl("mlp_grn_cpu_fwd", TORCH_BOX(&cnv2::mlp_grn_cpu_fwd));
-  m.impl("mlp_grn_cpu_bwd", TORCH_BOX(&cnv2::mlp_grn_cpu_bwd));
+CNV2_CPU_OPERATORS(m) {
+  m.add<&cnv2::mlp_grn_cpu_pack>("mlp_grn_cpu_pack");
+  m.add<&cnv2::mlp_grn_cpu_fwd>("mlp_grn_cpu_fwd");
+  m.add<&cnv2::mlp_grn_cpu_bwd>("mlp_grn_cpu_bwd");
 }

@@ -6,6 +6,7 @@
 
 #include "cpu/common/isa.h"
 #include "parallel_cpu.h"
+#include "register_cpu.h"
 
 namespace cnv2 {
 namespace {
@@ -166,7 +167,7 @@ Tensors model_cpu_fwd(const Tensor& image, const Tensor& program, Ints numbers, 
 }  // namespace
 }  // namespace cnv2
 
-STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
-  m.impl("model_cpu_pack", TORCH_BOX(&cnv2::model_cpu_pack));
-  m.impl("model_cpu_fwd", TORCH_BOX(&cnv2::model_cpu_fwd));
+CNV2_CPU_OPERATORS(m) {
+  m.add<&cnv2::model_cpu_pack>("model_cpu_pack");
+  m.add<&cnv2::model_cpu_fwd>("model_cpu_fwd");
 }

@@ -1,20 +1,21 @@
-// What framework-free CPU code takes: torch's threads, a tensor's memory with its dtype.
+// What framework-free CPU code takes: the number of threads, a tensor's memory with its dtype.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+
 #include "cpu/common/array.h"
 #include "cpu/common/parallel.h"
+#include "cpu/threads/cpus.h"
 #include "tensor_utils.h"
 
 namespace cnv2 {
 
-// Honours torch.set_num_threads.
+// As many threads as torch.set_num_threads or OMP_NUM_THREADS say, but no more than there are CPUs for. They are
+// threads of our own (cpu/threads).
 inline Parallel torch_parallel() {
-  return {static_cast<int64_t>(torch::stable::get_num_threads()),
-          [](int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context) {
-            torch::stable::parallel_for(begin, end, grain, [=](int64_t from, int64_t to) { body(context, from, to); });
-          }};
+  return {std::min(static_cast<int64_t>(torch::stable::get_num_threads()), usable_cpus())};
 }
 
 // Refuses a tensor whose storage was freed, as sharding does with parameters that are not in use.

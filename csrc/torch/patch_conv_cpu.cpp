@@ -7,6 +7,7 @@
 #include "cpu/common/isa.h"
 #include "groups.h"
 #include "packed_cpu.h"
+#include "register_cpu.h"
 
 namespace cnv2 {
 namespace {
@@ -192,9 +193,9 @@ Tensor patch_conv_cpu_dx(const Tensor& dz, const Tensor& weight, int64_t sources
 }  // namespace
 }  // namespace cnv2
 
-STABLE_TORCH_LIBRARY_IMPL(convnextv2_fast, CPU, m) {
-  m.impl("patch_conv_cpu_pack", TORCH_BOX(&cnv2::patch_conv_cpu_pack));
-  m.impl("patch_conv_cpu_fwd", TORCH_BOX(&cnv2::patch_conv_cpu_fwd));
-  m.impl("patch_conv_cpu_dparams", TORCH_BOX(&cnv2::patch_conv_cpu_dparams));
-  m.impl("patch_conv_cpu_dx", TORCH_BOX(&cnv2::patch_conv_cpu_dx));
+CNV2_CPU_OPERATORS(m) {
+  m.add<&cnv2::patch_conv_cpu_pack>("patch_conv_cpu_pack");
+  m.add<&cnv2::patch_conv_cpu_fwd>("patch_conv_cpu_fwd");
+  m.add<&cnv2::patch_conv_cpu_dparams>("patch_conv_cpu_dparams");
+  m.add<&cnv2::patch_conv_cpu_dx>("patch_conv_cpu_dx");
 }

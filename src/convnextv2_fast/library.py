@@ -196,6 +196,19 @@ def set_cpu_isa(isa: str) -> None:
         )
 
 
+def usable_cpus() -> int | None:
+    """How many threads a CPU kernel takes at most; None without CPU kernels.
+
+    The CPUs of the process's affinity mask, or what its cgroup's quota comes to, rounded up, if that is less."""
+    return None if _cpu is None else int(_cpu.cnv2_usable_cpus())
+
+
+def assume_cpus(number: int) -> None:
+    """Makes :func:`usable_cpus` ``number`` from now on, whatever the machine has; 0: what it has. For tests."""
+    if _cpu is not None:
+        _cpu.cnv2_assume_cpus(number)
+
+
 def _open_cpu(folder: Path) -> ctypes.CDLL:
     handle = ctypes.CDLL(str(folder / "_C_cpu.so"))  # loaded already: this only gives access to its C functions
     handle.cnv2_cpu_isa.restype = handle.cnv2_best_cpu_isa.restype = ctypes.c_char_p

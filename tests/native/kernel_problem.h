@@ -1,4 +1,5 @@
-// What the checks of CPU kernels share: exactly sized arrays in any storage type, real threads, the error of a result.
+// What the checks of CPU kernels share: exactly sized arrays in any storage type, the pool's threads, the error of a
+// result.
 #pragma once
 
 #include <algorithm>
@@ -8,11 +9,12 @@
 #include <cstring>
 #include <memory>
 #include <random>
-#include <thread>
 #include <vector>
 
 #include "cpu/common/array.h"
 #include "cpu/common/parallel.h"
+#include "cpu/threads/cpus.cpp"
+#include "cpu/threads/pool.cpp"
 
 namespace cnv2 {
 
@@ -75,19 +77,10 @@ inline double difference(const Doubles& got, const Doubles& want) {
   return most / scale;
 }
 
-// Runs bodies on real threads, so that a race is one.
+// The pool's threads, as many as asked for whatever the machine has, so that a race is one.
 inline Parallel threads(int count) {
-  static int most;
-  most = count;
-  return {count, [](int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context) {
-            const int64_t parts = std::min<int64_t>(most, (end - begin + grain - 1) / grain);
-            const int64_t share = (end - begin + parts - 1) / parts;
-            std::vector<std::thread> running;
-            for (int64_t at = begin + share; at < end; at += share)
-              running.emplace_back([=] { body(context, at, std::min(end, at + share)); });
-            body(context, begin, std::min(end, begin + share));
-            for (std::thread& t : running) t.join();
-          }};
+  assume_cpus(count);
+  return {count};
 }
 
 // Prints what is off, in units of its limit; whether anything is.

@@ -7,7 +7,7 @@
 #include "cpu/layer_norm/kernel.h"
 #include "cpu/patch_conv/backward.h"
 #include "cpu/patch_conv/kernel.h"
-#include "cpu/pool/kernel.h"
+#include "cpu/mean/kernel.h"
 #include "kernel_problem.h"
 
 namespace cnv2 {
@@ -29,7 +29,7 @@ bool pool_failed(int64_t n, int64_t rows, int64_t c, DType dtype, int count) {
   std::mt19937 g(count);
   Array x = random_array(g, dtype, n * rows * c, 1);
   Floats y(n * c, NAN);
-  PoolKernel<CNV2_VECTOR>::forward({x.view(), n, rows, c, y.data()}, threads(1 + count % 3));
+  MeanKernel<CNV2_VECTOR>::forward({x.view(), n, rows, c, y.data()}, threads(1 + count % 3));
   const Doubles X = x.values();
   Doubles Y(n * c);
   for (int64_t i = 0; i < n * rows * c; ++i) Y[i / (rows * c) * c + i % c] += X[i] / static_cast<double>(rows);

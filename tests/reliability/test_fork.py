@@ -1,8 +1,8 @@
 """fork(): after import, after use on several threads as in a DataLoader's workers, while another thread is at work.
 
 What torch itself does not survive is left out: after a backward pass its autograd threads are gone in the child, so
-there it infers only; its random generator has a lock that the child may inherit locked; and two threads in a child of a
-process that has used two hang in libgomp, whoever starts them."""
+there it infers only; its random generator has a lock that the child may inherit locked; and torch's own operators on
+two threads, in a child of a process where they have used two, hang in libgomp. This library's kernels do not."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 START = """
-import os, sys, threading, torch
+import os, sys, threading, time, torch
 import convnextv2_fast as cf
 SMALL = dict(num_classes=3, depths=(1, 1, 1, 1), dims=(40, 80, 160, 320))
 
@@ -69,6 +69,28 @@ if os.fork() == 0:
 assert os.wait()[1] == 0
 """,
     "after use, one thread in the child": "torch.set_num_threads(2); same(use()[:1], child(1, train=False))",
+    "after use, kernels on several threads in the child": """
+from convnextv2_fast import library, testing
+library.assume_cpus(3)
+torch.set_num_threads(3)
+use()  # torch's threads are at work too
+problems = [testing.make(op, 1, 28, 28, 40).to(torch.float32, False) for op in testing.ALL_OPS]
+def kernels():
+    with torch.inference_mode():
+        return [problem.public().contiguous().view(-1).tolist() for problem in problems]
+want = kernels()
+for generation in range(3):
+    if os.fork() != 0:
+        assert os.wait()[1] == 0
+        os._exit(0)
+    assert kernels() == want
+    end = time.monotonic() + 30
+    names = []
+    while names.count("cnv2-worker\\n") != 2 and time.monotonic() < end:  # a thread names itself when it first runs
+        names = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+    assert names.count("cnv2-worker\\n") == 2, names
+os._exit(0)  # torch joins threads at an ordinary exit that the child does not have
+""",
     "after use, weights change in the child": """
 torch.set_num_threads(1)
 want = use(train=False)

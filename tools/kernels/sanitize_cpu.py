@@ -18,8 +18,9 @@ BF16, AMX = (*AVX512, "-mavx512bf16"), (*AVX512, "-mavx512bf16", "-mamx-tile", "
 HAS_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
 PAIRS = {"mlp_grn_cpu_check.cpp": True}  # what multiplies them
 CHECKS = {**PAIRS, "rows_cpu_check.cpp": True, "dwconv_cpu_check.cpp": False}  # on threads?
+POOL = {"pool_check.cpp": True}
 KERNELS = {  # vector type, rows of a register tile, columns of a strip, flags, what the CPU must have, checks
-    "scalar": ("Vec4", 6, 7, (), (), CHECKS),
+    "scalar": ("Vec4", 6, 7, (), (), {**CHECKS, **POOL}),
     "avx2": ("Vec8", 6, 7, AVX2, ("avx2", "fma", "f16c"), CHECKS),
     "avx512": ("Vec16", 14, 14, AVX512, HAS_AVX512, CHECKS),
     "avx512_bf16": ("Vec16", 14, 14, (*BF16, "-DCNV2_PAIRS=BFloat16Pairs"), (*HAS_AVX512, "avx512_bf16"), PAIRS),

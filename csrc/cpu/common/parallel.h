@@ -1,4 +1,4 @@
-// How framework-free CPU code runs loops on several threads: its caller says.
+// How framework-free CPU code runs loops on several threads. No framework header.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,10 @@ struct Parallel {
   using Body = void (*)(void* context, int64_t begin, int64_t end);
 
   int64_t threads;  // at most so many run at a time
-  // Splits [begin, end) into one range a thread, of `grain` or more each, and returns when all are done.
-  void (*run)(int64_t begin, int64_t end, int64_t grain, Body body, void* context);
 
+  // Cuts [begin, end) into ranges of `grain` or more, several for a thread, calls body(from, to) for each, and returns
+  // when all are done. Which thread runs which range is left to chance: a result must not depend on it. The last
+  // range of a thread's share may be shorter. What a body throws is thrown here, once nobody runs a range any more.
   template <class F>
   void operator()(int64_t begin, int64_t end, int64_t grain, const F& body) const {
     if (begin >= end) return;
@@ -28,6 +29,9 @@ struct Parallel {
         begin, end, grain, [](void* context, int64_t from, int64_t to) { (*static_cast<const F*>(context))(from, to); },
         const_cast<F*>(&body));
   }
+
+ private:
+  void run(int64_t begin, int64_t end, int64_t grain, Body body, void* context) const;  // cpu/threads/pool.cpp
 };
 
 }  // namespace cnv2

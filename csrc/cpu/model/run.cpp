@@ -7,7 +7,7 @@
 #include "cpu/layer_norm/layer_norm.h"
 #include "cpu/mlp_grn/mlp_grn.h"
 #include "cpu/patch_conv/patch_conv.h"
-#include "cpu/pool/pool.h"
+#include "cpu/mean/mean.h"
 #include "model.h"
 
 namespace cnv2 {
@@ -168,7 +168,7 @@ class ModelRun {
 
   void pool(int64_t i, const Step& step) {
     vector_ = vectors_[0];
-    pool_cpu(isa_).forward({{map_, dtype_}, samples_, h_ * w_, step.c_in, vector_}, parallel_);
+    mean_cpu(isa_).forward({{map_, dtype_}, samples_, h_ * w_, step.c_in, vector_}, parallel_);
     if (step.norm != NormPlace::kNone) {
       layer_norm(step, {vector_, DType::kFloat32}, samples_, vectors_[1]);
       vector_ = vectors_[1];

@@ -9,17 +9,17 @@
 
 namespace cnv2 {
 
-struct PoolForward {
+struct MeanForward {
   ConstArray x;           // [n, rows, C]
   int64_t n, rows, c;     // rows >= 1
   float* __restrict__ y;  // [n, C]
 };
 
-struct PoolCpu {
+struct MeanCpu {
   // Sums are float32, in an order that follows from `rows` alone.
-  void (*forward)(const PoolForward&, const Parallel&);
+  void (*forward)(const MeanForward&, const Parallel&);
 };
 
-CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, PoolCpu, kPool, pool_cpu)
+CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, MeanCpu, kMean, mean_cpu)
 
 }  // namespace cnv2

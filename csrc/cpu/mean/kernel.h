@@ -1,21 +1,21 @@
-// The one source of pooling's CPU kernels, a template over the vector type. All names have internal linkage.
+// The one source of the means over maps, a template over the vector type. All names have internal linkage.
 #pragma once
 
 #include "cpu/common/rows.h"
-#include "pool.h"
+#include "mean.h"
 
 namespace cnv2 {
 namespace {
 
 template <class V>
-struct PoolKernel {
+struct MeanKernel {
   using R = RowVectors<V>;
   static constexpr int kWidth = V::width;
   static constexpr int kVectors = 4;          // of channels at once, to hide the latency of the additions
   static constexpr int64_t kRun = 64;         // rows of one sum; the sums of runs are added to each other
   static constexpr int64_t kChannels = 1024;  // that a thread takes at a time
 
-  static void forward(const PoolForward& p, const Parallel& parallel) {
+  static void forward(const MeanForward& p, const Parallel& parallel) {
     const int64_t parts = (p.c + kChannels - 1) / kChannels;
     parallel(0, p.n * parts, grain(p.rows * (p.c < kChannels ? p.c : kChannels)), [&](int64_t begin, int64_t end) {
       with_dtype(p.x.dtype, p.x.data, [&](auto* x) {
@@ -30,7 +30,7 @@ struct PoolKernel {
 
  private:
   template <class T>
-  static void channels(const PoolForward& p, const T* __restrict__ x,  // rows p.c apart
+  static void channels(const MeanForward& p, const T* __restrict__ x,  // rows p.c apart
                        int64_t count,
                        float* __restrict__ y) {  // [count]
     int64_t c = 0;
@@ -42,7 +42,7 @@ struct PoolKernel {
 
   // kCount vectors of channels, the last of `lanes` lanes.
   template <int kCount, class T>
-  static CNV2_INLINE void some(const PoolForward& p, const T* __restrict__ x, int lanes, float* __restrict__ y) {
+  static CNV2_INLINE void some(const MeanForward& p, const T* __restrict__ x, int lanes, float* __restrict__ y) {
     V all[kCount];
     unroll<0, kCount>([&](auto i) CNV2_LAMBDA { all[i.value] = V::zero(); });
     for (int64_t first = 0; first < p.rows; first += kRun) {

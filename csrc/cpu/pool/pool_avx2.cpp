@@ -1,7 +1,0 @@
-#include "kernel.h"
-
-namespace cnv2 {
-
-extern const PoolCpu kPoolAvx2 = {PoolKernel<Vec8>::forward};
-
-}  // namespace cnv2

@@ -1,7 +1,0 @@
-#include "kernel.h"
-
-namespace cnv2 {
-
-extern const PoolCpu kPoolAvx512 = {PoolKernel<Vec16>::forward};
-
-}  // namespace cnv2

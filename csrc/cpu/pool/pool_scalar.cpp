@@ -1,7 +1,0 @@
-#include "kernel.h"
-
-namespace cnv2 {
-
-extern const PoolCpu kPoolScalar = {PoolKernel<Vec4>::forward};
-
-}  // namespace cnv2

@@ -1,0 +1,131 @@
+"""The pool of cpu/threads: as a C++ program, by torch.set_num_threads, and beside a neighbour that wants the cores."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from convnextv2_fast.testing import make
+from tests.native.cxx import needs_compiler, run_check
+from tests.native.isas import needs_library
+
+pytestmark = pytest.mark.cpu_kernel
+TASKS = Path("/proc/self/task")
+CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+@needs_compiler
+def test_pool(tmp_path):
+    said = run_check("pool_check.cpp", tmp_path, "-pthread")
+    assert re.search(r"^1\d\d checks, 0 failed", said), said
+
+
+def in_child(code: str) -> str:
+    """What a fresh process prints; fails the test if it fails."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+COUNT_WORKERS = """
+import os, time, torch
+from pathlib import Path
+from convnextv2_fast import library, ops
+def workers():
+    return sum((task / "comm").read_text() == "cnv2-worker\\n" for task in Path("/proc/self/task").iterdir())
+def call():
+    return ops.layer_norm(torch.ones(4096, 256), torch.ones(256), torch.ones(256), backend="cpu")
+"""
+
+
+@needs_library
+@pytest.mark.skipif(not TASKS.exists(), reason="no /proc here")
+def test_workers_start_when_wanted():
+    """None for one thread; then one less than torch.set_num_threads says; never more than there are CPUs for."""
+    code = """
+library.assume_cpus(4)
+found = []
+for threads, wanted in (1, 0), (3, 2), (2, 2), (64, 3):
+    torch.set_num_threads(threads)
+    call()
+    end = time.monotonic() + 30
+    while workers() != wanted and time.monotonic() < end:  # a new thread gives itself its name when it first runs
+        time.sleep(0.001)
+    found.append(workers())
+print(found)
+"""
+    assert in_child(COUNT_WORKERS + code) == "[0, 2, 2, 3]"
+
+
+@needs_library
+@pytest.mark.skipif(not CPUS, reason="no affinity masks here")
+def test_affinity_limits_threads():
+    """A process bound to one CPU computes on one thread, whatever torch says."""
+    code = f"os.sched_setaffinity(0, {{{min(CPUS)}}}); torch.set_num_threads(8); call()\n"
+    assert in_child(COUNT_WORKERS + code + "print(library.usable_cpus(), workers())") == "1 0"
+
+
+@needs_library
+def test_callers_side_by_side():
+    """Eight Python threads, each with its own number of threads, get the bits of one that is alone."""
+    problem = make("block", 1, 28, 28, 40).to(torch.float32, requires_grad=False)
+    with torch.inference_mode():
+        want = problem.public()
+    wrong: list[str] = []
+
+    def work(threads: int) -> None:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            for _ in range(10):
+                if not torch.equal(problem.public(), want):
+                    wrong.append(f"{threads} threads")
+
+    before = torch.get_num_threads()
+    try:
+        callers = [threading.Thread(target=work, args=(1 + i % 4,)) for i in range(8)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    finally:
+        torch.set_num_threads(before)
+    assert not wrong
+
+
+@needs_library
+@pytest.mark.skipif(len(CPUS) < 2, reason="one CPU")
+def test_a_busy_neighbour_does_not_stop_a_call():
+    """Beside a process that wants one of two cores, two threads take less than four times as long as one.
+
+    OpenMP's take ten to two hundred times as long, since its threads wait for one that has no core. One thread is
+    timed beside the same neighbour, in turn, so that whatever else the machine does falls on both."""
+    two = sorted(CPUS)[:2]
+    code = f"""
+import os, statistics, subprocess, sys, time, torch
+from convnextv2_fast import ops
+from convnextv2_fast.testing import make
+os.sched_setaffinity(0, {set(two)})
+problem = make("block", 1, 28, 28, 80).to(torch.float32, requires_grad=False)
+hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+try:
+    os.sched_setaffinity(hog.pid, {{{two[1]}}})
+    took = {{1: [], 2: []}}
+    with torch.inference_mode():
+        for call in range(60):
+            threads = 1 + call % 2
+            torch.set_num_threads(threads)
+            begin = time.perf_counter()
+            for _ in range(3):
+                problem.public()
+            took[threads].append(time.perf_counter() - begin)
+    print(statistics.median(took[2]) / statistics.median(took[1]))
+finally:
+    hog.kill()
+    hog.wait()
+"""
+    assert float(in_child(code)) < 4
