@@ -26,7 +26,8 @@ TRAINED = ("fast-cpu", "eager", "channels_last", "compile")
 TIMM = ("timm-accelerated", "timm", "timm-compile")
 DENSE = ("fast-cpu", "masked-dense", "masked-dense-compile")
 SERVERS = ("fast-cpu", "fast-frozen", "eager")
-TURNS = 5
+TURNS, QUICK_TURNS = 5, 2
+TURN, QUICK_TURN = Turn(), Turn(max_seconds=0.5)
 
 
 def group(
@@ -41,7 +42,7 @@ def group(
 ) -> None:
     """One case as rows. What cannot run here is printed, and is no row. A quick group compiles nothing."""
     wanted = [name for name in names if not (quick and "compile" in name)]
-    turns, turn = (2, Turn(max_seconds=0.5)) if quick else (turns, Turn())
+    turns, turn = (QUICK_TURNS, QUICK_TURN) if quick else (turns, TURN)
     for name, outcome in measure_apart(case, wanted, turns=turns, turn=turn, neighbour=neighbour).items():
         if outcome.timing is None:
             print(f"  {case.name} {name}: {outcome.status}: {outcome.reason}", flush=True)
@@ -105,11 +106,12 @@ def servers(run: Run, quick: bool) -> None:
     """Milliseconds per image, over all processes and threads that call at the same time. Nobody waits for anybody: each
     caller begins its next image when it has the last one."""
     threads = torch.get_num_threads()
+    all_threads = f"{threads} thread{'s' if threads > 1 else ''}"
     arrangements = {  # processes, threads of each, callers in each
         "1 caller, 1 thread": (1, 1, 1),
-        f"1 caller, {threads} threads": (1, threads, 1),
+        f"1 caller, {all_threads}": (1, threads, 1),
         "2 processes of 2 threads": (2, 2, 1),
-        f"8 callers, {threads} threads": (1, threads, 8),
+        f"8 callers, {all_threads}": (1, threads, 8),
     }
     turn = Turn(max_seconds=1.0 if quick else 4.0)
     for size in ("atto",) if quick else ("atto", "tiny"):
