@@ -19,7 +19,6 @@ TRAINING = (("atto", 8), ("tiny", 4))
 PRETRAINING = (("atto", 8), ("tiny", 4))
 INITS = ("std02", "upstream")
 SIZES = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
-SLOW = ("large", "huge")  # a call takes seconds
 RUNTIMES = ("fast-cpu", "fast-frozen", "eager", "channels_last", "compile", "onnxruntime", "openvino")
 SERVED = ("fast-cpu", "fast-frozen", "eager", "compile", "onnxruntime", "openvino")
 TRAINED = ("fast-cpu", "eager", "channels_last", "compile")
@@ -37,12 +36,11 @@ def group(
     names: tuple[str, ...],
     quick: bool,
     *,
-    turns: int = TURNS,
     neighbour: bool = False,
 ) -> None:
     """One case as rows. What cannot run here is printed, and is no row. A quick group compiles nothing."""
     wanted = [name for name in names if not (quick and "compile" in name)]
-    turns, turn = (QUICK_TURNS, QUICK_TURN) if quick else (turns, TURN)
+    turns, turn = (QUICK_TURNS, QUICK_TURN) if quick else (TURNS, TURN)
     for name, outcome in measure_apart(case, wanted, turns=turns, turn=turn, neighbour=neighbour).items():
         if outcome.timing is None:
             print(f"  {case.name} {name}: {outcome.status}: {outcome.reason}", flush=True)
@@ -82,8 +80,7 @@ def sizes(run: Run, quick: bool) -> None:
     """Every size at batch 1 and 8."""
     for batch in (1,) if quick else (1, 8):
         for size in SIZES[: 2 if quick else 8]:
-            turns = 3 if size in SLOW else TURNS
-            group(run, "sizes", ModelCase(size, batch, Setting("cpu", "float32")), SERVED, quick, turns=turns)
+            group(run, "sizes", ModelCase(size, batch, Setting("cpu", "float32")), SERVED, quick)
 
 
 def training(run: Run, quick: bool) -> None:

@@ -21,7 +21,7 @@ _REFERENCE = "reference.pt"
 
 def subject(shared: Path, request: Mapping[str, Any], label: str, limit: float) -> Subject:
     """One row, in a worker; `limit` is how far its output may lie from the torch backend's."""
-    (row,), _ = providers.rows(Request.of(request), [label], shared)
+    row = providers.one(Request.of(request), label, shared)
     if row.error is not None:
         raise Unavailable(row.error) if row.absent else Failed(row.error)
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from .. import dispatch
 from ..adapters import accelerate
-from ..models.convnextv2 import SIZES
-from . import peers, runtimes
+from . import peers, runtimes, specs
 from .models import build, images
 from .peers import Unavailable
 from .rows import Row
@@ -56,42 +55,8 @@ class Request:
         return cls(**{**plain, "dtype": getattr(torch, plain["dtype"]), "device": torch.device(plain["device"])})
 
 
-def specs_of(name: str, device: torch.device, dtype: torch.dtype, gradients: bool) -> list[dispatch.Spec]:
-    """What dispatch is asked in one call of the model `name`, with the backend that is in use."""
-    sparse = name.startswith("fcmae-")
-    dims = SIZES[name.removeprefix("fcmae-")][1]
-    spec = functools.partial(dispatch.Spec, device=device.type, dtype=dtype, param_dtype=dtype, needs_grad=gradients)
-    layout = "patch" if sparse else "dense"
-    found = [spec(op="patch_conv", channels=c, layout=layout) for c in (3, *dims[:3])]
-    blocks = [(c, layout) for c in dims] + [(512, "dense")] * sparse  # FCMAE's decoder is a dense block
-    for c, kind in blocks:
-        extras = ("autograd",) if gradients else ()
-        if kind == "patch":
-            extras = (*(("drop path",) if gradients else ()), *extras, "rows [T, C]", "a kernel [49, C]")
-        block = spec(op="block", channels=c, layout=kind, extras=extras)
-        found.append(block)
-        if dispatch.choose(block).backend == "composed":
-            found.append(spec(op="dwconv_layer_norm", channels=c, layout=kind))
-            found.append(spec(op="mlp_grn", channels=c, layout="dense"))
-    return found
-
-
-def _ops(backend: str, request: Request) -> dict[str, list[str]]:
-    """For each op, the backends that run it in this model; a block that is two ops is not among them.
-
-    Raises:
-        Unavailable: this backend runs nothing here, so a row named after it would be another backend's.
-        UnsupportedInputError: an op has this backend, but cannot run there what the model asks of it.
-    """
-    found: dict[str, set[str]] = {}
-    with dispatch.use_backend(backend):
-        for spec in specs_of(request.model, request.device, request.dtype, request.train):
-            chosen = dispatch.choose(spec).backend
-            if chosen != "composed":
-                found.setdefault(spec.op, set()).add(chosen)
-    if backend != "auto" and not any(backend in names for names in found.values()):
-        raise Unavailable(f"backend {backend!r}: no op of this model has such an implementation yet")
-    return {op: sorted(names) for op, names in found.items()}
+def _ops_of(request: Request, backend: str) -> dict[str, list[str]]:
+    return specs.ops(backend, request.model, request.device, request.dtype, request.train)
 
 
 def _step(owner: Any, run: Forward, train: bool) -> Callable[[], Tensor]:
@@ -223,11 +188,11 @@ def entries(request: Request) -> list[Entry]:
         found.append(Entry(label, lambda subject: method(subject, label, *rest), ops or {}))
 
     for name in dict.fromkeys(request.backends or ("auto", "torch")):
-        add(f"fast ({name})", _Subject.own, name, ops=_ops(name, request))
+        add(f"fast ({name})", _Subject.own, name, ops=_ops_of(request, name))
     if request.freeze:
         add("fast (frozen)", _Subject.own_frozen)
     if request.compile:
-        add("torch.compile (torch backend)", _Subject.own_compiled, ops=_ops("torch", request))
+        add("torch.compile (torch backend)", _Subject.own_compiled, ops=_ops_of(request, "torch"))
     for peer in dict.fromkeys(request.peers):
         if peer in peers.RUNTIMES:
             add(peers.RUNTIMES[peer], _Subject.runtime, peer)
@@ -237,25 +202,38 @@ def entries(request: Request) -> list[Entry]:
     return found
 
 
-def rows(request: Request, labels: Sequence[str] | None = None, shared: Path | None = None) -> tuple[list[Row], Row]:
-    """The rows asked for (or some of them), built in this process, and the row that all are compared with: the torch
-    backend, which need not be among them. A row that cannot be built has an error. `shared`: a folder where exported
-    models may be kept for the next process.
+def _built(entry: Entry, subject: _Subject) -> Row:
+    """The row; with an error if it cannot be built."""
+    try:
+        row = entry.build(subject)
+    except Unavailable as reason:
+        row = Row(entry.label, error=str(reason), absent=True)
+    except Exception as error:  # of an exporter: a line of the report, not its end
+        row = Row(entry.label, error=one_line(error, 1))
+    row.ops = entry.ops
+    return row
+
+
+def _reference(subject: _Subject) -> Row:
+    return subject.own("fast (torch)", "torch")
+
+
+def reference(request: Request) -> Row:
+    """What all rows are compared with: the torch backend, which need not be among them."""
+    return _reference(_Subject(request, None))
+
+
+def one(request: Request, label: str, shared: Path) -> Row:
+    """One row. `shared`: a folder where exported models are kept for the next process."""
+    (entry,) = (entry for entry in entries(request) if entry.label == label)
+    return _built(entry, _Subject(request, shared))
+
+
+def rows(request: Request) -> tuple[list[Row], Row]:
+    """The rows asked for, built in this process, and the reference.
 
     Raises:
         Unavailable, UnsupportedInputError: as :func:`entries`; an image size that the model refuses.
     """
-    subject = _Subject(request, shared)
-    found = []
-    for entry in entries(request):
-        if labels is not None and entry.label not in labels:
-            continue
-        try:
-            row = entry.build(subject)
-        except Unavailable as reason:
-            row = Row(entry.label, error=str(reason), absent=True)
-        except Exception as error:  # of an exporter: a line of the report, not its end
-            row = Row(entry.label, error=one_line(error, 1))
-        row.ops = entry.ops
-        found.append(row)
-    return found, subject.own("fast (torch)", "torch")
+    subject = _Subject(request, None)
+    return [_built(entry, subject) for entry in entries(request)], _reference(subject)
