@@ -152,21 +152,10 @@ def test_peers_of_pytorch_compute_the_same(cli, tmp_path, monkeypatch, peer, mod
     except ImportError:
         pytest.skip(f"{peer} is not installed")
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
-    argv = [
-        "--turns",
-        "1",
-        "--backend",
-        "torch",
-        "--compile",
-        "--peer",
-        peer,
-        "--mode",
-        mode,
-        "--json",
-        str(tmp_path / "b.json"),
-    ]
-    code, out, _ = cli(*QUICK, *argv)
-    rows = json.loads((tmp_path / "b.json").read_text())["rows"][2:]
+    file = tmp_path / "b.json"
+    argv = ["--backend", "torch", "--compile", "--peer", peer, "--mode", mode, "--json", str(file)]
+    code, out, _ = cli(*QUICK, "--turns", "1", *argv)
+    rows = json.loads(file.read_text())["rows"][2:]
     assert code == 0, out
     assert [row["label"] for row in rows] == [f"{peer} ({form})" for form in ("eager", "torch.compile", "accelerated")]
     for row in rows:
@@ -219,6 +208,13 @@ def test_the_frozen_model_is_a_row(cli, monkeypatch):
     code, out, _ = cli(*QUICK, "--backend", "torch", "--freeze")
     assert code == 0 and "fast (frozen)" in out and not any(model.training for model in frozen)
     assert len(frozen) == 3, "a check and two turns"
+
+
+@pytest.mark.parametrize("argv", [["--turns", "2"], ["--neighbour"]])
+def test_what_is_for_cpus_is_refused_on_a_gpu(cli, monkeypatch, argv):
+    monkeypatch.setattr(bench, "require_device", lambda at: at)
+    code, out, err = cli("bench", "--device", "cuda", *argv)
+    assert code == 2 and not out and "--turns and --neighbour are for --device cpu" in err
 
 
 @pytest.mark.parametrize(

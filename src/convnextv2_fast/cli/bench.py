@@ -201,10 +201,11 @@ def run(args: argparse.Namespace) -> int:
         CommandError, UnsupportedInputError: the arguments ask for what cannot be.
     """
     at = require_device(args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    if at.type != "cpu" and (args.turns or args.neighbour):
+    if at.type == "cpu":
+        args.turns = args.turns or TURNS
+    elif args.turns or args.neighbour:
         raise CommandError("--turns and --neighbour are for --device cpu: on a GPU all rows share one process")
     args.device, args.batch = at, args.batch or (64 if at.type == "cuda" else 1)
-    args.turns = args.turns or TURNS
     _check_outputs(args)
     rows: list[Row] = []
     with threads(args.threads), torch.cuda.device(at) if at.type == "cuda" else contextlib.nullcontext():
