@@ -1,8 +1,8 @@
 """What the CPU kernels are worth, in one run: `make cpu-report`.
 
-Inference, training and pre-training beside every CPU runtime at hand, all eight sizes beside eager, the depthwise
-weight gradient, the memory of a training step, and how time grows with batch, image and threads. Leaves a CSV, a page
-and a plot.
+Inference, training and pre-training beside every CPU runtime at hand, also beside a busy process, in every size, on a
+small image, and served by several processes and threads: in `cpu_models`. Here: the depthwise weight gradient, the
+memory of a training step, and how time grows with batch, image and threads. Leaves a CSV, a page and a plot.
 """
 
 from __future__ import annotations
@@ -19,38 +19,15 @@ import torch
 import convnextv2_fast as cf
 from convnextv2_fast.bench.timing import Timing
 
-from ..suite.cases import Setting
-from ..suite.measure import Effort, measure, significant
-from ..suite.module_cases import FcmaeCase, ModelCase
+from ..suite.measure import significant
 from ..suite.roofline import ceilings
-from . import cpu_pages, machine, program, tidy
+from . import cpu_models, cpu_pages, machine, program, tidy
 from .naming import OURS, published
 from .program import Run
 
-INFERENCE = (("atto", 1), ("tiny", 8), ("base", 1))
-TRAINING = (("atto", 8), ("tiny", 4))
-PRETRAINING = (("atto", 8), ("tiny", 4))
-DENSE = ("fast-cpu", "masked-dense", "masked-dense-compile")
-SIZES = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
-RUNTIMES = ("fast-cpu", "eager", "channels_last", "compile", "onnxruntime", "openvino")
 PLANES = ((96, 56), (192, 28), (384, 14), (768, 7))  # of tiny's stages
 BATCHES, RESOLUTIONS = (1, 2, 4, 8, 16, 32), (128, 192, 224, 256, 320, 384, 448, 512)
 LIMITS = {"rounds": 9, "warmup": 2, "round_seconds": 0.02, "max_seconds": 12.0}  # of calls that are no group
-
-
-def group(
-    run: Run, part: str, case: ModelCase | FcmaeCase, names: tuple[str, ...], rounds: int, seconds: float
-) -> None:
-    """One interleaved group as rows. What cannot run here is printed, and is no row."""
-    for name, outcome in measure(case, names, Effort(rounds=rounds, max_seconds=seconds)).items():
-        if outcome.timing is None:
-            print(f"  {case.name} {name}: {outcome.status}: {outcome.reason}", flush=True)
-            continue
-        provider, mode = published(name)
-        figures = {key: outcome.info[key] for key in ("gb_per_s", "roofline_share")}
-        columns = {"case": case.what, "provider": provider, "mode": mode, "batch": case.batch}
-        columns |= {"dtype": case.setting.precision, "rel_error": outcome.info["max_relative_error"]}
-        run.record(part, name, outcome.timing, peer=provider, figures=figures, **columns)
 
 
 def limits(run: Run, quick: bool) -> None:
@@ -63,34 +40,6 @@ def limits(run: Run, quick: bool) -> None:
         }
         for case, figures in note.items():
             run.add("ceilings", case, "pytorch", dtype=precision, note=tidy.noted(**figures))
-
-
-def inference(run: Run, quick: bool) -> None:
-    """The three cases, float32 and bfloat16, all runtimes."""
-    for precision in ("float32",) if quick else ("float32", "bfloat16"):
-        for size, batch in INFERENCE:
-            case = ModelCase(size, batch, Setting("cpu", precision))
-            group(run, "inference", case, RUNTIMES, 5 if quick else 15, 20.0 if quick else 45.0)
-
-
-def training(run: Run, quick: bool) -> None:
-    """Forward, cross entropy, backward."""
-    for size, batch in TRAINING:
-        case = ModelCase(size, batch, Setting("cpu", "float32"), backward=True)
-        group(run, "training", case, RUNTIMES[:4], 5 if quick else 11, 20.0 if quick else 60.0)
-
-
-def pretraining(run: Run, quick: bool) -> None:
-    """An FCMAE step, 60 % of the patches removed, beside dense convolutions times the mask."""
-    for size, batch in PRETRAINING:
-        case = FcmaeCase(size, batch, Setting("cpu", "float32"))
-        group(run, "pretraining", case, DENSE, 5 if quick else 11, 20.0 if quick else 60.0)
-
-
-def sizes(run: Run, quick: bool) -> None:
-    """Every size at batch 1, ours and eager."""
-    for size in SIZES[: 6 if quick else 8]:
-        group(run, "sizes", ModelCase(size, 1, Setting("cpu", "float32")), ("fast-cpu", "eager"), 7, 20.0)
 
 
 def weight_gradient(run: Run, quick: bool) -> None:
@@ -190,18 +139,23 @@ def growth(run: Run, quick: bool) -> None:
 
 PARTS: dict[str, Callable[[Run, bool], None]] = {
     "ceilings": limits,
-    "inference": inference,
-    "training": training,
-    "pretraining": pretraining,
+    "inference": cpu_models.inference,
+    "neighbour": cpu_models.neighbour,
+    "small": cpu_models.small,
+    "servers": cpu_models.servers,
+    "training": cpu_models.training,
+    "pretraining": cpu_models.pretraining,
     "weight_gradient": weight_gradient,
     "growth": growth,
     "memory": step_memory,
-    "sizes": sizes,
+    "sizes": cpu_models.sizes,
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = program.options("cpu-report", __doc__, quick="fewer rounds, float32, no large and huge")
+    parser = program.options(
+        "cpu-report", __doc__, quick="fewer and shorter turns, fewer cases, float32, no torch.compile"
+    )
     parser.add_argument("--only", nargs="*", choices=PARTS, help="some parts")
     args = parser.parse_args(arguments)
     run = program.begin(parser, args, "--quick" if args.quick else "")

@@ -11,6 +11,7 @@ _PEERS = {
     "max-autotune": ("upstream", "max-autotune"),
     "timm": ("timm", "eager"),
     "timm-compile": ("timm", "compile"),
+    "timm-accelerated": (OURS, "accelerated timm"),
     "timm-max-autotune": ("timm", "max-autotune"),
     "transformers": ("transformers", "eager"),
     "transformers-compile": ("transformers", "compile"),

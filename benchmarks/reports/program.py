@@ -96,6 +96,7 @@ class Run:
         *,
         peer: str = "",
         figures: Mapping[str, object] | None = None,
+        counted: str = "rounds",
         **columns: Any,
     ) -> None:
         """Adds the row of a timing, and prints it as `name`; of a call that failed it prints why.
@@ -103,12 +104,13 @@ class Run:
         Args:
             peer: whose version belongs into the note.
             figures: further parts of the note.
+            counted: what there is a time of: "rounds", or "turns" of a process each.
             columns: of the row, `case` and `provider` among them.
         """
         if isinstance(timing, Exception):
             print(f"  {columns['case']} {name}: failed: {one_line(timing)}", flush=True)
             return
-        row = self.add(part, **columns, **timed(timing, peer, **(figures or {})))
+        row = self.add(part, **columns, **timed(timing, peer, counted, **(figures or {})))
         print(f"  {row.case} {name}: {row.ms:.4g} ms", flush=True)
 
     def race(self, part: str, calls: Calls, columns: Callable[[str], dict[str, Any]], **limits: Any) -> None:
@@ -202,12 +204,12 @@ def begin(parser: argparse.ArgumentParser, args: argparse.Namespace, shortened: 
     return Run(origin, date, path, args.save)
 
 
-def timed(timing: Timing, provider: str = "", **figures: object) -> dict[str, Any]:
-    """A row's columns of time; the note has the number of rounds, the fastest round, the version of a peer and
-    `figures`."""
+def timed(timing: Timing, provider: str = "", counted: str = "rounds", **figures: object) -> dict[str, Any]:
+    """A row's columns of time; the note has the number of rounds (or what else is `counted`), the fastest one, the
+    version of a peer and `figures`."""
     version = {provider: machine.version(provider)} if provider in PACKAGES else {}
     best = f"{1e3 * min(timing.seconds):.6g}"
-    note = tidy.noted(rounds=len(timing.seconds), best_ms=best, **figures, **version)
+    note = tidy.noted(**{counted: len(timing.seconds)}, best_ms=best, **figures, **version)
     return {**timing.percentiles(), "note": note}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,6 +66,7 @@ class Case:
     is_model = False
     sets: int
     work: Work
+    shared: Path | None = None  # a folder where exported models are kept, for other processes with the same case
 
     def __init__(self, name: str, setting: Setting, backward: bool, *, sample: str, batch: int) -> None:
         self.setting, self.backward, self.batch = setting, backward, batch

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convnextv2_fast.bench.worker import WrongResult
+
 # Largest accepted error, relative to the largest element of the reference, of one op and of a whole model.
 TOLERANCE = {
     torch.float64: (1e-9, 1e-8),
@@ -18,7 +20,7 @@ TOLERANCE = {
 }
 
 
-class CheckFailed(AssertionError):
+class CheckFailed(WrongResult):
     """A candidate's result differs from the reference: it gets no number."""
 
 

@@ -1,4 +1,4 @@
-"""One group of candidates: build, check, time together. Used by the pytest suite, `make bench` and the GPU report."""
+"""One group of candidates: build, check, time together. Used by the pytest suite and `make bench`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Effort:
         return cls(rounds=1, warmup=0, round_seconds=0.0, max_seconds=math.inf, settle=0.0)
 
 
-def _checked(name: str, candidate: Candidate, case: Case) -> dict[str, float]:
+def checked(name: str, candidate: Candidate, case: Case) -> dict[str, float]:
     """Errors of the candidate against its reference; CheckFailed when above the tolerance."""
     device = case.setting.device
     expected = candidate.expected()
@@ -110,7 +110,7 @@ def measure(case: Case, wanted: Iterable[str], effort: Effort) -> dict[str, Outc
         began = time.monotonic()
         try:
             candidate = providers.build(name, case)
-            errors[name] = _checked(name, candidate, case)
+            errors[name] = checked(name, candidate, case)
             errors[name]["prepare_s"] = round(time.monotonic() - began, 2)  # build, compile, check
             runs[name] = candidate.run
             if effort.graph and device == "cuda" and not case.backward and not compiled(name):

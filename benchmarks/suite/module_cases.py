@@ -197,7 +197,7 @@ class ModelCase(ModuleCase):
         sample = f"convnextv2_{size}-{resolution}px"
         name = f"convnextv2_{size}-b{batch}-{resolution}px"
         super().__init__(name, setting, backward, sample=sample, batch=batch)
-        self.size, self.images, self.classes = size, batch, classes
+        self.size, self.images, self.resolution, self.classes = size, batch, resolution, classes
         self.input_shape = (batch, 3, resolution, resolution)
         self.work = model_work(size, batch, resolution, setting.width, backward=backward)
 
@@ -213,16 +213,20 @@ class ModelCase(ModuleCase):
 
 
 class FcmaeCase(Case):
-    """A pre-training step of FCMAE, forward and backward, the mask given: 60 % of the patches removed."""
+    """A pre-training step of FCMAE, forward and backward, the mask given: 60 % of the patches removed. `init`: the
+    weights' standard deviation is 0.02 ("std02") or, as upstream draws them, 1 ("upstream")."""
 
     kind = "fcmae"
     is_model = True
 
-    def __init__(self, size: str, batch: int, setting: Setting, resolution: int = 224, scope: str = "batch") -> None:
-        sample = f"fcmae_{size}-{resolution}px-grn_{scope}"
-        name = f"fcmae_{size}-b{batch}-{resolution}px-{scope}"
+    def __init__(
+        self, size: str, batch: int, setting: Setting, resolution: int = 224, scope: str = "batch", init: str = "std02"
+    ) -> None:
+        drawn = "" if init == "std02" else f"-init_{init}"
+        sample = f"fcmae_{size}-{resolution}px-grn_{scope}{drawn}"
+        name = f"fcmae_{size}-b{batch}-{resolution}px-{scope}{drawn}"
         super().__init__(name, setting, True, sample=sample, batch=batch)
-        self.size, self.images, self.scope, self.resolution = size, batch, scope, resolution
+        self.size, self.images, self.scope, self.resolution, self.init = size, batch, scope, resolution, init
         self.sets = 1 if setting.smoke else 2
         grid = resolution // 32
         self.kept = int(grid * grid * problems.KEEP)
@@ -230,7 +234,7 @@ class FcmaeCase(Case):
         self.work = model_work(size, batch, resolution, setting.width, backward=True, visible=share)
 
     def ours(self) -> nn.Module:
-        return getattr(cf.fcmae, f"convnextv2_{self.size}")(grn_scope=self.scope, init="std02")
+        return getattr(cf.fcmae, f"convnextv2_{self.size}")(grn_scope=self.scope, init=self.init)
 
     @functools.cached_property
     def state(self) -> dict[str, Tensor]:

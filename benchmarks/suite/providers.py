@@ -19,7 +19,7 @@ from convnextv2_fast.bench.peers import Unavailable
 from convnextv2_fast.testing import KERNEL_OPS
 
 from ..rivals import masked_dense, upstream_eager
-from . import problems
+from . import problems, serving
 from .cases import Candidate, Case, OpCase
 from .module_cases import BlockCase, FcmaeCase, ModelCase, ModuleCase
 
@@ -87,8 +87,10 @@ def build(name: str, case: Case) -> Candidate:
     return _registry[case.kind][name](case)
 
 
-def compiled(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
-    """`function` under torch.compile, static shapes."""
+def compiled(function: Callable[..., Any], mode: str | None = None, *, constants: bool = False) -> Callable[..., Any]:
+    """`function` under torch.compile, static shapes; `constants`: its weights will not change."""
+    if compile_backend == "inductor" and constants:
+        return torch.compile(function, dynamic=False, options={"freezing": True})
     if compile_backend == "inductor":
         return torch.compile(function, dynamic=False, mode=mode)
     return torch.compile(function, dynamic=False, backend=compile_backend) if compile_backend else function
@@ -206,26 +208,10 @@ def _op_masked_dense(case: OpCase) -> Candidate:
 # Blocks and models --------------------------------------------------------------------------------------------------
 
 
-def _eager_module(case: ModuleCase) -> torch.nn.Module:
-    if isinstance(case, ModelCase):
-        module: torch.nn.Module = upstream_eager.ConvNeXtV2(case.size, case.classes)
-    else:
-        assert isinstance(case, BlockCase)
-        module = upstream_eager.Block(case.dim)
-    module.load_state_dict(case.state)
-    return module
-
-
-def _timm_module(case: ModuleCase) -> torch.nn.Module:
-    if isinstance(case, ModelCase):
-        return peers.timm_model(case.size, case.state)
-    assert isinstance(case, BlockCase)
-    return peers.timm_block(case.dim, case.state)
-
-
 def _compiled(case: ModuleCase, module: torch.nn.Module, *, names: bool, mode: str | None = None) -> Candidate:
-    """channels_last beneath: the layout that compiled code prefers."""
-    call = compiled(module, mode)
+    """channels_last beneath: the layout that compiled code prefers. On a CPU, weights are constants in inference."""
+    constants = case.setting.device == "cpu" and not case.backward and mode is None
+    call = compiled(module, mode, constants=constants)
     return case.candidate(module, call=call, memory_format=torch.channels_last, names=names, compiled=True)
 
 
@@ -255,22 +241,22 @@ provider("fast-reduce-overhead", "model", "fcmae", on_request=True)(
 
 @provider("eager", "block", "model")
 def _module_eager(case: ModuleCase) -> Candidate:
-    return case.candidate(_eager_module(case))
+    return case.candidate(serving.eager_module(case))
 
 
 @provider("channels_last", "block", "model")
 def _module_channels_last(case: ModuleCase) -> Candidate:
-    return case.candidate(_eager_module(case), memory_format=torch.channels_last)
+    return case.candidate(serving.eager_module(case), memory_format=torch.channels_last)
 
 
 @provider("compile", "block", "model")
 def _module_compile(case: ModuleCase) -> Candidate:
-    return _compiled(case, _eager_module(case), names=True)
+    return _compiled(case, serving.eager_module(case), names=True)
 
 
 @provider("timm", "block", "model")
 def _module_timm(case: ModuleCase) -> Candidate:
-    return case.candidate(_timm_module(case), memory_format=torch.channels_last, names=False)
+    return case.candidate(serving.timm_module(case), memory_format=torch.channels_last, names=False)
 
 
 @provider("transformers", "block", "model")
@@ -285,44 +271,23 @@ def _module_transformers(case: ModuleCase) -> Candidate:
 
 @provider("timm-compile", "model", on_request=True)
 def _module_timm_compile(case: ModuleCase) -> Candidate:
-    return _compiled(case, _timm_module(case), names=False)
+    return _compiled(case, serving.timm_module(case), names=False)
 
 
 @provider("timm-max-autotune", "model", on_request=True)
 def _module_timm_autotune(case: ModuleCase) -> Candidate:
-    return _compiled(case, _timm_module(case), names=False, mode="max-autotune")
+    return _compiled(case, serving.timm_module(case), names=False, mode="max-autotune")
 
 
 @provider("max-autotune", "model", on_request=True)
 def _module_autotune(case: ModuleCase) -> Candidate:
-    return _compiled(case, _eager_module(case), names=True, mode="max-autotune")
+    return _compiled(case, serving.eager_module(case), names=True, mode="max-autotune")
 
 
-@provider("onnxruntime", "model")
-def _module_onnx(case: ModuleCase) -> Candidate:
-    if case.setting.dtype != torch.float32:
-        raise Unavailable(f"ONNX Runtime has no {case.setting.precision} kernels on CPUs")
-    module = _eager_module(case).eval()
-    return _fixed_batch(case, peers.onnx_model(module, case.inputs[0]), module)
-
-
-@provider("openvino", "model")
-def _module_openvino(case: ModuleCase) -> Candidate:
-    if case.setting.precision not in ("float32", "bfloat16"):
-        raise Unavailable(f"not asked to compute in {case.setting.precision}")
-    module = _eager_module(case).eval()
-    return _fixed_batch(case, peers.openvino_model(module, case.inputs[0].float(), case.setting.dtype), module)
-
-
-def _fixed_batch(case: ModuleCase, call: Callable[[Tensor], Tensor], module: torch.nn.Module) -> Candidate:
-    """An exported network takes the batch it was exported with, in float32: checked against its module on that."""
-    inputs = [x.float() for x in case.inputs]
-
-    def plain() -> list[Tensor]:
-        with torch.inference_mode():
-            return [module(inputs[0])]
-
-    return Candidate(lambda i: call(inputs[i % case.sets]), lambda: [call(inputs[0])], plain)
+provider("onnxruntime", "model")(serving.onnx)
+provider("openvino", "model")(serving.openvino)
+provider("fast-frozen", "model", on_request=True)(serving.frozen)
+provider("timm-accelerated", "model", on_request=True)(serving.timm_accelerated)
 
 
 # FCMAE --------------------------------------------------------------------------------------------------------------

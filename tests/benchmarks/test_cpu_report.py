@@ -1,16 +1,21 @@
 """The CPU report: its arithmetic, its page, and its measurements at a size where they take a second."""
 
+import json
 import mmap
 
 import pytest
 
-from benchmarks.reports import cpu_pages, cpu_report, machine, tidy
+import convnextv2_fast as cf
+from benchmarks.reports import cpu_models, cpu_pages, cpu_report, cpu_speed, machine, tidy
 from benchmarks.reports.naming import OURS, published
 from benchmarks.reports.program import Run
 from benchmarks.reports.tidy import Origin, Row
+from benchmarks.suite import apart
 from benchmarks.suite.cases import Setting
-from benchmarks.suite.module_cases import ModelCase
+from benchmarks.suite.module_cases import FcmaeCase, ModelCase
 from convnextv2_fast import library
+from convnextv2_fast.bench import alone, worker
+from convnextv2_fast.bench.worker import Turn
 
 ORIGIN = Origin("a processor, avx2, 2 threads", "2.13.0", "", "abc", True)
 
@@ -29,15 +34,26 @@ FCMAE = "fcmae_tiny-224px-grn_batch-forward_backward"
 ROWS = [
     Row.of(ORIGIN, "ceilings", "copy", "pytorch", dtype="float32", note="gb_per_s=10.0"),
     Row.of(ORIGIN, "ceilings", "gemm", "pytorch", dtype="float32", note="tflop_per_s=0.1"),
-    row("inference", "fast-cpu", 10.0, note="rounds=5; roofline_share=0.5"),
-    row("inference", "eager", 40.0),
-    row("inference", "openvino", 15.0),
+    row("inference", "fast-cpu", 10.0, note="turns=5; roofline_share=0.5"),
+    row("inference", "fast-frozen", 5.0, note="turns=5"),
+    row("inference", "eager", 40.0, note="turns=5"),
+    row("inference", "openvino", 15.0, note="turns=5"),
+    row("neighbour", "fast-cpu", 20.0, note="turns=2"),
+    row("neighbour", "openvino", 30.0, note="turns=2"),
+    row("small", "fast-cpu", 2.0, "convnextv2_atto-32px-forward"),
+    row("small", "openvino", 1.0, "convnextv2_atto-32px-forward"),
     row("training", "fast-cpu", 20.0, STEP),
     row("training", "compile", 50.0, STEP),
+    Row.of(ORIGIN, "training", STEP, OURS, mode="accelerated timm", batch=2, dtype="amp", ms=10.0),
+    Row.of(ORIGIN, "training", STEP, "timm", mode="eager", batch=2, dtype="amp", ms=30.0),
     row("pretraining", "fast-cpu", 20.0, FCMAE),
     row("pretraining", "masked-dense-compile", 60.0, FCMAE),
     row("sizes", "fast-cpu", 10.0, batch=1),
     row("sizes", "eager", 22.5, batch=1),
+    *(
+        Row.of(ORIGIN, "servers", "convnextv2_atto-224px-forward", OURS, mode=f"frozen, {how}", batch=1, ms=ms)
+        for how, ms in (("1 caller, 1 thread", 20.0), ("1 caller, 2 threads", 10.0), ("8 callers, 2 threads", 8.0))
+    ),
     row("ops", "fast-cpu", 1.0, WGRAD),
     Row.of(ORIGIN, "ops", WGRAD, "pytorch", mode="eager", batch=8, dtype="float32", ms=12.5),
     Row.of(ORIGIN, "memory", STEP, OURS, mode="eager", batch=8, dtype="float32", peak_mib=100.0),
@@ -61,10 +77,10 @@ def run(tmp_path):
 
 
 def test_the_lead_is_over_the_fastest_peer():
-    (group,) = cpu_pages.groups(of("inference"))
-    assert cpu_pages.lead(group) == ("OpenVINO", 1.5)
-    assert cpu_pages.lead({"eager": group["eager"]}) is None
-    assert cpu_pages.lead({OURS: group[OURS]}) is None
+    (group,) = cpu_speed.groups(of("inference"))
+    assert cpu_speed.lead(group) == ("OpenVINO", 1.5)
+    assert cpu_speed.lead({"eager": group["eager"]}) is None
+    assert cpu_speed.lead({OURS: group[OURS]}) is None
 
 
 def test_the_exponent_of_growth():
@@ -77,9 +93,17 @@ def test_the_page_has_every_part():
     for expected in (
         "a processor, avx2, 2 threads; torch 2.13.0; commit abc with uncommitted changes.",
         "| float32 | 10.0 | 100 |",
-        "| model | batch | dtype | ours | eager | OpenVINO | fastest rival | rival ÷ ours | roofline |",
-        "| atto | 2 | float32 | 5.00 | 20.00 | 7.50 | OpenVINO | 1.50 | 50 % |",
-        "| tiny | 2 | float32 | 10.00 | 25.00 | 2.50 |  |",
+        "| ours | ours, frozen | eager | OpenVINO | fastest rival | rival ÷ ours | rival ÷ ours, frozen | roofline |",
+        "| atto | 2 | float32 | 5.00 | 2.50 | 20.00 | 7.50 | OpenVINO | 1.50 | 3.00 | 50 % |",
+        "Each provider ran alone in a process of its own, in turn; medians of 5 turns.",
+        "## Inference beside a busy process\n\nMilliseconds per image. Each provider ran alone in a process of its "
+        "own, in turn; medians of 2 turns.",
+        "Rounds of all providers were interleaved in one process; medians. That slows runtimes with threads of their "
+        "own: OpenVINO alone may be faster than shown.",
+        "| tiny | 2 | float32 | 10.00 | 25.00 |  |  | torch.compile | 2.50 |  |  |",
+        "| tiny | 2 | amp |  |  | 5.00 | 15.00 | timm |  | 3.00 |  |",
+        "| atto | ours, frozen | 1 caller, 2 threads | 100.0 | 100 % |",
+        "| atto | ours, frozen | 8 callers, 2 threads | 125.0 | 125 % |",
         "| tiny | 2 | float32 | 10.00 | 30.00 | 3.00 |  |",
         "| atto | 1 | float32 | 10.00 | 22.50 | 2.25 |  |",
         "| 96 | 56 | 1.00 | 12.50 | 12.5 |",
@@ -102,21 +126,86 @@ def test_a_part_may_be_missing(part):
 def test_the_plot():
     pytest.importorskip("matplotlib")
     drawn = cpu_pages.figure([*of("inference"), *of("training")])
-    assert [len(axes.patches) for axes in drawn.axes] == [3, 2]
+    assert [len(axes.patches) for axes in drawn.axes] == [4, 2]
     assert drawn.axes[0].patches[0].get_height() == pytest.approx(200.0), "two images in 10 ms"
     half = Row.of(ORIGIN, "inference", "convnextv2_atto-224px-forward", OURS, mode="cpu", dtype="bfloat16", ms=1.0)
     assert cpu_pages.figure([half]) is None
 
 
-def test_a_group_is_measured(run, capsys):
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Workers answer in this process."""
+    asked = []
+
+    def answered(request):
+        asked.append((request["task"], request["arguments"]["name"]))
+        return json.loads(json.dumps(worker.answer(json.loads(json.dumps(request)))))
+
+    monkeypatch.setattr(alone, "ask", answered)
+    return asked
+
+
+def test_a_group_is_measured(run, capsys, no_processes, monkeypatch):
+    monkeypatch.setattr(cf, "freeze", lambda model: model, raising=False)
+    monkeypatch.setattr(cpu_models, "QUICK_TURN", Turn(0, 0.0, 1, 0.0))
     case = ModelCase("atto", 2, Setting("cpu", "float32", True), resolution=32, classes=10)
-    cpu_report.group(run, "inference", case, ("fast-torch", "eager", "fast-cuda"), 1, 1.0)
+    names = ("fast-torch", "fast-frozen", "eager", "fast-cuda", "compile")
+    cpu_models.group(run, "inference", case, names, True)
     rows = tidy.read(run.path)
-    assert [(row.provider, row.mode) for row in rows] == [(OURS, "torch"), ("upstream", "eager")]
+    assert [(row.provider, row.mode) for row in rows] == [(OURS, "torch"), (OURS, "frozen"), ("upstream", "eager")]
     for found in rows:
         assert (found.case, found.batch, found.dtype) == ("convnextv2_atto-32px-forward", 2, "float32")
         assert found.ms > 0 and found.rel_error < 1e-4 and float(found.notes["roofline_share"]) > 0
+        assert found.notes["turns"] == "2"
     assert "fast-cuda: skipped: " in capsys.readouterr().out, "what cannot run is told, and is no row"
+    assert [task for task, _ in no_processes] == ["check"] * 4 + ["time"] * 6, "a quick group compiles nothing"
+
+
+def test_a_wrong_result_gets_no_row(run, capsys, no_processes, monkeypatch):
+    monkeypatch.setattr(cf, "freeze", lambda model: lambda x: 1.01 * model(x), raising=False)
+    case = ModelCase("atto", 1, Setting("cpu", "float32", True), resolution=32, classes=10)
+    cpu_models.group(run, "inference", case, ("fast-frozen",), True)
+    assert "fast-frozen: failed: " in capsys.readouterr().out and tidy.read(run.path) == []
+    assert no_processes == [("check", "fast-frozen")]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ModelCase("atto", 2, Setting("cpu", "amp"), True, resolution=32, classes=10),
+        FcmaeCase("atto", 2, Setting("cpu", "float32", True), resolution=64, init="upstream"),
+    ],
+    ids=repr,
+)
+def test_a_case_is_the_same_in_another_process(case):
+    again = apart.cooked(json.loads(json.dumps(apart.recipe(case))))
+    assert (again.name, again.what, again.setting) == (case.name, case.what, case.setting)
+    assert {name: value.sum() for name, value in again.state.items()} == {n: v.sum() for n, v in case.state.items()}
+
+
+def test_the_reference_is_computed_once(no_processes, monkeypatch):
+    computed, reference = [], cf.reference.convnextv2
+    monkeypatch.setattr(cf.reference, "convnextv2", lambda *args: computed.append(1) or reference(*args))
+    case = ModelCase("atto", 1, Setting("cpu", "float32", True), resolution=32, classes=10)
+    found = apart.measure_apart(case, ("eager", "channels_last"), turns=1, turn=Turn(0, 0.0, 1, 0.0))
+    assert all(outcome.status == "ok" for outcome in found.values()) and computed == [1]
+
+
+def test_servers_are_measured(run, monkeypatch, no_processes):
+    """A provider that fails its check serves nobody."""
+    served = []
+
+    def throughput(contender, shared, **how):
+        served.append((contender.arguments["name"], how["processes"], how["threads"], how["callers"]))
+        return 100.0 * how["processes"] * how["callers"]
+
+    monkeypatch.setattr(cpu_models, "SERVERS", ("fast-torch", "nobody"))
+    monkeypatch.setattr(alone, "throughput", throughput)
+    monkeypatch.setattr(cpu_models, "ModelCase", lambda *args: ModelCase(*args, resolution=32, classes=10))
+    cpu_models.servers(run, True)
+    assert served == [("fast-torch", *how) for how in ((1, 1, 1), (2, 2, 1), (1, 1, 8))]
+    rows = tidy.read(run.path)
+    assert {row.mode: row.ms for row in rows}["torch, 2 processes of 2 threads"] == 5.0
 
 
 @pytest.mark.skipif(library.why_not("cpu") is not None, reason="the CPU kernels are not built")

@@ -9,16 +9,26 @@ import torch
 
 import convnextv2_fast as cf
 from convnextv2_fast import dispatch
-from convnextv2_fast.bench import peers as measured_peers
-from convnextv2_fast.bench import providers, rows, tables, timing
+from convnextv2_fast.bench import alone, providers, report, rows, runtimes, specs, tables, timing, worker
 from convnextv2_fast.bench.rows import Row
 from convnextv2_fast.bench.timing import Timing
 from convnextv2_fast.cli import bench
 from convnextv2_fast.spec import Implementation, always
 from tests import peers
 
+
+def answered_here(request):
+    """What a worker would answer, computed in this process: the answer crosses as JSON."""
+    return json.loads(json.dumps(worker.answer(json.loads(json.dumps(request)))))
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch):
+    monkeypatch.setattr(alone, "ask", answered_here)
+
+
 SMALL = ["bench", "--model", "atto", "--size", "64", "--batch", "1", "--threads", "1", "--device", "cpu"]
-QUICK = [*SMALL, "--rounds", "2", "--warmup", "0"]
+QUICK = [*SMALL, "--turns", "2", "--rounds", "1", "--warmup", "0"]
 ROW = {
     "label",
     "ops",
@@ -46,7 +56,7 @@ def test_writes_json_and_a_plot(cli, tmp_path):
     assert str(tmp_path) not in text
     assert {"schema", "complete", "arguments", "versions", "machine", "build", "backends", "rows"} <= set(found)
     assert found["schema"] == bench.SCHEMA and found["complete"] and found["machine"]["threads"] == 1
-    assert found["arguments"]["device"] == "cpu" and found["arguments"]["rounds"] == 2
+    assert found["arguments"]["device"] == "cpu" and found["arguments"]["turns"] == 2
     assert [row["label"] for row in found["rows"]] == ["fast (auto)", "fast (torch)"]
     for row in found["rows"]:
         assert set(row) == ROW and row["error"] is None and len(row["times_ms"]) == 2
@@ -90,7 +100,7 @@ def test_a_wrong_result_gets_no_times(cli, monkeypatch):
 
 
 def test_a_row_that_dies_leaves_the_others(cli, monkeypatch):
-    def dies(model):
+    def dies(model, **options):
         def run(x):
             raise RuntimeError("no C++ compiler\nlong story")
 
@@ -105,7 +115,9 @@ def test_a_row_that_dies_leaves_the_others(cli, monkeypatch):
 def test_compile_runs_the_torch_backend(cli, monkeypatch, tmp_path):
     seen = []
 
-    def compiled(model):
+    def compiled(model, options):
+        assert options == {"freezing": True}
+
         def run(x):
             seen.append(dispatch._overrides.stack)
             return model(x)
@@ -118,11 +130,18 @@ def test_compile_runs_the_torch_backend(cli, monkeypatch, tmp_path):
     assert "torch.compile (torch backend): patch_conv on torch, dwconv_layer_norm on torch, mlp_grn on torch" in out
 
 
-@pytest.mark.parametrize(("peer", "package"), [("timm", "timm"), ("onnxruntime", "onnx"), ("openvino", "openvino")])
-def test_an_absent_peer_is_said_and_no_failure(cli, monkeypatch, peer, package):
+@pytest.mark.parametrize(
+    ("peer", "package", "label"),
+    [
+        ("timm", "timm", "timm (eager)"),
+        ("onnxruntime", "onnx", "ONNX Runtime"),
+        ("openvino", "openvino", "OpenVINO"),
+    ],
+)
+def test_an_absent_peer_is_said_and_no_failure(cli, monkeypatch, peer, package, label):
     monkeypatch.setitem(sys.modules, package, None)
     code, out, _ = cli(*QUICK, "--backend", "torch", "--peer", peer)
-    assert code == 0 and f"{peer}: not measured: ModuleNotFoundError" in out and "1.00x" in out
+    assert code == 0 and f"{label}: not measured: ModuleNotFoundError" in out and "1.00x" in out
 
 
 @pytest.mark.parametrize("peer", ["timm", "transformers"])
@@ -132,14 +151,15 @@ def test_peers_of_pytorch_compute_the_same(cli, tmp_path, monkeypatch, peer, mod
         getattr(peers, peer)()
     except ImportError:
         pytest.skip(f"{peer} is not installed")
-    monkeypatch.setattr(torch, "compile", lambda model: model)
-    argv = ["--backend", "torch", "--compile", "--peer", peer, "--mode", mode, "--json", str(tmp_path / "b.json")]
-    code, out, _ = cli(*QUICK, *argv)
-    rows = json.loads((tmp_path / "b.json").read_text())["rows"][2:]
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+    file = tmp_path / "b.json"
+    argv = ["--backend", "torch", "--compile", "--peer", peer, "--mode", mode, "--json", str(file)]
+    code, out, _ = cli(*QUICK, "--turns", "1", *argv)
+    rows = json.loads(file.read_text())["rows"][2:]
     assert code == 0, out
     assert [row["label"] for row in rows] == [f"{peer} ({form})" for form in ("eager", "torch.compile", "accelerated")]
     for row in rows:
-        assert len(row["times_ms"]) == 2 and row["ops"] == {}
+        assert len(row["times_ms"]) == 1 and row["ops"] == {}
         assert 0 < row["difference_from_torch_backend"] < 1e-5, "other code than the torch backend's"
 
 
@@ -159,42 +179,48 @@ def test_an_exporter_that_fails_is_a_failure_and_leaves_the_others(cli, monkeypa
     def fails(*args):
         raise ValueError("no such operator")
 
-    monkeypatch.setattr(measured_peers, "onnx_model", fails)
+    monkeypatch.setattr(runtimes, "onnx_model", fails)
     code, out, _ = cli(*QUICK, "--backend", "torch", "--peer", "onnxruntime")
-    assert code == 1 and "onnxruntime: not measured: ValueError: no such operator" in out and "1.00x" in out
+    assert code == 1 and "ONNX Runtime: not measured: ValueError: no such operator" in out and "1.00x" in out
 
 
-def test_an_interrupt_reports_what_there_is(cli, monkeypatch, tmp_path):
-    take, turns = bench.take, itertools.count(1)
+@pytest.mark.parametrize(("answers", "times"), [(2, 0), (5, 3)])
+def test_an_interrupt_reports_what_there_is(cli, monkeypatch, tmp_path, answers, times):
+    """Two rows: two checks, then turns."""
+    asked = itertools.count()
 
-    def interrupted(*args, after, **options):
-        def turn():
-            after()
-            if next(turns) == 3:
-                raise KeyboardInterrupt
+    def interrupted(request):
+        if next(asked) == answers:
+            raise KeyboardInterrupt
+        return answered_here(request)
 
-        take(*args, after=turn, **options)
-
-    monkeypatch.setattr(bench, "take", interrupted)
+    monkeypatch.setattr(alone, "ask", interrupted)
     code, out, err = cli(*QUICK, "--json", str(tmp_path / "b.json"))
     assert code == 130 and err == "interrupted; this is what was measured until then\n"
-    assert "fast (auto)" in out and "images/s" in out
+    assert ("images/s" in out) == bool(times)
     found = json.loads((tmp_path / "b.json").read_text())
-    assert not found["complete"] and sum(len(row["times_ms"]) for row in found["rows"]) == 3
+    assert not found["complete"] and sum(len(row["times_ms"]) for row in found["rows"]) == times
 
 
-def test_an_interrupt_before_the_first_time(cli, monkeypatch):
-    def interrupted(*args, **options):
-        raise KeyboardInterrupt
+def test_the_frozen_model_is_a_row(cli, monkeypatch):
+    frozen = []
+    monkeypatch.setattr(cf, "freeze", lambda model: frozen.append(model) or model, raising=False)
+    code, out, _ = cli(*QUICK, "--backend", "torch", "--freeze")
+    assert code == 0 and "fast (frozen)" in out and not any(model.training for model in frozen)
+    assert len(frozen) == 3, "a check and two turns"
 
-    monkeypatch.setattr(bench, "take", interrupted)
-    code, out, _ = cli(*QUICK)
-    assert code == 130 and "images/s" not in out
+
+@pytest.mark.parametrize("argv", [["--turns", "2"], ["--neighbour"]])
+def test_what_is_for_cpus_is_refused_on_a_gpu(cli, monkeypatch, argv):
+    monkeypatch.setattr(bench, "require_device", lambda at: at)
+    code, out, err = cli("bench", "--device", "cuda", *argv)
+    assert code == 2 and not out and "--turns and --neighbour are for --device cpu" in err
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["--mode", "train", "--freeze"], "--freeze: classifiers are frozen for inference on a CPU"),
         (["--backend", "triton"], "backend 'triton' cannot run float32 activations"),
         (["--backend", "cuda"], "patch_conv: backend 'cuda' cannot run float32 activations"),
     ],
@@ -225,7 +251,7 @@ def test_the_specs_are_those_of_the_model(monkeypatch):
         for name, model in models.items():
             asked.clear()
             model(providers.images(1, 64))
-            assert asked == set(providers.specs_of(name, torch.device("cpu"), torch.float32, False)), name
+            assert asked == set(specs.specs_of(name, torch.device("cpu"), torch.float32, False)), name
 
 
 def test_rounds_are_interleaved_and_begin_with_another_row(monkeypatch):
@@ -261,6 +287,29 @@ def test_a_row_that_fails_while_it_is_timed_leaves_the_others():
     assert found[0].error == "RuntimeError: out of memory" and len(found[1].timing.seconds) == 2
 
 
+def test_each_row_is_measured_in_processes_of_its_own(cli, monkeypatch):
+    """Checks come first; each turn begins with another row; a row that fails is not asked again."""
+    asked = []
+
+    def told(request):
+        asked.append((request["task"], request["arguments"]["label"].split()[1].strip("()"), request["threads"]))
+        assert request["task"] == "check" or request["turn"]["rounds"] == 1
+        if asked[-1][:2] == ("time", "reference"):
+            return {"error": "its process ended with code -11: it said nothing", "kind": "failed"}
+        return {"difference": 0.0} if request["task"] == "check" else {"seconds": [3.0, 1.0, 2.0], "iterations": 1}
+
+    monkeypatch.setattr(alone, "ask", told)
+    monkeypatch.setattr(providers, "entries", lambda request: [providers.Entry(f"fast ({n})", None, {}) for n in names])
+    monkeypatch.setattr(providers, "reference", lambda request: Row("", lambda: torch.ones(1)))
+    names = ("auto", "torch", "reference")
+    code, out, _ = cli(*QUICK, "--turns", "3")
+    assert code == 1 and "fast (reference): not measured: its process ended with code -11" in out
+    assert [name for task, name, threads in asked if task == "check"] == list(names) and {a[2] for a in asked} == {1}
+    timed = [name for task, name, _ in asked[3:]]
+    assert timed == ["auto", "torch", "reference", "torch", "auto", "auto", "torch"]
+    assert "2000.00" in out and "in turn; median, 20th and 80th percentile of 3 turns" in out
+
+
 def test_percentiles():
     assert Timing([7.0]).percentiles() == {"ms": 7e3, "p20": 7e3, "p80": 7e3}
     assert Timing([5.0, 1.0, 2.0, 4.0, 3.0, 6.0]).percentiles() == {"ms": 3500.0, "p20": 2e3, "p80": 5e3}
@@ -285,10 +334,10 @@ def test_speed_ups_are_against_timm_where_it_was_measured(capsys):
         return Row(label, lambda: None, timing=Timing([1e-3 * each for each in milliseconds]))
 
     found = [row("fast (auto)", 1.0, 2.0, 3.0), row("fast (torch)", 4.0)]
-    bench.report("title", found, 1, False)
+    report.report("title", found, 1, False, "ms")
     shown = capsys.readouterr().out
     assert "2.00x" in shown and "speed-up: against fast (torch); --peer timm adds timm's model" in shown
     assert "spread over more than 30%: fast (auto)\n" in shown
-    bench.report("title", [*found, row("timm (eager)", 8.0)], 1, False)
+    report.report("title", [*found, row("timm (eager)", 8.0)], 1, False, "ms")
     shown = capsys.readouterr().out
     assert "4.00x" in shown and "speed-up: against timm (eager)\n" in shown

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.reports import cpu_pages, tidy
+from benchmarks.reports import cpu_speed, tidy
+from benchmarks.reports.cpu_speed import FROZEN, MINE
 from benchmarks.reports.naming import OURS
 from benchmarks.reports.program import Plot, Rows, table
 from benchmarks.reports.tidy import Row, newest
@@ -41,31 +42,40 @@ def shown(ms: float) -> str:
 def readme_cpu() -> str:
     """Our time beside eager PyTorch's and the fastest rival's, one case a line."""
     path, first = newest("inference", CPU)
-    lines = []
-    for part, task in TASKS.items():
-        for group in cpu_pages.groups(newest(part, CPU)[1]):
-            ours, found = group[OURS], cpu_pages.lead(group)
-            eager = next(group[name] for name in _EAGER if name in group)
-            if found and ours.ms and eager.ms and ours.batch:
-                rival, ratio = found
-                times = (ms / ours.batch for ms in (ours.ms, eager.ms, ratio * ours.ms))
-                mine, plain, theirs = (f"{ms:.1f}" for ms in times)
-                case = [task, cpu_pages.model(ours), str(ours.batch), ours.dtype]
-                lines.append([*case, mine, plain, rival.removeprefix("masked dense, "), theirs, f"{ratio:.2f}"])
-    sizes = [found[1] for group in cpu_pages.groups(newest("sizes", CPU)[1]) if (found := cpu_pages.lead(group))]
+    lines, rows = [], [row for part in TASKS for row in newest(part, CPU)[1] if cpu_speed.STD1 not in row.case]
+    frozen = any(cpu_speed.label(row) == FROZEN for row in rows)
+    for group in cpu_speed.groups(rows):
+        ours, found = group.get(OURS), cpu_speed.lead(group)
+        eager = next((group[name] for name in _EAGER if name in group), None)
+        if ours and found and eager and ours.ms and eager.ms and ours.batch:
+            rival, ratio = found
+            mine, plain, theirs = (f"{ms / ours.batch:.1f}" for ms in (ours.ms, eager.ms, ratio * ours.ms))
+            cells = [TASKS[ours.part], cpu_speed.model(ours), str(ours.batch), ours.dtype, mine]
+            ratios = [f"{ratio:.2f}"]
+            if frozen:
+                cells.append(f"{cpu_speed.per_image(group[FROZEN]):.1f}" if FROZEN in group else "")
+                served = cpu_speed.lead(group, FROZEN)
+                ratios.append(f"{served[1]:.2f}" if served else "")
+            lines.append([*cells, plain, rival.removeprefix("masked dense, "), theirs, *ratios])
+    sizes = [
+        cpu_speed.milliseconds(group["eager"]) / cpu_speed.milliseconds(group[OURS])
+        for group in cpu_speed.groups([row for row in newest("sizes", CPU)[1] if row.batch == 1])
+        if "eager" in group and OURS in group
+    ]
     peak = {row.provider: row.peak_mib for row in newest("memory", CPU)[1]}
-    head = ["task", "model", "batch", "dtype", "ours, ms", "eager PyTorch, ms", "fastest rival", "rival, ms"]
+    head = ["task", "model", "batch", "dtype", "ours, ms", *(["ours, frozen, ms"] * frozen), "eager PyTorch, ms"]
+    head += ["fastest rival", "rival, ms", "rival ÷ ours", *(["rival ÷ frozen"] * frozen)]
     text = [
         f"* Machine: {machine(first)}; torch {first[0].torch}.",
-        "* Times are milliseconds per image of 224 x 224 pixels; lower is better. A round times every contender once; "
-        "the table shows the median of the rounds.",
+        "* Times are milliseconds per image of 224 x 224 pixels; lower is better. " + cpu_speed.taken(rows),
         "* *Eager PyTorch* is upstream's model, run without a compiler. In an FCMAE step its sparse convolutions are "
         "ordinary ones over the whole image, with the hidden patches set to zero.",
         "* The *fastest rival* is the fastest of eager PyTorch, PyTorch in channels_last order, torch.compile and, for "
-        "inference, ONNX Runtime and OpenVINO.",
+        "inference, ONNX Runtime and OpenVINO"
+        + (", in training timm's model too." if any(row.provider == "timm" for row in rows) else "."),
         "* *Rival ÷ ours* is the fastest rival's time divided by ours: 1.25 means that ours is 1.25 times as fast.",
         "",
-        *table([*head, "rival ÷ ours"], lines),
+        *table(head, lines),
         "",
         f"At batch 1, each of the {len(sizes)} model sizes is {min(sizes):.1f} to {max(sizes):.1f} times as fast as "
         "eager PyTorch on this machine; the fastest rival is nearer. Beyond parameters, gradients and input, a "
@@ -121,7 +131,7 @@ def figure(rows: Rows) -> Figure | None:
     titles = {"inference": "Inference", "training": "Training step"}
     chosen = [
         (titles[ours.part], ours, group)
-        for group in cpu_pages.groups([row for row in rows if row.dtype == "float32" and "_tiny-" in row.case])
+        for group in cpu_speed.groups([row for row in rows if row.dtype == "float32" and "_tiny-" in row.case])
         if (ours := group.get(OURS)) is not None and len(group) > 1
     ]
     if not chosen:
@@ -131,7 +141,7 @@ def figure(rows: Rows) -> Figure | None:
     axes = drawn.subplots(len(chosen), 1, squeeze=False, height_ratios=bars)[:, 0]
     for axis, (title, ours, group) in zip(axes, chosen, strict=True):
         names, rates = _panel(group)
-        drawn_bars = axis.barh(names, rates, color=[_OURS_COLOUR if name == OURS else _RIVAL_COLOUR for name in names])
+        drawn_bars = axis.barh(names, rates, color=[_OURS_COLOUR if name in MINE else _RIVAL_COLOUR for name in names])
         axis.bar_label(drawn_bars, [f"{rate:.1f}" for rate in rates], padding=3, fontsize=11)
         axis.set_title(f"{title}, batch {ours.batch}", fontsize=12, loc="left")
         axis.tick_params(axis="y", labelsize=11, length=0)

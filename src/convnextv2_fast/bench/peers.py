@@ -1,23 +1,20 @@
-"""The same weights in timm, transformers, ONNX Runtime and OpenVINO, where they are installed.
+"""What is measured beside this library: which peers there are, and the same weights in timm and transformers.
 
-Every function that needs one of them raises :class:`Unavailable` where it cannot be imported.
+ONNX Runtime and OpenVINO are in :mod:`.runtimes`. Every function that needs one of them raises :class:`Unavailable`
+where it cannot be imported.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoints, dispatch
+from .. import checkpoints
 from ..models.convnextv2 import SIZES
 from .settings import one_line
 
@@ -58,6 +55,16 @@ def load(peer: str) -> ModuleType:
     """Imports all that a peer of :data:`NAMES` takes, and returns its package."""
     need(*_PACKAGES[peer])
     return importlib.import_module(peer)
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """The model after :func:`convnextv2_fast.freeze`; Unavailable where there is no such function."""
+    import convnextv2_fast
+
+    freeze: Callable[[nn.Module], nn.Module] | None = getattr(convnextv2_fast, "freeze", None)
+    if freeze is None:
+        raise Unavailable("this version of convnextv2_fast cannot freeze a model")
+    return freeze(model)
 
 
 class Logits(nn.Module):
@@ -153,43 +160,3 @@ def transformers_block(dim: int, state: Mapping[str, Tensor]) -> nn.Module:
         renamed[name] = value
     block.load_state_dict(renamed)
     return block
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Exporters speak of their progress on stdout, of functions they do not know by a logger, of torch by warnings."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def onnx_model(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """A float32 model in ONNX Runtime on the CPU, on as many threads as torch has."""
-    onnxruntime = load("onnxruntime")
-    buffer = io.BytesIO()
-    with dispatch.use_backend("torch"), _quiet_exporter():
-        exported: Any = torch.onnx.export(model, (example,), dynamo=True)
-        exported.save(buffer)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
-
-
-def openvino_model(model: nn.Module, example: Tensor, dtype: torch.dtype = torch.float32) -> Callable[[Tensor], Tensor]:
-    """A float32 model in OpenVINO on the CPU, computed in float32 or, where the CPU has it, bfloat16; on as many
-    threads as torch has."""
-    openvino = load("openvino")
-    with dispatch.use_backend("torch"), _quiet_exporter():
-        converted = openvino.convert_model(torch.export.export(model, (example,)))
-    hint = {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": hint}
-    compiled = openvino.Core().compile_model(converted, "CPU", options)
-    return lambda x: torch.from_numpy(compiled(x.numpy())[0])

@@ -1,12 +1,13 @@
-"""The rows of `bench`: this library per backend, torch.compile, peers."""
+"""The rows of `bench`: this library per backend and frozen, torch.compile, peers."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,7 @@ from torch import Tensor, nn
 
 from .. import dispatch
 from ..adapters import accelerate
-from ..models.convnextv2 import SIZES
-from . import peers
+from . import peers, runtimes, specs
 from .models import build, images
 from .peers import Unavailable
 from .rows import Row
@@ -31,7 +31,7 @@ Forward = Callable[[], tuple[Tensor, Callable[[], Tensor]]]
 class Request:
     """What is to be measured: `model` of :data:`.models.NAMES` on `batch` images of `size` x `size`; `train`: forward
     and backward, without an optimizer. `backends` may be empty: then "auto" and "torch". `peers` of
-    :data:`.peers.NAMES`; `compile` adds rows under torch.compile."""
+    :data:`.peers.NAMES`; `compile` adds rows under torch.compile, `freeze` one of the frozen model."""
 
     model: str
     batch: int
@@ -42,48 +42,25 @@ class Request:
     backends: Sequence[str] = ()
     peers: Sequence[str] = ()
     compile: bool = False
+    freeze: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """The request as JSON values, for :meth:`of`."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**fields, "dtype": str(self.dtype).removeprefix("torch."), "device": str(self.device)}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Request:
+        """The request that :meth:`plain` gave."""
+        return cls(**{**plain, "dtype": getattr(torch, plain["dtype"]), "device": torch.device(plain["device"])})
 
 
-def specs_of(name: str, device: torch.device, dtype: torch.dtype, gradients: bool) -> list[dispatch.Spec]:
-    """What dispatch is asked in one call of the model `name`, with the backend that is in use."""
-    sparse = name.startswith("fcmae-")
-    dims = SIZES[name.removeprefix("fcmae-")][1]
-    spec = functools.partial(dispatch.Spec, device=device.type, dtype=dtype, param_dtype=dtype, needs_grad=gradients)
-    layout = "patch" if sparse else "dense"
-    found = [spec(op="patch_conv", channels=c, layout=layout) for c in (3, *dims[:3])]
-    blocks = [(c, layout) for c in dims] + [(512, "dense")] * sparse  # FCMAE's decoder is a dense block
-    for c, kind in blocks:
-        extras = ("autograd",) if gradients else ()
-        if kind == "patch":
-            extras = (*(("drop path",) if gradients else ()), *extras, "rows [T, C]", "a kernel [49, C]")
-        block = spec(op="block", channels=c, layout=kind, extras=extras)
-        found.append(block)
-        if dispatch.choose(block).backend == "composed":
-            found.append(spec(op="dwconv_layer_norm", channels=c, layout=kind))
-            found.append(spec(op="mlp_grn", channels=c, layout="dense"))
-    return found
+def _ops_of(request: Request, backend: str) -> dict[str, list[str]]:
+    return specs.ops(backend, request.model, request.device, request.dtype, request.train)
 
 
-def _ops(backend: str, request: Request) -> dict[str, list[str]]:
-    """For each op, the backends that run it in this model; a block that is two ops is not among them.
-
-    Raises:
-        Unavailable: this backend runs nothing here, so a row named after it would be another backend's.
-        UnsupportedInputError: an op has this backend, but cannot run there what the model asks of it.
-    """
-    found: dict[str, set[str]] = {}
-    with dispatch.use_backend(backend):
-        for spec in specs_of(request.model, request.device, request.dtype, request.train):
-            chosen = dispatch.choose(spec).backend
-            if chosen != "composed":
-                found.setdefault(spec.op, set()).add(chosen)
-    if backend != "auto" and not any(backend in names for names in found.values()):
-        raise Unavailable(f"backend {backend!r}: no op of this model has such an implementation yet")
-    return {op: sorted(names) for op, names in found.items()}
-
-
-def _step(model: nn.Module, run: Forward, train: bool) -> Callable[[], Tensor]:
-    """One forward, or one forward and backward (no optimizer)."""
+def _step(owner: Any, run: Forward, train: bool) -> Callable[[], Tensor]:
+    """One forward, or one forward and backward (no optimizer), whose gradients land in the parameters of `owner`."""
 
     def infer() -> Tensor:
         with torch.inference_mode():
@@ -92,7 +69,7 @@ def _step(model: nn.Module, run: Forward, train: bool) -> Callable[[], Tensor]:
     def forward_backward() -> Tensor:
         output, loss = run()
         loss().backward()
-        model.zero_grad(set_to_none=True)
+        owner.zero_grad(set_to_none=True)
         return output.detach()
 
     return forward_backward if train else infer
@@ -113,8 +90,8 @@ def _task(module: Callable[[Tensor], Any], name: str, x: Tensor) -> Forward:
     return pretrain if name.startswith("fcmae-") else classify
 
 
-def _check_peers(request: Request) -> None:
-    """Raises Unavailable for a peer that cannot do what is asked, whatever is installed."""
+def _check(request: Request) -> None:
+    """Raises Unavailable for what cannot be done, whatever is installed."""
     for peer in request.peers:
         if request.model.startswith("fcmae-"):
             raise Unavailable(f"--peer {peer}: {peer} has no FCMAE")
@@ -125,67 +102,138 @@ def _check_peers(request: Request) -> None:
             raise Unavailable(
                 f"--peer {peer}: it computes in {' or '.join(able)} on a CPU, not in {asked}; use --dtype"
             )
+    if request.freeze and (request.train or request.device.type != "cpu" or request.model.startswith("fcmae-")):
+        raise Unavailable("--freeze: classifiers are frozen for inference on a CPU; use --mode infer --device cpu")
 
 
-def _modules(
-    request: Request, peer: str, model: nn.Module, to: Callable[[nn.Module], nn.Module]
-) -> Iterator[tuple[str, nn.Module, Any]]:
-    """A peer's model with the weights of `model`: eager, compiled if asked for, and accelerated by this library."""
-    make = {"timm": peers.timm_model, "transformers": peers.transformers_model}[peer]
-    eager = to(make(request.model, model.state_dict()))
-    yield f"{peer} (eager)", eager, eager
+class _Subject:
+    """The model of a request and its images, made when a row needs them."""
+
+    def __init__(self, request: Request, shared: Path | None) -> None:
+        self.request, self.shared = request, shared
+
+    @functools.cached_property
+    def original(self) -> nn.Module:
+        """On the CPU, in float32."""
+        return build(self.request.model)
+
+    @functools.cached_property
+    def x(self) -> Tensor:
+        return images(self.request.batch, self.request.size).to(self.request.device, self.request.dtype)
+
+    def to(self, module: nn.Module) -> nn.Module:
+        """Where and how the request wants it."""
+        return module.to(self.request.device, self.request.dtype).train(self.request.train)
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        return self.to(copy.deepcopy(self.original))
+
+    def row(self, label: str, module: Any, *, backend: str | None = None, owner: nn.Module | None = None) -> Row:
+        """`owner` has the parameters, where `module` is only a function of them."""
+        step = _step(owner or module, _task(module, self.request.model, self.x), self.request.train)
+        context = contextlib.nullcontext if backend is None else functools.partial(dispatch.use_backend, backend)
+        return Row(label, step, context)
+
+    def compiled(self, module: nn.Module) -> Callable[..., Any]:
+        """`module` under torch.compile. In inference on a CPU its weights become constants, as freezing does."""
+        frozen = not self.request.train and self.request.device.type == "cpu"
+        return torch.compile(module, options={"freezing": True}) if frozen else torch.compile(module)
+
+    def own(self, label: str, backend: str) -> Row:
+        return self.row(label, self.model, backend=backend)
+
+    def own_frozen(self, label: str) -> Row:
+        return self.row(label, peers.frozen(self.to(copy.deepcopy(self.original))))
+
+    def own_compiled(self, label: str) -> Row:
+        return self.row(label, self.compiled(self.model), backend="torch", owner=self.model)
+
+    def peer(self, label: str, peer: str, form: str) -> Row:
+        """A peer's model with the weights of ours: eager, compiled, or accelerated by this library."""
+        make = {"timm": peers.timm_model, "transformers": peers.transformers_model}[peer]
+        model = self.to(make(self.request.model, self.original.state_dict()))
+        if form == "accelerated":
+            accelerate(model)
+        return self.row(label, self.compiled(model) if form == "torch.compile" else model, owner=model)
+
+    def runtime(self, label: str, peer: str) -> Row:
+        """The float32 model in a runtime of its own."""
+        example = images(self.request.batch, self.request.size)
+        if peer == "onnxruntime":
+            return self.row(label, runtimes.onnx_model(lambda: self.original.eval(), example, self.shared))
+        run = runtimes.openvino_model(lambda: self.original.eval(), example, self.request.dtype, self.shared)
+        return self.row(label, lambda x: run(x.float()))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row that can be built. `ops`: for each op of the model, the backends that run it."""
+
+    label: str
+    build: Callable[[_Subject], Row]
+    ops: dict[str, list[str]]
+
+
+def entries(request: Request) -> list[Entry]:
+    """The rows asked for. Nothing is built yet, and no peer is imported.
+
+    Raises:
+        Unavailable, UnsupportedInputError: a backend that runs nothing here, a peer that cannot do this.
+    """
+    _check(request)
+    found = []
+
+    def add(label: str, method: Callable[..., Row], *rest: str, ops: dict[str, list[str]] | None = None) -> None:
+        found.append(Entry(label, lambda subject: method(subject, label, *rest), ops or {}))
+
+    for name in dict.fromkeys(request.backends or ("auto", "torch")):
+        add(f"fast ({name})", _Subject.own, name, ops=_ops_of(request, name))
+    if request.freeze:
+        add("fast (frozen)", _Subject.own_frozen)
     if request.compile:
-        yield f"{peer} (torch.compile)", eager, torch.compile(eager)
-    fast = copy.deepcopy(eager)
-    accelerate(fast)
-    yield f"{peer} (accelerated)", fast, fast
+        add("torch.compile (torch backend)", _Subject.own_compiled, ops=_ops_of(request, "torch"))
+    for peer in dict.fromkeys(request.peers):
+        if peer in peers.RUNTIMES:
+            add(peers.RUNTIMES[peer], _Subject.runtime, peer)
+            continue
+        for form in ("eager", *(["torch.compile"] if request.compile else []), "accelerated"):
+            add(f"{peer} ({form})", _Subject.peer, peer, form)
+    return found
 
 
-def _runtime(request: Request, peer: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The float32 model in a runtime of its own."""
-    example = images(request.batch, request.size)
-    if peer == "onnxruntime":
-        return peers.onnx_model(model, example)
-    run = peers.openvino_model(model, example, request.dtype)
-    return lambda x: run(x.float())
+def _built(entry: Entry, subject: _Subject) -> Row:
+    """The row; with an error if it cannot be built."""
+    try:
+        row = entry.build(subject)
+    except Unavailable as reason:
+        row = Row(entry.label, error=str(reason), absent=True)
+    except Exception as error:  # of an exporter: a line of the report, not its end
+        row = Row(entry.label, error=one_line(error, 1))
+    row.ops = entry.ops
+    return row
+
+
+def _reference(subject: _Subject) -> Row:
+    return subject.own("fast (torch)", "torch")
+
+
+def reference(request: Request) -> Row:
+    """What all rows are compared with: the torch backend, which need not be among them."""
+    return _reference(_Subject(request, None))
+
+
+def one(request: Request, label: str, shared: Path) -> Row:
+    """One row. `shared`: a folder where exported models are kept for the next process."""
+    (entry,) = (entry for entry in entries(request) if entry.label == label)
+    return _built(entry, _Subject(request, shared))
 
 
 def rows(request: Request) -> tuple[list[Row], Row]:
-    """The rows asked for, and the one they are all compared with: the torch backend, which need not be among them.
+    """The rows asked for, built in this process, and the reference.
 
     Raises:
-        Unavailable, UnsupportedInputError: a backend that runs nothing here, a peer that cannot do this, an image size
-            that the model refuses.
+        Unavailable, UnsupportedInputError: as :func:`entries`; an image size that the model refuses.
     """
-    device, dtype, train = request.device, request.dtype, request.train
-    _check_peers(request)
-    names = list(dict.fromkeys(request.backends or ("auto", "torch")))
-    used = {name: _ops(name, request) for name in names}
-    original = build(request.model)
-    x = images(request.batch, request.size).to(device, dtype)
-
-    def to(module: nn.Module) -> nn.Module:
-        return module.to(device, dtype).train(train)
-
-    def row(label: str, backend: str | None, module: Any, parameters: nn.Module, ops: dict[str, list[str]]) -> Row:
-        step = _step(parameters, _task(module, request.model, x), train)
-        context = contextlib.nullcontext if backend is None else functools.partial(dispatch.use_backend, backend)
-        return Row(label, step, context, ops)
-
-    model = to(copy.deepcopy(original))
-    found = [row(f"fast ({name})", name, model, model, used[name]) for name in names]
-    if request.compile:
-        compiled = torch.compile(model)
-        found.append(row("torch.compile (torch backend)", "torch", compiled, model, _ops("torch", request)))
-    for peer in dict.fromkeys(request.peers):
-        try:
-            if peer in peers.RUNTIMES:
-                run = _runtime(request, peer, copy.deepcopy(original).eval())
-                found.append(row(peers.RUNTIMES[peer], None, run, model, {}))
-            else:
-                found += [row(name, None, run, owner, {}) for name, owner, run in _modules(request, peer, original, to)]
-        except Unavailable as reason:
-            found.append(Row(peer, lambda: x, error=str(reason), absent=True))
-        except Exception as error:  # of an exporter: a line of the report, not its end
-            found.append(Row(peer, lambda: x, error=one_line(error, 1)))
-    return found, row("fast (torch)", "torch", model, model, {})
+    subject = _Subject(request, None)
+    return [_built(entry, subject) for entry in entries(request)], _reference(subject)

@@ -18,23 +18,28 @@ SILENCE = 0.02  # seconds before a turn on a CPU: idle threads of another runtim
 ROUND_SECONDS = 0.01  # a round is repeated calls for at least so long, so that neither clock nor launch decides
 
 
+def _unbuilt() -> Tensor:
+    raise AssertionError("this row was not built in this process")
+
+
 @dataclass
 class Row:
     """One way to run the model, and what was measured of it.
 
     Attributes:
         label: as in the table.
-        step: one call: a forward, or a forward and backward; returns the outputs to compare.
+        step: one call: a forward, or a forward and backward; returns the outputs to compare. Without it the row only
+            holds what was measured elsewhere.
         context: enters the backend that the row is about.
         ops: for each op of the model, the backends that run it; empty where no op of this library takes part.
         difference: of the outputs from those of the torch backend, relative (Euclidean norms).
-        timing: seconds per call, one number per round.
+        timing: seconds per call, one number per round, or the median of each process that measured it.
         extra_memory: peak bytes on the GPU during a call beyond what was there before it.
         error: why there are no times. absent: because the package it needs is not there, which is nobody's failure.
     """
 
     label: str
-    step: Callable[[], Tensor]
+    step: Callable[[], Tensor] = _unbuilt
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     ops: dict[str, list[str]] = field(default_factory=dict)
     difference: float | None = None

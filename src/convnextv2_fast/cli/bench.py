@@ -1,4 +1,7 @@
-"""`bench`: times of a whole model per backend, beside torch.compile and its peers where asked for."""
+"""`bench`: times of a whole model per backend, beside torch.compile and its peers where asked for.
+
+On a CPU each row is measured in processes of its own; on a GPU all rows share this one (:mod:`..bench.alone` says why).
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import dispatch
-from ..bench import peers, plot, providers
+from ..bench import apart, peers, plot, providers
 from ..bench.models import NAMES
+from ..bench.report import report
 from ..bench.rows import Row, compare, output, take
 from ..bench.settings import first_line, one_line, threads
-from ..bench.tables import print_table
 from . import env
 from .arguments import DTYPES, CommandError, count, device, path, positive, require_device
 from .text import progress
 
-SCHEMA = 1
+SCHEMA = 2
+TURNS = 3
 _PLOT_TYPES = (".png", ".svg", ".pdf")
-BASELINES = ("timm (eager)", "transformers (eager)", "fast (torch)")  # the first that was measured is what 1.00x is
-NOISY = 0.3  # of the median, between the 20th and the 80th percentile
 
 
 def add_parser(commands: Any) -> None:
@@ -33,8 +36,9 @@ def add_parser(commands: Any) -> None:
         "bench",
         help="times of a whole model per backend",
         description="Times a whole model with random weights and images: this library per backend, and torch.compile "
-        "and peers if asked for. Every row must first agree with the torch backend; then rounds are interleaved. "
-        "'train' is forward and backward, without an optimizer.",
+        "and peers if asked for. Every row must first agree with the torch backend. On a CPU each row then runs alone, "
+        "in processes of its own, in turn; on a GPU rounds are interleaved. 'train' is forward and backward, "
+        "without an optimizer.",
     )
     add = parser.add_argument
     add("--model", default="tiny", choices=NAMES, metavar="NAME", help=f"{', '.join(NAMES)} (default: tiny)")
@@ -43,9 +47,12 @@ def add_parser(commands: Any) -> None:
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="default: float32")
     add("--device", type=device, help="default: the GPU if torch sees one, else the CPU")
     add("--mode", default="infer", choices=("infer", "train"), help="default: infer")
-    add("--rounds", type=positive, default=10, help="times taken of each row (default: 10)")
+    add("--turns", type=positive, help=f"on a CPU: processes that time each row (default: {TURNS})")
+    add("--rounds", type=positive, default=10, help="times taken of each row, by each process (default: 10)")
     add("--warmup", type=count, default=3, help="calls of each row beforehand (default: 3, at least 1)")
+    add("--neighbour", action="store_true", help="on a CPU: a busy process runs beside each row")
     add("--backend", action="append", choices=dispatch.NAMES, help="repeatable (default: auto and torch)")
+    add("--freeze", action="store_true", help="add a row: this library's model, frozen (inference on a CPU)")
     add("--compile", action="store_true", help="add rows: torch.compile of the torch backend and of peers")
     add("--peer", action="append", choices=peers.NAMES, default=[], help="the same weights elsewhere; repeatable")
     add("--threads", type=positive, help="threads on the CPU (default: torch's)")
@@ -76,9 +83,9 @@ def _check_outputs(args: argparse.Namespace) -> None:
             raise CommandError("--plot needs matplotlib: python -m pip install matplotlib") from None
 
 
-def _rows(args: argparse.Namespace) -> tuple[list[Row], Row]:
-    """What is asked for, and the row that all are compared with."""
-    request = providers.Request(
+def _request(args: argparse.Namespace) -> providers.Request:
+    """What is asked for."""
+    return providers.Request(
         args.model,
         args.batch,
         args.size,
@@ -88,31 +95,53 @@ def _rows(args: argparse.Namespace) -> tuple[list[Row], Row]:
         args.backend or (),
         args.peer,
         args.compile,
+        args.freeze,
     )
+
+
+def _wanted(reference: Row, at: torch.device) -> Tensor:
+    """The output that all rows are compared with."""
     try:
-        return providers.rows(request)
+        return output(reference, at)
+    except dispatch.UnsupportedInputError:
+        raise
+    except Exception as error:
+        raise CommandError(f"the torch backend cannot run this: {first_line(error)}") from error
+
+
+def _together(rows: list[Row], args: argparse.Namespace, at: torch.device) -> None:
+    """Builds, checks, warms up and times every row in this process."""
+    found, reference = providers.rows(_request(args))
+    want = _wanted(reference, at)
+    rows += found
+    with progress(f"{args.model}, {args.mode}", len(rows) * (1 + args.rounds)) as advance:
+        for row in rows:
+            if row.error is None:
+                try:
+                    compare(row, want, _limit(DTYPES[args.dtype], at), at)
+                except Exception as error:  # of a kernel or a compiler: a line of the report, not its end
+                    row.error = one_line(error, 1)
+            advance()
+        take(rows, at, warmup=args.warmup, rounds=args.rounds, after=advance)
+
+
+def _apart(rows: list[Row], args: argparse.Namespace, at: torch.device) -> None:
+    """The same, each row in processes of its own."""
+    request = _request(args)
+    number = len(providers.entries(request))
+    want = _wanted(providers.reference(request), at)
+    with progress(f"{args.model}, {args.mode}", number * (1 + args.turns)) as advance:
+        limit, neighbour = _limit(request.dtype, at), args.neighbour
+        counts = {"turns": args.turns, "warmup": args.warmup, "rounds": args.rounds}
+        apart.measure(request, want, limit, **counts, neighbour=neighbour, after=advance, rows=rows)
+
+
+def _measure(rows: list[Row], args: argparse.Namespace, at: torch.device) -> bool:
+    """Adds every row, checked and timed; False if it was interrupted."""
+    try:
+        (_apart if at.type == "cpu" else _together)(rows, args, at)
     except peers.Unavailable as reason:
         raise CommandError(str(reason)) from None
-
-
-def _measure(rows: Sequence[Row], reference: Row, args: argparse.Namespace, at: torch.device) -> bool:
-    """Checks, warms up and times every row; False if it was interrupted."""
-    try:
-        try:
-            want = output(reference, at)
-        except dispatch.UnsupportedInputError:
-            raise
-        except Exception as error:
-            raise CommandError(f"the torch backend cannot run this: {first_line(error)}") from error
-        with progress(f"{args.model}, {args.mode}", len(rows) * (1 + args.rounds)) as advance:
-            for row in rows:
-                if row.error is None:
-                    try:
-                        compare(row, want, _limit(DTYPES[args.dtype], at), at)
-                    except Exception as error:  # of a kernel or a compiler: a line of the report, not its end
-                        row.error = one_line(error, 1)
-                advance()
-            take(rows, at, warmup=args.warmup, rounds=args.rounds, after=advance)
     except KeyboardInterrupt:
         return False
     return True
@@ -126,38 +155,13 @@ def _title(args: argparse.Namespace, found: dict[str, Any], at: torch.device) ->
     return f"{args.model}, {work}, {sizes}; {where}; torch {found['versions']['torch']}"
 
 
-def report(title: str, rows: Sequence[Row], batch: int, on_gpu: bool) -> None:
-    """The table, and below it which backends ran each op and which rows were not measured, and why."""
-    timed = {row.label: row.timing.percentiles()["ms"] for row in rows if row.timed}
-    against = next((label for label in BASELINES if label in timed), None)
-    base = timed[against] if against else None
-    headers = ["", "ms", "p20", "p80", "images/s", "speed-up", *(["extra MiB"] if on_gpu else []), "difference"]
-    lines = []
-    for row in rows:
-        if row.timed:
-            times = row.timing.percentiles()
-            middle = times["ms"]
-            cells = [f"{value:.2f}" for value in times.values()]
-            cells += [f"{batch * 1e3 / middle:.1f}", f"{base / middle:.2f}x" if base else "-"]
-            if on_gpu:
-                cells.append("-" if row.extra_memory is None else f"{row.extra_memory / 2**20:.0f}")
-            lines.append([row.label, *cells, "-" if row.difference is None else f"{row.difference:.0e}"])
-    if lines:
-        print(title)
-        print_table(headers, lines)
-        print("ms: median, 20th and 80th percentile of a call; difference: from the torch backend")
-        if against is not None:
-            hint = "" if against in BASELINES[:-1] else "; --peer timm adds timm's model and compares with that"
-            print(f"speed-up: against {against}{hint}")
-        noisy = [row.label for row in rows if row.timed and row.timing.spread > NOISY]
-        if noisy:
-            print(f"noisy, the times of a row spread over more than {NOISY:.0%}: {', '.join(noisy)}")
-    for row in rows:
-        if row.error is not None:
-            print(f"{row.label}: not measured: {row.error}")
-        elif row.ops:
-            ran = (f"{op} on {' and '.join(names)}" for op, names in row.ops.items())
-            print(f"{row.label}: {', '.join(ran)}")
+def _taken(args: argparse.Namespace, at: torch.device) -> str:
+    """How the times of the table were taken."""
+    if at.type != "cpu":
+        return "ms: median, 20th and 80th percentile of a call; rounds of all rows interleaved"
+    turns = "one turn" if args.turns == 1 else f"{args.turns} turns"
+    beside = ", beside a busy process" if args.neighbour else ""
+    return f"ms: each row alone in a process of its own, in turn{beside}; median, 20th and 80th percentile of {turns}"
 
 
 def _as_json(args: argparse.Namespace, found: dict[str, Any], rows: Sequence[Row], complete: bool) -> dict[str, Any]:
@@ -197,16 +201,20 @@ def run(args: argparse.Namespace) -> int:
         CommandError, UnsupportedInputError: the arguments ask for what cannot be.
     """
     at = require_device(args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if at.type == "cpu":
+        args.turns = args.turns or TURNS
+    elif args.turns or args.neighbour:
+        raise CommandError("--turns and --neighbour are for --device cpu: on a GPU all rows share one process")
     args.device, args.batch = at, args.batch or (64 if at.type == "cuda" else 1)
     _check_outputs(args)
+    rows: list[Row] = []
     with threads(args.threads), torch.cuda.device(at) if at.type == "cuda" else contextlib.nullcontext():
         found = env.collect()
-        rows, reference = _rows(args)
-        complete = _measure(rows, reference, args, at)
+        complete = _measure(rows, args, at)
         title = _title(args, found, at)
     if not complete:
         print("interrupted; this is what was measured until then", file=sys.stderr)
-    report(title, rows, args.batch, at.type == "cuda")
+    report(title, rows, args.batch, at.type == "cuda", _taken(args, at))
     try:
         if args.json is not None:
             args.json.write_text(json.dumps(_as_json(args, found, rows, complete), indent=1) + "\n", encoding="utf-8")

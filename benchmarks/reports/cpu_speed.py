@@ -1,0 +1,126 @@
+"""The CPU report's rows of whole models: whose they are, which belong together, and their tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from .naming import OURS
+from .program import Rows, table
+from .tidy import Row
+
+FROZEN, ACCELERATED = f"{OURS}, frozen", "timm, accelerated"
+MINE = {OURS: "ours", FROZEN: "ours, frozen", ACCELERATED: ACCELERATED}  # and what tables call them
+_OWN = {"frozen": FROZEN, "accelerated timm": ACCELERATED}
+LABELS = {
+    ("upstream", "eager"): "eager",
+    ("upstream", "channels_last"): "channels_last",
+    ("upstream", "compile"): "torch.compile",
+    ("timm", "eager"): "timm",
+    ("timm", "compile"): "timm, torch.compile",
+    ("onnxruntime", ""): "ONNX Runtime",
+    ("openvino", ""): "OpenVINO",
+    ("masked-dense", "eager"): "masked dense",
+    ("masked-dense", "compile"): "masked dense, torch.compile",
+}
+_RUNTIMES = ("ONNX Runtime", "OpenVINO")
+STD1 = "-init_upstream"  # in the case of an FCMAE step: weights with a standard deviation of 1
+
+
+def label(row: Row) -> str:
+    """Whose code, as a reader knows it."""
+    return _OWN.get(row.mode, OURS) if row.provider == OURS else LABELS[row.provider, row.mode]
+
+
+def of(rows: Rows, part: str) -> list[Row]:
+    """The rows of one part."""
+    return [row for row in rows if row.part == part]
+
+
+def groups(rows: Rows) -> Iterator[dict[str, Row]]:
+    """The rows that were timed together, by label."""
+    found: dict[tuple[object, ...], dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault((row.part, row.case, row.batch, row.dtype), {})[label(row)] = row
+    yield from found.values()
+
+
+def milliseconds(row: Row) -> float:
+    """Of a row that has a time."""
+    assert row.ms is not None, row.key
+    return row.ms
+
+
+def per_image(row: Row) -> float:
+    """Milliseconds per image."""
+    return milliseconds(row) / (row.batch or 1)
+
+
+def lead(group: Mapping[str, Row], whose: str = OURS) -> tuple[str, float] | None:
+    """The fastest peer of a group, and how many times as long as `whose` of ours it takes."""
+    peers = {name: row.ms for name, row in group.items() if name not in MINE and row.ms}
+    if whose not in group or not peers:
+        return None
+    fastest = min(peers, key=lambda name: peers[name])
+    return fastest, peers[fastest] / milliseconds(group[whose])
+
+
+def model(row: Row) -> str:
+    """The size: atto of convnextv2_atto-224px-forward."""
+    return re.split(r"[_-]", row.case)[1] + (", std 1" if STD1 in row.case else "")
+
+
+def taken(rows: Rows) -> str:
+    """How the times were taken, as a sentence."""
+    turns = sorted({int(row.notes["turns"]) for row in rows if "turns" in row.notes})
+    if turns:
+        number = " or ".join(map(str, turns))
+        return f"Each provider ran alone in a process of its own, in turn; medians of {number} turns."
+    said = "Rounds of all providers were interleaved in one process; medians."
+    slowed = [name for name in _RUNTIMES if name in map(label, rows)]
+    if slowed:
+        said += (
+            f" That slows runtimes with threads of their own: {' and '.join(slowed)} alone may be faster than shown."
+        )
+    return said
+
+
+def speed(rows: Rows) -> list[str]:
+    """Milliseconds per image, a line a case, and the fastest rival's ratio to ours."""
+    names = list(dict.fromkeys(label(row) for row in rows))
+    rivals = [name for name in names if name not in MINE]
+    one = len(rivals) == 1  # then it is no race
+    mine = [name for name in names if name in MINE]
+    lines = []
+    for group in groups(rows):
+        first = next(iter(group.values()))
+        cells = [model(first), str(first.batch), first.dtype]
+        cells += [f"{per_image(group[name]):.2f}" if name in group else "" for name in names]
+        found = [lead(group, name) for name in mine]
+        cells += [next((each[0] for each in found if each), "")] * (not one)
+        cells += [f"{each[1]:.2f}" if each else "" for each in found]
+        share = group[OURS].notes.get("roofline_share") if OURS in group else None
+        lines.append([*cells, f"{100 * float(share):.0f} %" if share else ""])
+    rival = rivals[0] if one else "rival"
+    head = ["model", "batch", "dtype", *(MINE.get(name, name) for name in names)]
+    head += [*(["fastest rival"] * (not one)), *(f"{rival} ÷ {MINE[name]}" for name in mine), "roofline"]
+    return table(head, lines)
+
+
+def served(rows: Rows) -> list[str]:
+    """Images per second of all callers together, and their share of the best that one caller gets."""
+    best: dict[tuple[str, str], float] = {}
+    found = []
+    for row in rows:
+        mode, _, how = row.mode.partition(", ")
+        name = _OWN.get(mode, OURS) if row.provider == OURS else LABELS[row.provider, mode]
+        rate = 1e3 / milliseconds(row)
+        found.append((row, name, how, rate))
+        if how.startswith("1 caller"):
+            best[row.case, name] = max(rate, best.get((row.case, name), 0.0))
+    lines = []
+    for row, name, how, rate in found:
+        single = best.get((row.case, name))
+        share = f"{100 * rate / single:.0f} %" if single else ""
+        lines.append([model(row), MINE.get(name, name), how, f"{rate:.1f}", share])
+    return table(["model", "code", "arrangement", "images/s in total", "of the best single caller"], lines)
