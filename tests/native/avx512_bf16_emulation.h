@@ -43,6 +43,12 @@ inline m512i permutexvar_epi16(m512i order, m512i a) {
   for (int i = 0; i < 32; ++i) out.lane[i] = from.lane[at.lane[i] % 32];
   return bits<m512i>(out);
 }
+inline m512i permutex2var_epi16(m512i a, m512i order, m512i b) {
+  const auto at = bits<m512bh>(order), low = bits<m512bh>(a), high = bits<m512bh>(b);
+  m512bh out;
+  for (int i = 0; i < 32; ++i) out.lane[i] = (at.lane[i] & 32 ? high : low).lane[at.lane[i] % 32];
+  return bits<m512i>(out);
+}
 
 }  // namespace emulated
 
@@ -52,5 +58,6 @@ inline m512i permutexvar_epi16(m512i order, m512i a) {
 #undef _mm512_setr_epi32
 #define _mm512_setr_epi32(...) emulated::setr_epi32({__VA_ARGS__})
 #define _mm512_permutexvar_epi16 emulated::permutexvar_epi16
+#define _mm512_permutex2var_epi16 emulated::permutex2var_epi16
 
 #define __AVX512BF16__ 1
