@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#define CNV2_COUNTED_PRODUCTS 8192
 #include "avx512_bf16_emulation.h"
 
 namespace emulated {
@@ -65,6 +66,7 @@ inline void tile_stored(int from, void* to, int64_t stride) {
 
 // First and second numbers of the pairs are summed apart, then added to what was there.
 inline void tile_dpbf16ps(int sum, int left, int right) {
+  ++products;
   Tile& c = tile(sum);
   const Tile &a = tile(left), &b = tile(right);
   demand(c.rows == a.rows && c.row_bytes == b.row_bytes && a.row_bytes == 4 * b.rows, "tiles that do not fit");

@@ -3,10 +3,18 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 
 #include "avx512_emulation.h"
 
 namespace emulated {
+
+// How many instructions multiplied pairs, and how many multiply-adds each stands for.
+inline std::atomic<long> products{0};
+#ifndef CNV2_COUNTED_PRODUCTS
+#define CNV2_COUNTED_PRODUCTS 32
+#endif
+constexpr long kProductsOfInstruction = CNV2_COUNTED_PRODUCTS;
 
 struct m512bh {
   uint16_t lane[32];
@@ -22,6 +30,7 @@ inline uint16_t narrowed(float a) {
 
 // The second numbers of the pairs first.
 inline m512 dpbf16_ps(m512 sum, m512bh a, m512bh b) {
+  ++products;
   return lanes<m512>([&](int i) {
     float out = flushed(sum.lane[i]);
     for (int k : {2 * i + 1, 2 * i}) out = flushed(std::fma(widened(a.lane[k]), widened(b.lane[k]), out));
