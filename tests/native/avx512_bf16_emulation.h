@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <cfloat>
 
 #include "avx512_emulation.h"
 
@@ -20,7 +21,7 @@ struct m512bh {
   uint16_t lane[32];
 };
 
-inline float flushed(float a) { return std::fpclassify(a) == FP_SUBNORMAL ? std::copysign(0.0f, a) : a; }
+inline float flushed(float a) { return a < FLT_MIN && a > -FLT_MIN ? std::copysign(0.0f, a) : a; }
 inline float widened(uint16_t a) { return flushed(bits<float>(static_cast<uint32_t>(a) << 16)); }
 inline uint16_t narrowed(float a) {
   const uint32_t word = bits<uint32_t>(flushed(a));
