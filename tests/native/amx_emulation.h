@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#define CNV2_COUNTED_PRODUCTS 8192
 #include "avx512_bf16_emulation.h"
 
 namespace emulated {
@@ -65,18 +66,24 @@ inline void tile_stored(int from, void* to, int64_t stride) {
 
 // First and second numbers of the pairs are summed apart, then added to what was there.
 inline void tile_dpbf16ps(int sum, int left, int right) {
+  ++products;
   Tile& c = tile(sum);
   const Tile &a = tile(left), &b = tile(right);
   demand(c.rows == a.rows && c.row_bytes == b.row_bytes && a.row_bytes == 4 * b.rows, "tiles that do not fit");
-  const auto number = [](float word, int half) {
-    return widened(static_cast<uint16_t>(bits<uint32_t>(word) >> 16 * half));
-  };
+  float numbers[2][16][32];  // of a and b, widened
+  for (int i = 0; i < 512; ++i) {
+    const int row = i / 32, column = i % 32;
+    const auto number = [&](const Tile& t) {
+      return widened(static_cast<uint16_t>(bits<uint32_t>(t.word[row][column / 2]) >> 16 * (column % 2)));
+    };
+    numbers[0][row][column] = number(a), numbers[1][row][column] = number(b);
+  }
   for (int m = 0; m < c.rows; ++m) {
     for (int n = 0; n < c.row_bytes / 4; ++n) {
       float sums[2] = {};
       for (int k = 0; k < b.rows; ++k) {
-        for (int half : {0, 1}) {
-          sums[half] = flushed(std::fma(number(a.word[m][k], half), number(b.word[k][n], half), sums[half]));
+        for (int half = 0; half < 2; ++half) {
+          sums[half] = flushed(std::fma(numbers[0][m][2 * k + half], numbers[1][k][2 * n + half], sums[half]));
         }
       }
       c.word[m][n] = flushed(flushed(c.word[m][n]) + flushed(sums[0] + sums[1]));

@@ -7,6 +7,7 @@
 #include "cpu/common/scratch.cpp"
 #include "cpu/mlp_grn/kernel.h"
 #include "kernel_problem.h"
+#include "mlp_grn_plain.h"
 #ifdef CNV2_PAIRS
 #include "cpu/mlp_grn/bf16.h"
 #endif
@@ -24,12 +25,6 @@ constexpr bool kPairs = false;
 using Kernel = Floats32;
 #endif
 
-float rounded(double value) {
-  BFloat16 out;
-  from_float(static_cast<float>(value), &out);
-  return to_float(out);
-}
-
 Array in_bfloat16(Array from, DType dtype) {
   const Doubles values = from.values();
   Array out(dtype, from.count);
@@ -45,46 +40,6 @@ struct Problem {
   int threads;
   bool residual, scaled;
 };
-
-double gelu(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
-double slope(double x) {
-  return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
-}
-
-// What plain PyTorch's modules give in bfloat16: every operator rounds its result.
-Doubles plain(const Problem& p, const Doubles& u, const Doubles& w1, const Doubles& b1, const Doubles& gamma,
-              const Doubles& beta, const Doubles& w2, const Doubles& b2, double eps) {
-  const int64_t c = p.c_in, k = p.hidden, o = p.c_out;
-  Doubles y(p.offsets.back() * o);
-  for (size_t q = 0; q + 1 < p.offsets.size(); ++q) {
-    const int64_t first = p.offsets[q], count = p.offsets[q + 1] - first;
-    Doubles a(count * k), n(k);
-    for (int64_t r = 0; r < count; ++r) {
-      for (int64_t j = 0; j < k; ++j) {
-        double sum = b1[j];
-        for (int64_t i = 0; i < c; ++i) sum += u[(first + r) * c + i] * w1[j * c + i];
-        a[r * k + j] = rounded(gelu(rounded(sum)));
-        n[j] += a[r * k + j] * a[r * k + j];
-      }
-    }
-    double mean = 0;
-    for (int64_t j = 0; j < k; ++j) n[j] = rounded(std::sqrt(n[j])), mean += n[j] / k;
-    mean = rounded(rounded(mean) + eps);
-    for (int64_t r = 0; r < count; ++r) {
-      Doubles v(k);
-      for (int64_t j = 0; j < k; ++j) {
-        const double x = a[r * k + j];
-        v[j] = rounded(rounded(rounded(gamma[j] * rounded(x * rounded(n[j] / mean))) + beta[j]) + x);
-      }
-      for (int64_t i = 0; i < o; ++i) {
-        double sum = b2[i];
-        for (int64_t j = 0; j < k; ++j) sum += v[j] * w2[i * k + j];
-        y[(first + r) * o + i] = rounded(sum);
-      }
-    }
-  }
-  return y;
-}
 
 // float32 weights come to pairs as their values rounded to bfloat16 would.
 bool rounds_weights(const MlpGrnShape& shape, MlpGrnWeights weights, int64_t seed, const Parallel& parallel) {
@@ -178,24 +133,28 @@ bool failed(const Problem& p, int seed) {
     for (int64_t j = 0; j < k; ++j) DG[j] += P[j] * n[j] / m;
   }
   const double limit = p.dtype == DType::kFloat32 ? 2e-6 : p.dtype == DType::kBFloat16 ? 8e-3 : 1e-3;
-  const double dw2_limit = k * o < 16 ? 8e-6 : 4e-6;  // of few sums over all rows, each may nearly cancel
-  double y_limit = limit;
+  double y_limit = limit, du_limit = limit, dw1_limit = 4e-6,
+         dw2_limit = k * o < 16 ? 8e-6 : 4e-6;  // of few sums over all rows, each may nearly cancel
   bool bad = false;
   if (pairs) {
-    Doubles simple = plain(p, U, W1, B1, G, B, W2, B2, eps);
-    for (size_t i = 0; i < simple.size(); ++i) {
-      if (p.scaled) simple[i] = rounded(simple[i] * rounded(S[i / o]));
-      if (p.residual) simple[i] = rounded(simple[i] + R[i]);
+    PlainMlpGrn simple{p.offsets, c, k, o, U, W1, B1, G, B, W2, B2, D, eps, {}, {}, {}, {}};
+    simple.run();
+    for (size_t i = 0; i < simple.y.size(); ++i) {
+      if (p.scaled) simple.y[i] = rounded(simple.y[i] * rounded(S[i / o]));
+      if (p.residual) simple.y[i] = rounded(simple.y[i] + R[i]);
     }
-    y_limit = 2 * difference(simple, Y) + 1. / 256;
+    y_limit = 2 * difference(simple.y, Y) + 1. / 256;
+    du_limit = difference(simple.du, DU) + (rows * c < 16 ? 1. / 64 : 1. / 512);  // of few sums
+    dw1_limit = difference(simple.dw1, DW1) + 1. / 512;
+    dw2_limit = difference(simple.dw2, DW2) + 1. / 512;
     bad = !rounds_weights(shape, weights, seed, parallel);
     if (bad) std::printf("C %ld K %ld: weights are not rounded to bfloat16\n", c, k);
   }
   const std::pair<const char*, double> errors[] = {
-      {"y", difference(y.values(), Y) / y_limit},  {"norm", difference(of(norm), N) / 2e-6},
-      {"du", difference(du.values(), DU) / limit}, {"dw1", difference(of(dw1), DW1) / 4e-6},
-      {"db1", difference(of(db1), DB1) / 4e-6},    {"dgamma", difference(of(dgamma), DG) / 4e-6},
-      {"dbeta", difference(of(dbeta), DB) / 4e-6}, {"dw2", difference(of(dw2), DW2) / dw2_limit},
+      {"y", difference(y.values(), Y) / y_limit},     {"norm", difference(of(norm), N) / 2e-6},
+      {"du", difference(du.values(), DU) / du_limit}, {"dw1", difference(of(dw1), DW1) / dw1_limit},
+      {"db1", difference(of(db1), DB1) / 4e-6},       {"dgamma", difference(of(dgamma), DG) / 4e-6},
+      {"dbeta", difference(of(dbeta), DB) / 4e-6},    {"dw2", difference(of(dw2), DW2) / dw2_limit},
       {"db2", difference(of(db2), DB2) / 4e-6}};
   for (const auto& [name, error] : errors) {
     if (error <= 1) continue;
@@ -205,6 +164,51 @@ bool failed(const Problem& p, int seed) {
   }
   return bad;
 }
+
+#ifdef CNV2_COUNTED_PRODUCTS
+// The gradients of the same problem on one thread and on several, bit for bit; and how many instructions multiply
+// pairs. All sizes are multiples of a tile's, so that each multiply-add of the five products has its place in one
+// instruction.
+bool counts_or_threads_failed() {
+  constexpr int64_t kRows = 448, kIn = 32, kHidden = 96, kOut = 64;
+  constexpr int64_t kProducts = kRows * kHidden * (3 * kIn + 2 * kOut);  // h, du, dw1; dv, dw2
+  const int offsets[] = {0, 224, kRows};
+  std::mt19937 g(1);
+  const auto array = [&](int64_t count) { return random_array(g, DType::kBFloat16, count, .3); };
+  Array u = array(kRows * kIn), dy = array(kRows * kOut), w1 = array(kHidden * kIn), w2 = array(kOut * kHidden);
+  Array vector = array(kHidden);
+  const Floats norm(2 * kHidden, 1.f);
+  Floats first;
+  bool bad = false;
+  for (int count : {1, 2, 3}) {
+    const Parallel parallel = threads(count);
+    Array du(DType::kBFloat16, kRows * kIn);
+    Floats out(2 * kHidden * (kIn + kOut) + 3 * kHidden + kOut, NAN);
+    MlpGrnBackward b{};
+    b.shape = {{kRows, 2, 0, offsets}, kIn, kHidden, kOut, 1e-6f, int64_t{1} << 40, DType::kBFloat16};
+    b.weights = {w1.view(), vector.view(), vector.view(), w2.view(), {nullptr, DType::kFloat32}};
+    b.dy = dy.view(), b.u = u.view(), b.gamma = vector.view(), b.norm = norm.data(), b.du = du.data();
+    b.dw1 = out.data(), b.dw2 = b.dw1 + kHidden * kIn, b.db1 = b.dw2 + kHidden * kOut, b.dgamma = b.db1 + kHidden;
+    b.dbeta = b.dgamma + kHidden, b.db2 = b.dbeta + kHidden, out.resize(b.db2 + kOut - out.data());
+    emulated::products = 0;
+    Kernel::backward(b, parallel);
+    const int64_t expected = kProducts / emulated::kProductsOfInstruction;
+    if (emulated::products != expected) {
+      std::printf("%d threads: %ld instructions, not %ld\n", count, emulated::products.load(), expected);
+      bad = true;
+    }
+    du.each([&](int64_t, auto& v) { out.push_back(to_float(v)); });
+    if (first.empty()) first = out;
+    if (std::memcmp(first.data(), out.data(), out.size() * sizeof(float)) != 0) {
+      std::printf("%d threads: other gradients than one thread\n", count);
+      bad = true;
+    }
+  }
+  return bad;
+}
+#else
+bool counts_or_threads_failed() { return false; }
+#endif
 
 }  // namespace
 }  // namespace cnv2
@@ -233,6 +237,7 @@ int main() {
   }
   try_all({0, 400}, {9, 401, 17});      // GRN's scale goes to w2
   try_all({0, 9, 20}, {450, 770, 40});  // products in several slices
+  failures += counts_or_threads_failed();
   std::printf("%d problems, %d failed\n", problems, failures);
   return failures != 0;
 }

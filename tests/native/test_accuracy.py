@@ -1,7 +1,10 @@
 """Rounding where it would be enlarged, or where a sum is long: as good as plain PyTorch on every instruction set."""
 
+import functools
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from convnextv2_fast import ops
 from convnextv2_fast.testing import make
@@ -91,6 +94,38 @@ def test_long_sums(isa, op, shape, kind, seed, names):
     for name in names:
         error = ((got[name].double() - exact[name]).abs().max() / exact[name].abs().max()).item()
         assert error <= 6 * EPS, f"{name}: {error / EPS:.1f} eps"
+
+
+def composed_mlp(u, w1, b1, gamma, beta, w2, b2):
+    """The MLP of a block as PyTorch's own operators compute it under autocast to bfloat16, or in float64."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=u.dtype is not torch.float64):
+        g = F.gelu(F.linear(u, w1, b1))
+        norm = g.norm(dim=(1, 2), keepdim=True)
+        scaled = g * (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6))
+        return F.linear(gamma * scaled + beta + g, w2, b2)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 12, 11, 40), (3, 7, 7, 96)], ids=str)
+def test_gradients_in_bfloat16(isa, shape, weights):
+    """mlp_grn's gradients have at most the error of PyTorch's operators, and half an ulp of bfloat16 where they are
+    bfloat16 themselves."""
+    problem = make("mlp_grn", *shape).to(torch.bfloat16, param_dtype=weights)
+    del problem.tensors["residual"], problem.tensors["row_scale"]
+    dy = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+
+    def gradients(p, function):
+        y = p.call(function)
+        y.backward(dy.to(y))
+        return {name: t.grad.double() for name, t in p.tensors.items()}
+
+    exact = gradients(problem.to(torch.float64), composed_mlp)
+    plain = gradients(problem.to(torch.bfloat16, param_dtype=weights), composed_mlp)
+    got = gradients(problem, functools.partial(ops.mlp_grn, backend="cpu"))
+    for name, want in exact.items():
+        ours, theirs = (((g[name] - want).abs().max() / want.abs().max()).item() for g in (got, plain))
+        own = torch.finfo(problem.tensors[name].dtype).eps / 2
+        assert ours <= theirs + own, f"{name}: {ours:.1e}, PyTorch {theirs:.1e}"
 
 
 @pytest.mark.parametrize("op", ["grn", "layer_norm", "mlp_grn"])

@@ -88,16 +88,22 @@ def test_bfloat16_instructions_stay_in_their_kernels():
     built = library.build_info()["cpu_isa"].split()
     if "avx512_bf16" not in built:
         pytest.skip("not built for AVX512_BF16")
-    products = tiles = 0
+    products = products_of_gradients = tiles = tiles_of_gradients = 0
     for name, code in functions_of(Path(library.__file__).parent / "_C_cpu.so").items():
         found = re.findall(r"\tv(dpbf16ps|cvtne2?ps2bf16)", code)
         assert not found or re.search("BFloat16(Pairs|Tiles)", name), f"{name} needs AVX512_BF16"
         products += found.count("dpbf16ps")
+        products_of_gradients += found.count("dpbf16ps") if "Alternating<" in name else 0
         found = re.findall(r"\t(tdpbf16ps|tile\w+|ldtilecfg|sttilecfg)", code)
         assert not found or "BFloat16Tiles" in name, f"{name} needs AMX"
         tiles += found.count("tdpbf16ps")
-    assert products >= sum(2 * rows for rows in range(1, 15))  # a product of each height, two vectors wide
-    assert tiles >= 4 + 2 or "amx" not in built  # of two tiles' rows, and of one
+        tiles_of_gradients += found.count("tdpbf16ps") if "Gradient" in name or "Backward" in name else 0
+    each_height = sum(2 * rows for rows in range(1, 15))  # a product of each height, two vectors wide
+    assert products_of_gradients >= each_height  # a gradient's rows lie twice as far apart
+    assert products - products_of_gradients >= each_height
+    if "amx" in built:
+        assert tiles_of_gradients >= 4 + 2  # of two tiles' rows, and of one
+        assert tiles - tiles_of_gradients >= 4 + 2
 
 
 @needs_library

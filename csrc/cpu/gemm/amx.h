@@ -15,11 +15,11 @@ struct BFloat16Tiles : BFloat16Pairs {
   static constexpr int64_t kWordsTogether = 16;
 };
 
-template <int kRows>
-struct Tiles<Vec16, kRows, BFloat16Tiles> : TileLayout<Vec16, BFloat16Tiles> {
+template <int kRows, class Op>
+struct AmxTiles : TileLayout<Vec16, Op> {
   static_assert(kRows == 32, "two tiles of 16 rows");
-  using Layout = TileLayout<Vec16, BFloat16Tiles>;
-  using Layout::kBlock, Layout::kLine, Layout::kVector, Layout::kWords;
+  using Layout = TileLayout<Vec16, Op>;
+  using Layout::kBlock, Layout::kLine, Layout::kRow, Layout::kVector, Layout::kWords;
   using typename Layout::Product;
 
   static constexpr int kMaxRows = kRows, kNarrowRows = kRows;  // none are narrow
@@ -42,7 +42,7 @@ struct Tiles<Vec16, kRows, BFloat16Tiles> : TileLayout<Vec16, BFloat16Tiles> {
     void narrow_product(const Product& p) { product(p, kRows); }
 
    private:
-    static constexpr int kHalf = 16, kLineBytes = 64, kBlockBytes = kBlock * 4;
+    static constexpr int kHalf = 16, kLineBytes = 64, kRowBytes = kRow * 4, kBlockBytes = kBlock * 4;
     static constexpr int kUpper = kHalf * kBlock;  // floats of c's upper rows
 
     // Tiles 0, 1: upper rows of c; 2, 3: lower ones; 4, 5: rows of a, upper and lower; 6, 7: b.
@@ -75,12 +75,12 @@ struct Tiles<Vec16, kRows, BFloat16Tiles> : TileLayout<Vec16, BFloat16Tiles> {
       const float *a = p.a, *b = p.b, *next = p.next, *ahead = p.ahead;
       for (int64_t t = 0; t < tiles; ++t, a += p.a_stride, b += kWords * kBlock) {
         _tile_loadd(6, b, kBlockBytes);
-        _tile_loadd(4, a, kLineBytes);
+        _tile_loadd(4, a, kRowBytes);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, b + kVector, kBlockBytes);
         _tile_dpbf16ps(1, 4, 7);
         if constexpr (kLower) {
-          _tile_loadd(5, a + kHalf * kWords, kLineBytes);
+          _tile_loadd(5, a + kHalf * kRow, kRowBytes);
           _tile_dpbf16ps(2, 5, 6);
           _tile_dpbf16ps(3, 5, 7);
         }
@@ -109,6 +109,11 @@ struct Tiles<Vec16, kRows, BFloat16Tiles> : TileLayout<Vec16, BFloat16Tiles> {
     int rows_ = 0;
   };
 };
+
+template <int kRows>
+struct Tiles<Vec16, kRows, BFloat16Tiles> : AmxTiles<kRows, BFloat16Tiles> {};
+template <int kRows>
+struct Tiles<Vec16, kRows, Alternating<BFloat16Tiles>> : AmxTiles<kRows, Alternating<BFloat16Tiles>> {};
 
 }  // namespace
 }  // namespace cnv2

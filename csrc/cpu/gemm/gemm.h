@@ -13,7 +13,7 @@ namespace {
 template <class V, int kRows, class Op = PlainFloats<V>>
 struct Gemm {
   using T = Tiles<V, kRows, Op>;
-  static constexpr int kVector = T::kVector, kBlock = T::kBlock, kWords = T::kWords;
+  static constexpr int kVector = T::kVector, kBlock = T::kBlock, kWords = T::kWords, kRow = T::kRow;
   static constexpr int64_t kDepth = 192;       // words of a reduction at once: a panel's slice is 24 KB at 32 columns
   static constexpr int64_t kRowsAtOnce = 448;  // their slice is 336 KB
 
@@ -37,13 +37,13 @@ struct Gemm {
       });
     });
   }
-  // All panels, of floats, of w [k, n].
+  // All panels of w [k, n].
   static void pack_panels(const ConstArray& w, int64_t k, int64_t n,
-                          float* __restrict__ out,  // [blocks(n)][k][kBlock]
+                          float* __restrict__ out,  // [blocks(n)][words(k)][kBlock]
                           const Parallel& parallel) {
     parallel(0, T::blocks(n), grain(k * kBlock), [&](int64_t j0, int64_t j1) {
       with_dtype(w.dtype, w.data, [&](auto* data) {
-        for (int64_t j = j0; j < j1; ++j) Pack<V>::panel(data, k, n, j, out + j * k * kBlock);
+        for (int64_t j = j0; j < j1; ++j) Pack<V, Op>::panel(data, k, n, j, out + j * T::words(k) * kBlock);
       });
     });
   }
@@ -52,9 +52,9 @@ struct Gemm {
   // the rows' slice of a in the second level. prepare(k, depth) comes before a slice, finish(j) after a block's last;
   // slice(j, k, depth) is where to read that of b.
   struct Matrices {
-    const float* a;  // [k / kWords][rows][kWords], column blocks `a_stride` words apart
+    const float* a;  // [k / kWords][rows][kRow], column blocks `a_stride` words apart
     int64_t a_stride;
-    const float* b;  // panels [blocks][k][kBlock]
+    const float* b;  // panels [blocks][k][kBlock]; null: made by slice(), not to be prefetched
     int64_t k;       // words of the reduction
     float* c;        // [blocks][rows][kBlock], blocks `c_stride` floats apart; 0: each in the place of the one before
     int64_t c_stride;
@@ -77,8 +77,10 @@ struct Gemm {
         p.c = m.c + j * m.c_stride;
         p.start = k > 0 ? nullptr : m.start != nullptr ? m.start + j * kBlock : kZeros;
         // The next panel's slice comes into the cache meanwhile, some of it with every tile.
-        p.ahead = m.b + ((j + 1 < m.blocks ? j + 1 : j) * m.k + k) * kBlock;
-        p.ahead_lines = depth * kBlock / T::kLine / ((m.rows + kRows - 1) / kRows) + 1;
+        if (m.b != nullptr) {
+          p.ahead = m.b + ((j + 1 < m.blocks ? j + 1 : j) * m.k + k) * kBlock;
+          p.ahead_lines = depth * kBlock / T::kLine / ((m.rows + kRows - 1) / kRows) + 1;
+        }
         const bool narrow = m.columns - j * kBlock <= kVector;
         for (int64_t r = 0, rows = 0; r < m.rows; r += rows) {
           // Tiles of even heights: one of a row or two takes as long as one of four.
@@ -90,7 +92,7 @@ struct Gemm {
           } else {
             registers.product(p, static_cast<int>(rows));
           }
-          p.a += rows * kWords;
+          p.a += rows * kRow;
           p.c += rows * kBlock;
           p.ahead += p.ahead_lines * T::kLine;
         }

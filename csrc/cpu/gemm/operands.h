@@ -1,6 +1,6 @@
 // What the products of tiles.h multiply: words of 32 bits, each of kNumbers numbers that follow each other in the
 // reduction. Rows of activations hold the numbers of kBlock columns in order; a row of a panel holds kBlock words, and
-// a panel whole multiples of kWordsTogether rows.
+// a panel whole multiples of kWordsTogether rows. kSpacing: rows of a block lie so many of their own lengths apart.
 #pragma once
 
 #include <cstring>
@@ -12,7 +12,7 @@ namespace {
 
 template <class V>
 struct PlainFloats {
-  static constexpr int kNumbers = 1;
+  static constexpr int kNumbers = 1, kSpacing = 1;
   static constexpr int64_t kWordsTogether = 1;
   static constexpr int kVector = V::width;
 
@@ -40,7 +40,7 @@ struct PlainFloats {
 
 // Two bfloat16, the first in the low half, in the place of a float.
 struct BFloat16Pairs {
-  static constexpr int kNumbers = 2;
+  static constexpr int kNumbers = 2, kSpacing = 1;
   static constexpr int64_t kWordsTogether = 1;
   static constexpr int kVector = Vec16::width;
 
@@ -49,6 +49,17 @@ struct BFloat16Pairs {
   }
   // The words of 32 numbers in order.
   static CNV2_INLINE Vec16 join(Vec16 low, Vec16 high) { return {bits<__m512>(_mm512_cvtne2ps_pbh(high.v, low.v))}; }
+
+  // The words of 16 columns, from the numbers of one row and of the next.
+  static CNV2_INLINE Vec16 pair(Vec16 row, Vec16 next) { return zip(join(row, next)); }
+  // The same from rows of activations: the words of all 32 columns.
+  static CNV2_INLINE void pair_rows(Vec16 row, Vec16 next, Vec16& low, Vec16& high) {
+    const __m512i i = lane_numbers(), from_next = _mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(32)), 16);
+    const __m512i order = _mm512_or_si512(i, from_next), half = _mm512_set1_epi32(16 << 16 | 16);
+    const __m512i first = _mm512_castps_si512(row.v), second = _mm512_castps_si512(next.v);
+    low.v = _mm512_castsi512_ps(_mm512_permutex2var_epi16(first, order, second));
+    high.v = _mm512_castsi512_ps(_mm512_permutex2var_epi16(first, _mm512_add_epi32(order, half), second));
+  }
 
   static CNV2_INLINE void load(const float* row, Vec16& low, Vec16& high) {
     low = Vec16::load(reinterpret_cast<const BFloat16*>(row));
@@ -87,15 +98,24 @@ struct BFloat16Pairs {
     const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
     return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(words.v), mask))};
   }
+  static CNV2_INLINE __m512i lane_numbers() {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
   // From all first numbers, then all second ones, to pairs.
   static CNV2_INLINE Vec16 zip(Vec16 numbers) {
-    const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i i = lane_numbers();
     const __m512i order = _mm512_or_si512(i, _mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(16)), 16));
     return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, _mm512_castps_si512(numbers.v)))};
   }
 };
 
 #endif
+
+// The same words in rows twice as far apart: each is followed by a row of another matrix.
+template <class Op>
+struct Alternating : Op {
+  static constexpr int kSpacing = 2;
+};
 
 }  // namespace
 }  // namespace cnv2

@@ -41,14 +41,38 @@ struct Pack {
     }
   }
 
-  // Panel j, of floats, of a weight [k][n] whose first index is the reduction's.
+  // The sums over the rows of src, of a block of its columns.
+  template <class T>
+  static void column_sums(const T* __restrict__ src, int64_t rows, int64_t stride, int64_t columns,
+                          float* __restrict__ out) {  // [kBlock]
+    V sum0 = V::zero(), sum1 = V::zero();
+    for (int64_t r = 0; r < rows; ++r, src += stride) {
+      sum0 = V::add(sum0, load(src, columns));
+      sum1 = V::add(sum1, load(src + kVector, columns - kVector));
+    }
+    sum0.store(out);
+    sum1.store(out + kVector);
+  }
+
+  // Panel j of a weight [k][n] whose first index is the reduction's.
   template <class T>
   static void panel(const T* __restrict__ w, int64_t k, int64_t n, int64_t j,
-                    float* __restrict__ out) {  // [k][kBlock]
+                    float* __restrict__ out) {  // [words(k)][kBlock]
     const int64_t c = j * kBlock;
-    for (int64_t i = 0; i < k; ++i, w += n, out += kBlock) {
-      load(w + c, n - c).store(out);
-      load(w + c + kVector, n - c - kVector).store(out + kVector);
+    w += c;
+    if constexpr (Op::kNumbers == 1) {
+      for (int64_t i = 0; i < k; ++i, w += n, out += kBlock) {
+        load(w, n - c).store(out);
+        load(w + kVector, n - c - kVector).store(out + kVector);
+      }
+    } else {
+      for (int64_t i = 0; i < 2 * Layout::words(k); i += 2, w += 2 * n, out += kBlock) {
+        V low, high;
+        Op::pair_rows(i < k ? load_words(w, n - c) : V::zero(), i + 1 < k ? load_words(w + n, n - c) : V::zero(), low,
+                      high);
+        low.store(out);
+        high.store(out + kVector);
+      }
     }
   }
 

@@ -21,6 +21,7 @@ struct TileLayout {
   static constexpr int kVector = V::width;
   static constexpr int kBlock = 2 * kVector;
   static constexpr int kWords = kBlock / Op::kNumbers;  // of a row of a block
+  static constexpr int kRow = kWords * Op::kSpacing;    // from one row of a block to the next
   static constexpr int kLine = 16;                      // floats of a cache line
 
   static constexpr int64_t blocks(int64_t columns) { return (columns + kBlock - 1) / kBlock; }
@@ -50,7 +51,7 @@ struct TileLayout {
 template <class V, int kRows, class Op = PlainFloats<V>>
 struct Tiles : TileLayout<V, Op> {
   using Layout = TileLayout<V, Op>;
-  using Layout::kBlock, Layout::kLine, Layout::kVector, Layout::kWords;
+  using Layout::kBlock, Layout::kLine, Layout::kRow, Layout::kVector, Layout::kWords;
   using typename Layout::Product;
   static constexpr int kMaxRows = kRows, kNarrowRows = 2 * kRows;
 
@@ -96,7 +97,7 @@ struct Tiles : TileLayout<V, Op> {
       for (int64_t i = 0; i < ahead_lines; ++i, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
       const int here = static_cast<int>(p.k - k < kWords ? p.k - k : kWords);
       const float* column = a;
-      for (int i = 0; i < here; ++i, ++column, b += kBlock) multiply_add<kWords>(column, b, sum);
+      for (int i = 0; i < here; ++i, ++column, b += kBlock) multiply_add<kRow>(column, b, sum);
     }
     each<kCount, kVectors>([&](auto i, auto j) CNV2_LAMBDA {
       float* c = p.c + i.value * kBlock + j.value * kVector;

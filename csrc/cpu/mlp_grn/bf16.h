@@ -1,7 +1,8 @@
-// mlp_grn for CPUs that multiply pairs of bfloat16: the forward of bfloat16 activations. What else there is, `Others`
-// does, the kernels of another instruction set.
+// mlp_grn for CPUs that multiply pairs of bfloat16, on bfloat16 activations. On others, `Others` runs, the kernels of
+// another instruction set.
 #pragma once
 
+#include "backward.h"
 #include "forward.h"
 
 namespace cnv2 {
@@ -21,7 +22,9 @@ struct MlpGrnBf16Kernel {
   static void forward(const MlpGrnForward& p, const Parallel& parallel) {
     pairs(p.shape) ? MlpGrnForwardRun<V, kRows, Op>(p, parallel).run() : Others.forward(p, parallel);
   }
-  static void backward(const MlpGrnBackward& p, const Parallel& parallel) { Others.backward(p, parallel); }
+  static void backward(const MlpGrnBackward& p, const Parallel& parallel) {
+    pairs(p.shape) ? MlpGrnBackwardRun<V, kRows, Op>(p, parallel).run() : Others.backward(p, parallel);
+  }
 };
 
 }  // namespace
