@@ -6,6 +6,7 @@ from torch import Tensor
 
 from convnextv2_fast import ops
 from convnextv2_fast.testing import ALL_OPS, KERNEL_OPS, Problem, kinds, make
+from tests.native.cxx import ROOT
 from tests.native.isas import needs_library
 
 pytestmark = [pytest.mark.cpu_kernel, needs_library]
@@ -86,6 +87,16 @@ def test_what_is_not_finite_stays(isa, value):
     y = ops.grn(x, zero, zero, backend="cpu")  # a norm that is not finite makes NaN
     want = ops.grn(x, zero, zero, backend="torch")
     torch.testing.assert_close(y, want, rtol=0, atol=0, equal_nan=True)
+
+
+def test_every_operator_is_registered_so():
+    """No file of a CPU operator registers anything past CNV2_CPU_OPERATORS."""
+    files = sorted((ROOT / "csrc/torch").glob("*_cpu.cpp"))
+    assert len(files) > 5
+    for file in files:
+        text = file.read_text()
+        assert "CNV2_CPU_OPERATORS(m)" in text, file.name
+        assert "TORCH_BOX" not in text and "TORCH_LIBRARY" not in text, file.name
 
 
 def test_the_callers_mode_stays():
