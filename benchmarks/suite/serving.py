@@ -54,7 +54,7 @@ def frozen(case: ModelCase) -> Candidate:
         raise Unavailable("a frozen model is for inference on a CPU, in the dtype of its weights")
     module = case.ours()
     module.load_state_dict(case.state)
-    call = peers.frozen(module.to(case.setting.dtype).eval())
+    call = cf.freeze(module.to(case.setting.dtype).eval())
     return case.candidate(nn.Identity(), call=call)  # the case moves and converts modules: not this one
 
 

@@ -146,7 +146,6 @@ def no_processes(monkeypatch):
 
 
 def test_a_group_is_measured(run, capsys, no_processes, monkeypatch):
-    monkeypatch.setattr(cf, "freeze", lambda model: model, raising=False)
     monkeypatch.setattr(cpu_models, "QUICK_TURN", Turn(0, 0.0, 1, 0.0))
     case = ModelCase("atto", 2, Setting("cpu", "float32", True), resolution=32, classes=10)
     names = ("fast-torch", "fast-frozen", "eager", "fast-cuda", "compile")
@@ -162,7 +161,7 @@ def test_a_group_is_measured(run, capsys, no_processes, monkeypatch):
 
 
 def test_a_wrong_result_gets_no_row(run, capsys, no_processes, monkeypatch):
-    monkeypatch.setattr(cf, "freeze", lambda model: lambda x: 1.01 * model(x), raising=False)
+    monkeypatch.setattr(cf, "freeze", lambda model: lambda x: 1.01 * model(x))
     case = ModelCase("atto", 1, Setting("cpu", "float32", True), resolution=32, classes=10)
     cpu_models.group(run, "inference", case, ("fast-frozen",), True)
     assert "fast-frozen: failed: " in capsys.readouterr().out and tidy.read(run.path) == []

@@ -57,16 +57,6 @@ def load(peer: str) -> ModuleType:
     return importlib.import_module(peer)
 
 
-def frozen(model: nn.Module) -> nn.Module:
-    """The model after :func:`convnextv2_fast.freeze`; Unavailable where there is no such function."""
-    import convnextv2_fast
-
-    freeze: Callable[[nn.Module], nn.Module] | None = getattr(convnextv2_fast, "freeze", None)
-    if freeze is None:
-        raise Unavailable("this version of convnextv2_fast cannot freeze a model")
-    return freeze(model)
-
-
 class Logits(nn.Module):
     """Takes the logits out of transformers' output object."""
 

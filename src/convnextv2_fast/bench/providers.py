@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import dispatch
 from ..adapters import accelerate
+from ..frozen import freeze
 from . import peers, runtimes, specs
 from .models import build, images
 from .peers import Unavailable
@@ -144,7 +145,7 @@ class _Subject:
         return self.row(label, self.model, backend=backend)
 
     def own_frozen(self, label: str) -> Row:
-        return self.row(label, peers.frozen(self.to(copy.deepcopy(self.original))))
+        return self.row(label, freeze(self.to(copy.deepcopy(self.original))))
 
     def own_compiled(self, label: str) -> Row:
         return self.row(label, self.compiled(self.model), backend="torch", owner=self.model)
