@@ -67,15 +67,22 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
     rows_ = chunk.rows();
     const int64_t most = plan_.max_blocks(chunk);
     const int64_t map = (most * sizeof(RowBlock) + 63) / 64 * 16;
-    float* memory = thread_scratch(ScratchSlot::kChunk, map + kb_ * (kWords * rows_ + kBlock * most));
+    float* memory = thread_scratch(ScratchSlot::kChunk, map + (kb_ + cb_) * kWords * rows_ + kb_ * kBlock * most);
     blocks_ = reinterpret_cast<RowBlock*>(memory);
     hidden_ = memory + map;
-    block_sums_ = hidden_ + kb_ * kWords * rows_;
+    u_ = hidden_ + kb_ * kWords * rows_;
+    block_sums_ = u_ + cb_ * kWords * rows_;
     count_ = plan_.cut(chunk, blocks_);
     by_rows_ = Common::by_rows(blocks_, count_, rows_, parallel_.threads);
   }
 
   void first_product() {
+    if (!by_rows_) {  // every range needs all rows of u: they are packed once
+      parallel_(0, count_, grain(rows_ / count_ * s_.c_in * 4), [&](int64_t b0, int64_t b1) {
+        const int64_t first = blocks_[b0].begin, rows = blocks_[b1 - 1].end - first;
+        Common::pack_rows(p_.u, chunk_.begin + first, rows, s_.c_in, u_ + first * kWords, rows_);
+      });
+    }
     Common::split(parallel_, by_rows_, count_, kb_, rows_ * s_.c_in * kBlock,
                   [&](int64_t b0, int64_t b1, int64_t j0, int64_t j1) { activate(b0, b1, j0, j1); });
   }
@@ -83,20 +90,22 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   // Hidden panels [j0, j1) of row blocks [b0, b1).
   void activate(int64_t b0, int64_t b1, int64_t j0, int64_t j1) {
     Common::each_run(blocks_, b0, b1, [&](int64_t begin, int64_t end, int64_t first, int64_t rows) {
-      const int64_t depth = T::words(s_.c_in), unpacked = cb_ * kWords * rows;
+      const int64_t depth = T::words(s_.c_in), packed = by_rows_ ? cb_ * kWords * rows : 0;
       // Floats become their GELU in place. Else the product is wider than what is kept of it: one panel's, or, where
       // the reduction takes several slices, a few panels'.
       constexpr bool kInPlace = Op::kNumbers == 1;
       const bool few = !kInPlace && depth > kDepth;
       const int64_t stride = kInPlace ? rows_ * kBlock : few ? rows * kBlock : 0;
       const int64_t most = few ? kPanels : j1 - j0, buffer = kInPlace ? 0 : (few ? kPanels : 1) * rows * kBlock;
-      float* u = thread_scratch(ScratchSlot::kOperand, unpacked + buffer);
-      Common::pack_rows(p_.u, chunk_.begin + first, rows, s_.c_in, u, rows);
+      float* memory = thread_scratch(ScratchSlot::kOperand, packed + buffer);
+      if (by_rows_) Common::pack_rows(p_.u, chunk_.begin + first, rows, s_.c_in, memory, rows);
+      const float* u = by_rows_ ? memory : u_ + first * kWords;
+      const int64_t u_stride = (by_rows_ ? rows : rows_) * kWords;
       for (int64_t at = j0; at < j1; at += most) {
         const float* w1 = packed_.w1 + at * depth * kBlock;
-        float* h = kInPlace ? hidden_ + (at * rows_ + first) * kBlock : u + unpacked;
+        float* h = kInPlace ? hidden_ + (at * rows_ + first) * kBlock : memory + packed;
         Common::multiply(
-            {u, rows * kWords, w1, depth, h, stride, packed_.b1 + at * kBlock, rows, j1 - at < most ? j1 - at : most},
+            {u, u_stride, w1, depth, h, stride, packed_.b1 + at * kBlock, rows, j1 - at < most ? j1 - at : most},
             [](int64_t, int64_t) {}, [&](int64_t j, int64_t k, int64_t) { return w1 + (j * depth + k) * kBlock; },
             [&](int64_t j) {
               for (int64_t b = begin; b < end; ++b)
@@ -232,6 +241,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   RowBlock* blocks_ = nullptr;
   bool by_rows_ = false, fold_ = false;
   float* hidden_ = nullptr;      // [kb_][rows_][kWords]
+  float* u_ = nullptr;           // [cb_][rows_][kWords], where threads divide columns
   float* block_sums_ = nullptr;  // [count_][kb_][kBlock]
   float* sums_ = nullptr;        // [groups of the chunk][kb_][kBlock]
   float* scale_ = nullptr;       // [groups of the chunk][kb_][kBlock]

@@ -13,7 +13,7 @@ namespace cnv2 {
 class Job {
  public:
   static constexpr int64_t kMostShares = 256;
-  static constexpr int64_t kPiecesOfShare = 4;  // a thread that is late leaves most of its share to the others
+  static constexpr int64_t kPiecesOfShare = 2;  // more would read a product's operands more often than a late thread costs
 
   // A share is contiguous, and thread t begins with share t in every loop: while nobody disturbs them, the same thread
   // meets the same rows in loop after loop, in its own cache.

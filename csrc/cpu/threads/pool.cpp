@@ -17,7 +17,7 @@ namespace {
 using std::chrono::microseconds;
 
 // A caller waits for a piece that runs; a worker for the next loop, past what Python does between two operators.
-constexpr microseconds kCallerSpins{30}, kWorkerSpins{50};
+constexpr microseconds kCallerSpins{30}, kWorkerSpins{500};
 constexpr std::chrono::seconds kBeforeStartingAgain{1};
 
 thread_local bool inside = false;  // this thread runs a piece
