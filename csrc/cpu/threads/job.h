@@ -13,7 +13,8 @@ namespace cnv2 {
 class Job {
  public:
   static constexpr int64_t kMostShares = 256;
-  static constexpr int64_t kPiecesOfShare = 2;  // more would read a product's operands more often than a late thread costs
+  // More would leave less to a thread that is late, but each piece reads all of a product's other operand.
+  static constexpr int64_t kPiecesOfShare = 2;
 
   // A share is contiguous, and thread t begins with share t in every loop: while nobody disturbs them, the same thread
   // meets the same rows in loop after loop, in its own cache.
