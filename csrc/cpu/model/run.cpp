@@ -5,9 +5,9 @@
 #include "cpu/common/dtype_switch.h"
 #include "cpu/common/scratch.h"
 #include "cpu/layer_norm/layer_norm.h"
+#include "cpu/mean/mean.h"
 #include "cpu/mlp_grn/mlp_grn.h"
 #include "cpu/patch_conv/patch_conv.h"
-#include "cpu/mean/mean.h"
 #include "model.h"
 
 namespace cnv2 {
