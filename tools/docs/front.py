@@ -40,9 +40,33 @@ def shown(ms: float) -> str:
 
 
 def readme_cpu() -> str:
-    """Our time beside eager PyTorch's and the fastest rival's, one case a line."""
-    path, first = newest("inference", CPU)
-    lines, rows = [], [row for part in TASKS for row in newest(part, CPU)[1] if cpu_speed.STD1 not in row.case]
+    """Our time beside eager PyTorch's and the fastest rival's, one case a line; a table for each result."""
+    runs: dict[Path, list[Row]] = {}
+    for part in TASKS:
+        path, rows = newest(part, CPU)
+        runs.setdefault(path, []).extend(row for row in rows if cpu_speed.STD1 not in row.case)
+    text = [
+        "* Times are milliseconds per image of 224 x 224 pixels; lower is better.",
+        "* *Eager PyTorch* is upstream's model, run without a compiler. In an FCMAE step its sparse convolutions are "
+        "ordinary ones over the whole image, with the hidden patches set to zero.",
+        "* The *fastest rival* is the fastest of those measured: eager PyTorch, PyTorch in channels_last order, "
+        "torch.compile and, for inference, ONNX Runtime and OpenVINO.",
+        "* *Rival ÷ ours* is the fastest rival's time divided by ours: 1.25 means that ours is 1.25 times as fast.",
+    ]
+    for path, rows in runs.items():
+        text += [
+            "",
+            f"{machine(rows)}; torch {rows[0].torch}. {cpu_speed.taken(rows)} ([CSV file]({link(path, '')}))",
+            "",
+            *_speed(rows),
+        ]
+    text += ["", "`make cpu-report` measures all of it again. " + _memory()]
+    return "\n".join(text)
+
+
+def _speed(rows: Sequence[Row]) -> list[str]:
+    """The table of a result's cases."""
+    lines = []
     frozen = any(cpu_speed.label(row) == FROZEN for row in rows)
     for group in cpu_speed.groups(rows):
         ours, found = group.get(OURS), cpu_speed.lead(group)
@@ -57,33 +81,19 @@ def readme_cpu() -> str:
                 served = cpu_speed.lead(group, FROZEN)
                 ratios.append(f"{served[1]:.2f}" if served else "")
             lines.append([*cells, plain, rival.removeprefix("masked dense, "), theirs, *ratios])
-    sizes = [
-        cpu_speed.milliseconds(group["eager"]) / cpu_speed.milliseconds(group[OURS])
-        for group in cpu_speed.groups([row for row in newest("sizes", CPU)[1] if row.batch == 1])
-        if "eager" in group and OURS in group
-    ]
-    peak = {row.provider: row.peak_mib for row in newest("memory", CPU)[1]}
     head = ["task", "model", "batch", "dtype", "ours, ms", *(["ours, frozen, ms"] * frozen), "eager PyTorch, ms"]
     head += ["fastest rival", "rival, ms", "rival ÷ ours", *(["rival ÷ frozen"] * frozen)]
-    text = [
-        f"* Machine: {machine(first)}; torch {first[0].torch}.",
-        "* Times are milliseconds per image of 224 x 224 pixels; lower is better. " + cpu_speed.taken(rows),
-        "* *Eager PyTorch* is upstream's model, run without a compiler. In an FCMAE step its sparse convolutions are "
-        "ordinary ones over the whole image, with the hidden patches set to zero.",
-        "* The *fastest rival* is the fastest of eager PyTorch, PyTorch in channels_last order, torch.compile and, for "
-        "inference, ONNX Runtime and OpenVINO"
-        + (", in training timm's model too." if any(row.provider == "timm" for row in rows) else "."),
-        "* *Rival ÷ ours* is the fastest rival's time divided by ours: 1.25 means that ours is 1.25 times as fast.",
-        "",
-        *table(head, lines),
-        "",
-        f"At batch 1, each of the {len(sizes)} model sizes is {min(sizes):.1f} to {max(sizes):.1f} times as fast as "
-        "eager PyTorch on this machine; the fastest rival is nearer. Beyond parameters, gradients and input, a "
-        f"training step of tiny at batch 8 needs {peak[OURS]:.0f} MiB at its peak, and eager PyTorch "
-        f"{peak['upstream']:.0f} MiB. "
-        f"All numbers are in [one CSV file]({link(path, '')}); `make cpu-report` measures them again.",
-    ]
-    return "\n".join(text)
+    return table(head, lines)
+
+
+def _memory() -> str:
+    """What a training step needs, in a sentence."""
+    _, rows = newest("memory", CPU)
+    peak = {row.provider: row.peak_mib for row in rows}
+    return (
+        f"Beyond parameters, gradients and input, a training step of tiny at batch 8 needs {peak[OURS]:.0f} MiB at its "
+        f"peak, and eager PyTorch {peak['upstream']:.0f} MiB ({machine(rows)})."
+    )
 
 
 def _plain(row: Row, rows: Sequence[Row]) -> Row | None:
