@@ -87,7 +87,7 @@ void help() {
 void workers() {
   Company company;
   const auto caller = std::this_thread::get_id();
-  std::atomic<bool> quiet{false}, flushed{false}, untouched{true};
+  std::atomic<bool> quiet{false}, heard{false}, flushed{false}, untouched{true};
   volatile float least = std::numeric_limits<float>::min();
   Parallel{2}(0, 100, 1, [&](int64_t, int64_t) {
     company.wait();
@@ -99,9 +99,12 @@ void workers() {
     sigset_t blocked;
     pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
     quiet = sigismember(&blocked, SIGINT) == 1 && sigismember(&blocked, SIGALRM) == 1;
+    heard = sigismember(&blocked, SIGSEGV) == 0 && sigismember(&blocked, SIGBUS) == 0;
     flushed = zero;
   });
   check(quiet, "workers block signals");
+  check(heard, "but not those of their own faults");
+  static_assert(noexcept(use_cpus_of_process()), "a worker starts where no memory is left");
   check(untouched, "the pool leaves the caller's modes alone");
 #if defined(__SSE__) || defined(__aarch64__)
   check(flushed, "workers flush");

@@ -5,9 +5,9 @@
 #include "cpu/common/scratch.cpp"
 #include "cpu/grn/kernel.h"
 #include "cpu/layer_norm/kernel.h"
+#include "cpu/mean/kernel.h"
 #include "cpu/patch_conv/backward.h"
 #include "cpu/patch_conv/kernel.h"
-#include "cpu/mean/kernel.h"
 #include "kernel_problem.h"
 
 namespace cnv2 {

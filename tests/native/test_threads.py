@@ -71,6 +71,30 @@ def test_affinity_limits_threads():
 
 
 @needs_library
+@pytest.mark.skipif(len(CPUS) < 2 or not TASKS.exists(), reason="wants two CPUs and /proc")
+def test_workers_follow_the_affinity():
+    """A worker that started with two CPUs is bound to the one that the process has been left since."""
+    code = f"""
+def allowed():
+    found = [t for t in Path("/proc/self/task").iterdir() if (t / "comm").read_text() == "cnv2-worker\\n"]
+    return [os.sched_getaffinity(int(t.name)) for t in found]
+torch.set_num_threads(2)
+library.assume_cpus(2)
+call()
+os.sched_setaffinity(0, {{{min(CPUS)}}})
+library.assume_cpus(0)
+end = time.monotonic() + 30
+while library.usable_cpus() > 1 and time.monotonic() < end:  # masks are read again every second
+    time.sleep(0.01)
+library.assume_cpus(2)
+while allowed() != [{{{min(CPUS)}}}] and time.monotonic() < end:
+    call()
+print(allowed() == [{{{min(CPUS)}}}])
+"""
+    assert in_child(COUNT_WORKERS + code) == "True"
+
+
+@needs_library
 def test_callers_side_by_side():
     """Eight Python threads, each with its own number of threads, get the bits of one that is alone."""
     problem = make("block", 1, 28, 28, 40).to(torch.float32, requires_grad=False)

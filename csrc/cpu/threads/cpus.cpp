@@ -14,27 +14,33 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <vector>
 #endif
 
 namespace cnv2 {
 namespace {
 
 #if defined(__linux__)
-using Mask = std::vector<cpu_set_t>;  // as many as the kernel's mask is long
+// On the stack, and nothing here throws: a worker may ask where there is no memory left.
+struct Mask {
+  static constexpr size_t kMostSets = 16;  // 16,384 CPUs
+  cpu_set_t sets[kMostSets] = {};
+  size_t bytes = 0;  // as many as the kernel's mask is long; 0: it is not known
+};
 
-Mask mask_of_process() {
-  for (size_t sets = 1; sets <= 64; sets *= 2) {
-    Mask mask(sets);
-    if (sched_getaffinity(getpid(), sets * sizeof(cpu_set_t), mask.data()) == 0) return mask;
+Mask mask_of_process() noexcept {
+  Mask mask;
+  for (size_t sets = 1; sets <= Mask::kMostSets; sets *= 2) {
+    const size_t bytes = sets * sizeof(cpu_set_t);
+    if (sched_getaffinity(getpid(), bytes, mask.sets) == 0) {
+      mask.bytes = bytes;
+      break;
+    }
     if (errno != EINVAL) break;
   }
-  return {};
+  return mask;
 }
 
-int64_t count_of(const Mask& mask) {
-  return mask.empty() ? 0 : CPU_COUNT_S(mask.size() * sizeof(cpu_set_t), mask.data());
-}
+int64_t count_of(const Mask& mask) noexcept { return mask.bytes == 0 ? 0 : CPU_COUNT_S(mask.bytes, mask.sets); }
 #endif
 
 std::string text_of(const std::string& path) {
@@ -63,10 +69,25 @@ double least_upwards(std::string group, const Quota& quota) {
   }
 }
 
+std::atomic<uint64_t> masks{0};  // how often the process's mask was another one
+
+#if defined(__linux__)
+// No lock, which a child of a fork might find locked for ever.
+void note(const Mask& mask) {
+  static std::atomic<uint64_t> before{0};
+  uint64_t hash = 14695981039346656037u;  // FNV-1a
+  const auto* bytes = reinterpret_cast<const unsigned char*>(mask.sets);
+  for (size_t i = 0; i < mask.bytes; ++i) hash = (hash ^ bytes[i]) * 1099511628211u;
+  if (before.exchange(hash) != hash) masks.fetch_add(1, std::memory_order_release);
+}
+#endif
+
 int64_t ask_system() {
   int64_t cpus = std::thread::hardware_concurrency();
 #if defined(__linux__)
-  const int64_t allowed = count_of(mask_of_process());
+  const Mask mask = mask_of_process();
+  note(mask);
+  const int64_t allowed = count_of(mask);
   if (allowed > 0) cpus = allowed;
   const int64_t quota = cpus_of_quota("/sys/fs/cgroup", text_of("/proc/self/cgroup"));
   if (quota > 0) cpus = std::min(cpus, quota);
@@ -91,12 +112,14 @@ int64_t usable_cpus() {
   return cpus;
 }
 
+uint64_t masks_seen() { return masks.load(std::memory_order_acquire); }
+
 void assume_cpus(int64_t number) { assumed.store(number, std::memory_order_relaxed); }
 
-void use_cpus_of_process() {
+void use_cpus_of_process() noexcept {
 #if defined(__linux__)
   const Mask mask = mask_of_process();
-  if (!mask.empty()) sched_setaffinity(0, mask.size() * sizeof(cpu_set_t), mask.data());
+  if (mask.bytes > 0) sched_setaffinity(0, mask.bytes, mask.sets);
 #endif
 }
 

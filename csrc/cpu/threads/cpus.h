@@ -14,7 +14,11 @@ int64_t usable_cpus();
 void assume_cpus(int64_t number);
 
 // Lets this thread run on the CPUs of the process, whatever the thread that started it was bound to.
-void use_cpus_of_process();
+void use_cpus_of_process() noexcept;
+
+// Grows when usable_cpus() finds another affinity mask than before: threads bound to the old one may bind themselves
+// anew.
+uint64_t masks_seen();
 
 // What the quotas come to in a hierarchy mounted at `mount`, for a process whose /proc/self/cgroup reads `groups`:
 // those of its group and of all groups above. Version 2 (cpu.max) and 1 (cpu.cfs_quota_us). 0: there is none.

@@ -28,13 +28,15 @@ std::atomic<Pool*> current{nullptr};
 void after_fork_in_child() { current.store(nullptr, std::memory_order_relaxed); }
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
-// New threads inherit the mask: signals are for threads of the program.
+// New threads inherit the mask: signals are for threads of the program. Not those that a thread raises itself by a
+// fault: blocked, they would end the process before any handler has told what happened.
 class BlockSignals {
  public:
   BlockSignals() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
+    sigset_t most;
+    sigfillset(&most);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&most, fault);
+    pthread_sigmask(SIG_SETMASK, &most, &before_);
   }
   ~BlockSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
 
@@ -140,8 +142,12 @@ void Pool::work(int64_t worker) {
   use_cpus_of_process();
   const FlushDenormals flush;
   inside = true;
-  for (;;) {
+  for (uint64_t masks = masks_seen();;) {
     Job* job = wait_for_job();
+    if (masks_seen() != masks) {
+      masks = masks_seen();
+      use_cpus_of_process();
+    }
     job->work(1 + worker % (job->shares() - 1));  // the caller begins with share 0
     leave(*job);
   }
