@@ -50,6 +50,11 @@ REFUSED = {
     "device": (lambda m: m.to("meta"), "on meta"),
     "load": (lambda m: m.load_state_dict(m.state_dict()), "weights of a checkpoint"),
     "load through a parent": (lambda m: (p := nn.Sequential(m)).load_state_dict(p.state_dict()), "of a checkpoint"),
+    "load_checkpoint": (lambda m: cf.load_checkpoint(m, build("ours").state_dict()), "weights of a checkpoint"),
+    "load_checkpoint into a parent": (
+        lambda m: cf.load_checkpoint(nn.Sequential(m), build("ours").state_dict()),
+        "weights of a checkpoint",
+    ),
     "classifier": (lambda m: m.reset_classifier(3), "head is part"),
     "another head": (lambda m: setattr(m, "head", nn.Identity()), "another head"),
     "no head": (lambda m: setattr(m, "head", None), "another head"),

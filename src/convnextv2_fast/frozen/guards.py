@@ -11,15 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters._swap import Frozen
+from ..adapters._swap import refuse_frozen as refuse
 from ..errors import UnsupportedInputError
 from .record import PROGRAM, RECORD, Record
-
-
-def refuse(module: Any, what: str) -> NoReturn:
-    raise UnsupportedInputError(
-        f"{type(module).__name__} is frozen: {what}; call convnextv2_fast.unfreeze(model) first, and freeze it "
-        "again afterwards"
-    )
 
 
 def refuse_released(name: str, what: str) -> NoReturn:
@@ -104,4 +98,4 @@ def _new(mixin: type, cls: type[nn.Module]) -> nn.Module:
     return made.__new__(made)
 
 
-__all__ = ["PROGRAM", "RECORD", "Guarded", "frozen_class", "record_of", "refuse", "refuse_released"]
+__all__ = ["PROGRAM", "RECORD", "Guarded", "frozen_class", "record_of", "refuse_released"]
