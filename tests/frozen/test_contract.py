@@ -82,6 +82,59 @@ def test_what_changes_nothing_passes(family):
         assert torch.equal(flat(model(x))[0], before)
 
 
+NO_OPS = {
+    "to": lambda m, dtype: m.to(dtype),
+    "a parent's": lambda m, dtype: nn.Sequential(m).to(dtype),
+    "a part's": lambda m, dtype: [part.to(dtype) for part in m.children()],
+    "an average's": lambda m, dtype: torch.optim.swa_utils.AveragedModel(m).to(dtype),
+}
+
+
+@pytest.mark.parametrize("how", NO_OPS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["ours", "transformers-v2-classifier"])
+@torch.no_grad()
+def test_the_dtype_that_it_has_already(family, dtype, how):
+    model, x = cf.freeze(build(family).to(dtype)), images(1, 32, 32, dtype)
+    before = flat(model(x))[0]
+    NO_OPS[how](model, dtype)
+    assert torch.equal(flat(model(x))[0], before)
+
+
+PARTS = {
+    "half": lambda m: m.half(),
+    "train": lambda m: m.train(),
+    "load": lambda m: m.load_state_dict(m.state_dict()),
+    "load_checkpoint": lambda m: cf.load_checkpoint(m, build("transformers-v2-classifier").state_dict()),
+}
+
+
+@pytest.mark.parametrize("what", PARTS)
+@pytest.mark.parametrize("part", ["convnextv2", "convnextv2.encoder"])
+def test_parts_of_transformers_models_refuse_too(part, what):
+    model = frozen("transformers-v2-classifier")
+    with pytest.raises(cf.UnsupportedInputError, match="is frozen: .*unfreeze"):
+        PARTS[what](model.get_submodule(part))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("release", [False, True])
+@pytest.mark.parametrize("family", ["ours", "transformers-v2-classifier"])
+def test_shared_memory_holds_the_program(family, release):
+    model = frozen(family, release_weights=release)
+    nn.Sequential(model).share_memory()
+    programs = [vars(m)["frozen_program"] for m in model.modules() if "frozen_program" in vars(m)]
+    assert programs and all(p.is_shared() for p in programs)
+    assert all(p.is_shared() for p in model.parameters() if not p.is_meta)
+
+
+def test_an_average_of_models_that_is_frozen():
+    average = torch.optim.swa_utils.AveragedModel(build("ours"), use_buffers=True)
+    cf.freeze(average.module)
+    average.update_parameters(build("ours"))
+    assert not list(average.module.buffers())
+
+
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 @torch.no_grad()
 def test_released_weights(family):

@@ -76,7 +76,7 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
             forwards,
         )
         # The program first: a call of another thread then finds one, old or new.
-        modules[name].register_buffer(PROGRAM, program, persistent=False)
+        modules[name].__dict__[PROGRAM] = program
         modules[name].__dict__[RECORD] = record
     for name, mixin in draft.mixins.items():
         modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
@@ -103,8 +103,7 @@ def unfreeze(model: Model) -> Model:
         give_back(modules[name], plain_class(modules[name]), forward)
     for m in modules.values():
         if RECORD in vars(m):
-            delattr(m, PROGRAM)
-            del m.__dict__[RECORD]
+            del m.__dict__[PROGRAM], m.__dict__[RECORD]
     return model
 
 

@@ -23,10 +23,8 @@ def refuse_released(name: str, what: str) -> NoReturn:
     )
 
 
-class Guarded(Frozen):
-    """The base of frozen models' classes, before the class that the model had."""
-
-    _modules: dict[str, nn.Module | None]
+class GuardedPart(Frozen):
+    """The base of the classes of modules that run a program: what would change weights below them is refused."""
 
     def train(self, mode: bool = True) -> Any:
         if mode:
@@ -40,10 +38,25 @@ class Guarded(Frozen):
         if found.dtype != probe.dtype or found.device != probe.device:
             where = f"{str(found.dtype).removeprefix('torch.')} on {found.device}"
             refuse(self, f"its program is for {str(record.dtype).removeprefix('torch.')} on the CPU, not {where}")
-        return self if record.released else super()._apply(fn, recurse)  # type: ignore[misc]
+        program = vars(self).get(PROGRAM)
+        if program is not None and found.is_shared():
+            program.share_memory_()
+        act = _but_meta(fn) if record.released else fn
+        return super()._apply(act, recurse)  # type: ignore[misc]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         refuse(self, "it would not see the weights of a checkpoint")
+
+
+def _but_meta(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Leaves weights that were released as they are, and does `fn` to all others."""
+    return lambda t: t if t.is_meta else fn(t)
+
+
+class Guarded(GuardedPart):
+    """The base of frozen models' classes, before the class that the model had."""
+
+    _modules: dict[str, nn.Module | None]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         record = record_of(self)

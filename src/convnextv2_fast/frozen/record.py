@@ -14,7 +14,8 @@ from .op import Output
 from .plan import Plan
 
 RECORD, PROGRAM = "frozen_record", "frozen_program"
-"""The attribute that holds the record, and the buffer, which no state_dict has, that holds the program."""
+"""The attributes that hold the record and the program. The program is no buffer: conversions of the weights, and those
+who pair the buffers of two models, shall not reach it."""
 
 
 @dataclass(frozen=True)
