@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from . import ours, upstream
 from .call import what_is_at_work
 from .guards import Guarded, frozen_class, record_of, refuse_released
 from .plan import plain_class, refuse
-from .record import PROGRAM, RECORD, Draft, Record, forward_before, give_back
+from .record import PROGRAM, RECORD, Draft, Record, Seen, forward_before, give_back
 
 Model = TypeVar("Model", bound=nn.Module)
 Drafter = Callable[[Any], Draft]
@@ -34,8 +35,9 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
 
     The weights are constants from now on: they are packed once, and no call looks at them again. A write into a weight
     (by an optimizer, `.data`, NumPy) is ignored until `freeze` is called again, which packs anew, or :func:`unfreeze`.
-    `load_state_dict`, a change of dtype or device, `train()`, `reset_classifier` and another module in the place of one
-    raise an error. `state_dict()`, pickles, copies, hooks on the model itself, `torch.compile` and `torch.export` work.
+    `load_state_dict`, :func:`load_checkpoint`, a change of dtype or device, `train()` and `reset_classifier` raise an
+    error, and so does a call with another module or parameter in the place of one. `state_dict()`, pickles, copies,
+    hooks on the model itself, `torch.compile` and `torch.export` work.
     A program is for the instruction set of the CPU that made it. Threads may share a frozen model, also while it is
     packed anew.
 
@@ -82,6 +84,9 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
         modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
     if release_weights:
         _release(model, draft.plan.used)
+    for name in draft.parts:  # last, as the weights are others where they were released
+        own = vars(modules[name])
+        own[RECORD] = dataclasses.replace(own[RECORD], seen=Seen(modules[name]))
     return model
 
 

@@ -57,6 +57,8 @@ class Guarded(GuardedPart):
     """The base of frozen models' classes, before the class that the model had."""
 
     _modules: dict[str, nn.Module | None]
+    _in_the_program: tuple[str, ...] = ()
+    """Attributes of the class that the program was made for."""
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         record = record_of(self)
@@ -68,7 +70,7 @@ class Guarded(GuardedPart):
         refuse(self, "its head is part of the program")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        known = name in self._modules or name in vars(self)["_parameters"]
+        known = name in self._modules or name in vars(self)["_parameters"] or name in self._in_the_program
         if isinstance(value, nn.Module | nn.Parameter) or known:
             refuse(self, f"it would not see another {name}")
         super().__setattr__(name, value)
