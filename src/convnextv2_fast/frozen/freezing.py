@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .. import library
+from ..adapters._swap import Frozen
 from ..changes import forward_changed
 from ..errors import UnsupportedInputError
 from . import ours, upstream
@@ -51,9 +52,9 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     Returns:
         The model.
     Raises:
-        UnsupportedInputError: the model is none of these, or a module was changed (hooks, adapters, quantised or
-            parametrised layers, another activation), is in training mode, on another device, in another dtype, or this
-            installation has no CPU kernels; nothing was changed.
+        UnsupportedInputError: the model is none of these, or holds a frozen model or lies in one, or a module was
+            changed (hooks, adapters, quantised or parametrised layers, another activation), is in training mode, on
+            another device, in another dtype, or this installation has no CPU kernels; nothing was changed.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedInputError(f"freeze: wants an nn.Module, got {type(model).__name__}")
@@ -62,6 +63,8 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
         refuse_released(before.name, "it cannot be packed anew")
     drafter = _drafter(model)
     _check(model)
+    if before is None:
+        _refuse_frozen_parts(model)
     draft = drafter(model)
     program = draft.plan.pack()
     modules = dict(model.named_modules())
@@ -85,7 +88,7 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     if release_weights:
         _release(model, draft.plan.used)
     for name in draft.parts:  # last, as the weights are others where they were released
-        own = vars(modules[name])
+        own = modules[name].__dict__
         own[RECORD] = dataclasses.replace(own[RECORD], seen=Seen(modules[name]))
     return model
 
@@ -136,6 +139,15 @@ def _check(model: nn.Module) -> None:
     at_work = what_is_at_work()
     if at_work is not None:
         raise UnsupportedInputError(f"freeze: {at_work}, and a frozen model runs on the CPU kernels alone")
+
+
+def _refuse_frozen_parts(model: nn.Module) -> None:
+    for name, m in model.named_modules():
+        if isinstance(m, Frozen):
+            raise UnsupportedInputError(
+                f"freeze: {name or 'the model'} is frozen already: this model holds a frozen one, or lies in one; call "
+                "convnextv2_fast.unfreeze of that first"
+            )
 
 
 def _drafter(model: nn.Module) -> Drafter:

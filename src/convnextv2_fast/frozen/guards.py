@@ -66,6 +66,13 @@ class Guarded(GuardedPart):
             refuse_released(record.name, "there is nothing to save")
         return super().state_dict(*args, **kwargs)  # type: ignore[misc]
 
+    def __copy__(self) -> Any:
+        if RECORD not in vars(self):  # its parts, which the copy shares, run the program
+            refuse(self, "a copy by copy.copy shares its frozen modules; take copy.deepcopy instead")
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
+
     def reset_classifier(self, *args: Any, **kwargs: Any) -> None:
         refuse(self, "its head is part of the program")
 
