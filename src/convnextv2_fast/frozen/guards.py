@@ -120,4 +120,4 @@ def _new(mixin: type, cls: type[nn.Module]) -> nn.Module:
     return made.__new__(made)
 
 
-__all__ = ["PROGRAM", "RECORD", "Guarded", "frozen_class", "record_of", "refuse_released"]
+__all__ = ["PROGRAM", "RECORD", "Guarded", "GuardedPart", "frozen_class", "record_of", "refuse_released"]

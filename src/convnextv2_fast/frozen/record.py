@@ -69,7 +69,7 @@ class Record:
     released: bool = False
     forwards: dict[str, Forward | None] = field(default_factory=dict)
     """The modules whose class was changed, by name, and the forward of those that were accelerated before."""
-    seen: Seen | None = field(default=None, repr=False, compare=False)
+    seen: Seen | None = field(default=None, repr=False, compare=False)  # None while freeze is at work
     version: str = __version__  # of this library, another of which may order packed weights otherwise
 
 
