@@ -127,6 +127,7 @@ AREAS = (
             *COMPUTING,
             f"{PACKAGE}/adapters",
             f"{PACKAGE}/frozen",
+            f"{PACKAGE}/checkpoints/load.py",
             f"{PACKAGE}/reference.py",
             "csrc/cpu",
             "csrc/common",

@@ -109,7 +109,7 @@ PROGRAMS = {
 def test_programs_that_are_none(what):
     model = frozen()
     spoil, words = PROGRAMS[what]
-    model._buffers["frozen_program"] = spoil(model.frozen_program)
+    model.frozen_program = spoil(model.frozen_program)
     with pytest.raises(ValueError, match=words):
         model(images())
 

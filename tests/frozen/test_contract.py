@@ -50,6 +50,11 @@ REFUSED = {
     "device": (lambda m: m.to("meta"), "on meta"),
     "load": (lambda m: m.load_state_dict(m.state_dict()), "weights of a checkpoint"),
     "load through a parent": (lambda m: (p := nn.Sequential(m)).load_state_dict(p.state_dict()), "of a checkpoint"),
+    "load_checkpoint": (lambda m: cf.load_checkpoint(m, build("ours").state_dict()), "weights of a checkpoint"),
+    "load_checkpoint into a parent": (
+        lambda m: cf.load_checkpoint(nn.Sequential(m), build("ours").state_dict()),
+        "weights of a checkpoint",
+    ),
     "classifier": (lambda m: m.reset_classifier(3), "head is part"),
     "another head": (lambda m: setattr(m, "head", nn.Identity()), "another head"),
     "no head": (lambda m: setattr(m, "head", None), "another head"),
@@ -75,27 +80,6 @@ def test_what_changes_nothing_passes(family):
         before = flat(model(x))[0]
         model.eval().float().to("cpu").to(memory_format=torch.channels_last).share_memory().requires_grad_(False)
         assert torch.equal(flat(model(x))[0], before)
-
-
-@pytest.mark.parametrize("family", ONE_OF_EACH)
-@torch.no_grad()
-def test_released_weights(family):
-    model, x = build(family), images()
-    want = flat(cf.freeze(copy.deepcopy(model))(x))[0]
-    model = cf.freeze(model, release_weights=True)
-    held = sum(p.numel() for p in model.parameters() if p.device.type != "meta")
-    assert held == sum(p.numel() for p in model.classifier.parameters()) + 80 if "trans" in family else held == 0
-    for call in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(flat(call.to("cpu")(x))[0], want)
-    for act in (model.state_dict, lambda: cf.unfreeze(model), lambda: cf.freeze(model)):
-        with pytest.raises(cf.UnsupportedInputError, match=r"weights were released.*Build the model again"):
-            act()
-
-
-def test_released_head_of_timm():
-    model = frozen("timm-v2", release_weights=True)
-    with torch.no_grad(), pytest.raises(cf.UnsupportedInputError, match="head cannot run alone"):
-        model.forward_head(model.forward_features(images()))
 
 
 def test_packed_anew_while_threads_run():
@@ -203,10 +187,23 @@ def test_accelerate_and_restore_say_that_it_is_frozen():
     assert cf.restore(model) == 0
 
 
+@pytest.mark.parametrize("family", ["timm-v2", "transformers-v2-classifier", "upstream"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_restore_leaves_frozen_models_alone(family, inside):
+    model, other = build(family, accelerate=True), build(family, accelerate=True)
+    classes = [type(m) for m in model.modules()]
+    cf.freeze(model)
+    outside = sum(cf.adapters.is_accelerated(m) for m in other.modules())
+    assert outside > 0
+    assert cf.restore(nn.ModuleList([model, other]) if inside else model) == (outside if inside else 0)
+    assert [type(m) for m in cf.unfreeze(model).modules()] == classes
+
+
 def test_a_failed_second_freeze_leaves_the_first():
     model, x = frozen(), images()
     want = model(x)
-    model.stages[0][0].act = nn.ReLU().eval()
+    act, model.stages[0][0].act = model.stages[0][0].act, nn.ReLU().eval()
     with pytest.raises(cf.UnsupportedInputError, match="ReLU"):
         cf.freeze(model)
+    model.stages[0][0].act = act
     assert cf.is_frozen(model) and torch.equal(model(x), want)

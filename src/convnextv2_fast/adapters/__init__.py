@@ -51,15 +51,10 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     if not isinstance(model, nn.Module):
         raise UnsupportedInputError(f"accelerate: wants an nn.Module, got {type(model).__name__}")
     swaps, notes = _swaps()
-    replaced, left, frozen = [], [], ""
-    for name, module in list(model.named_modules()):
-        if frozen and name.startswith(frozen):  # nothing calls what is inside a frozen model
-            continue
+    replaced, left = [], []
+    for name, module in _outside_frozen(model):
         if isinstance(module, Frozen):
             left.append(NotReplaced(name, type(module).__name__, "frozen, it runs as one program; unfreeze it first"))
-            frozen = f"{name}." if name else " "
-            if not name:
-                break
             continue
         cls = original_class(module) if is_accelerated(module) else type(module)  # another thread may restore it now
         forward, found = _inspect(module, cls, swaps)
@@ -76,13 +71,26 @@ def accelerate(model: nn.Module) -> AccelerateReport:
 def restore(model: nn.Module) -> int:
     """Undoes :func:`accelerate`: every module gets its class back. Returns how many did.
 
-    Not those whose class was changed again since (FSDP2's `fully_shard`)."""
+    Not those whose class was changed again since (FSDP2's `fully_shard`), nor those in a frozen model, which
+    :func:`unfreeze` gives back as they were."""
     count = 0
-    for module in model.modules():
+    for _, module in _outside_frozen(model):
         if is_accelerated(module):
             module.__class__ = original_class(module)
             count += 1
     return count
+
+
+def _outside_frozen(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of a model and their names, of frozen ones only the outermost: nothing calls what is inside."""
+    found: list[tuple[str, nn.Module]] = []
+    frozen: str | None = None  # what the names inside begin with
+    for name, module in model.named_modules():
+        if frozen is None or not name.startswith(frozen):
+            found.append((name, module))
+            if isinstance(module, Frozen):
+                frozen = f"{name}." if name else ""
+    return found
 
 
 def _swaps() -> tuple[dict[type, list[Swap]], list[str]]:

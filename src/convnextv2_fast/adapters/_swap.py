@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import UnsupportedInputError
 from ..fused_modules import run_block, run_pair
 from ..fusion import Pair, Parts, why_not_any
 from ..graph import as_leaf
@@ -43,6 +44,25 @@ class Frozen:
     """Base of the classes that :func:`convnextv2_fast.freeze` makes."""
 
     frozen_as: tuple[type, type[nn.Module]]  # what else it is derived from: methods, and the class before
+
+
+def refuse_frozen(module: Any, what: str) -> NoReturn:
+    """Raises the error of what would change a frozen module."""
+    raise UnsupportedInputError(
+        f"{type(module).__name__} is frozen: {what}; call convnextv2_fast.unfreeze(model) first, and freeze it "
+        "again afterwards"
+    )
+
+
+def refuse_weights_for_frozen(model: nn.Module) -> None:
+    """Refuses a model that is frozen, or in which a module is: weights written into it would be ignored.
+
+    Raises:
+        UnsupportedInputError: it says which class is frozen.
+    """
+    for m in model.modules():
+        if isinstance(m, Frozen):
+            refuse_frozen(m, "it would not see the weights of a checkpoint")
 
 
 _making = threading.Lock()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..adapters._swap import refuse_weights_for_frozen
 from ..errors import CheckpointError
 from .containers import StateDict
 from .contents import STEM, Contents, contents
@@ -77,9 +78,11 @@ def load_checkpoint(
         MisfitError: anything else missing, left over or of another shape: three lines of summary, then all tensors
             with their shapes. `model` is unchanged then.
         CheckpointError: its base class; a file that cannot be read or holds no ConvNeXt V2; a model that is none.
+        UnsupportedInputError: the model, or a module in it, is frozen.
     """
     if head not in ("auto", "keep", "drop"):
         raise ValueError(f"head must be 'auto', 'keep' or 'drop', got {head!r}")
+    refuse_weights_for_frozen(model)
     state = path_or_dict if isinstance(path_or_dict, StateDict) else find_state_dict(path_or_dict, use_ema)
     found = canonicalise(state.tensors, source, ignore, state.what, prefix)
     targets = model.state_dict()  # shares the storage of the parameters

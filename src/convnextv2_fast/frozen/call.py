@@ -29,17 +29,20 @@ def run(module: Any, image: Tensor, name: str) -> list[Tensor]:
         UnsupportedInputError: the image does not fit, or something is at work that a program does not take part in.
     """
     record: Record = getattr(module, RECORD)
-    if not _fits(record, image):
-        _refuse(record, image)
+    program: Tensor = getattr(module, PROGRAM)
+    if not _fits(record, program, image):
+        _refuse(record, program, image)
     call = record.calls[name]
-    results = op.forward(image, getattr(module, PROGRAM), call.wanted, record.start)
+    results = op.forward(image, program, call.wanted, record.start)
     found = [results[i].permute(0, 3, 1, 2) if is_map else results[i] for i, is_map in enumerate(call.maps)]
     return [found[i] for i in call.places]
 
 
-def _fits(record: Record, x: Tensor) -> bool:
+def _fits(record: Record, program: Tensor, x: Any) -> bool:
     if isinstance(x, Proxy):  # a graph is made, of which nothing is known
         return True
+    if not isinstance(x, Tensor):
+        return False
     if plain.recorded_by_jit():  # sizes are tensors then, and the operator looks at them
         return x.dtype is record.dtype
     return (
@@ -50,10 +53,17 @@ def _fits(record: Record, x: Tensor) -> bool:
         and x.shape[3] >= record.least
         and not (x.requires_grad and torch.is_grad_enabled())
         and x.device.type == "cpu"
+        and program.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
         and what_is_at_work() is None
         and record.version == __version__
+        and _has_its_modules(record)
     )
+
+
+def _has_its_modules(record: Record) -> bool:
+    # torch.compile and torch.export put tensors of their own in the place of parameters
+    return torch.compiler.is_compiling() or record.seen is None or record.seen.is_still_there()
 
 
 def what_is_at_work() -> str | None:
@@ -65,11 +75,11 @@ def what_is_at_work() -> str | None:
     return other[0] if other else None
 
 
-def _refuse(record: Record, x: Any) -> NoReturn:
-    raise UnsupportedInputError(f"{record.name}, frozen: {_why_not(record, x)}")
+def _refuse(record: Record, program: Tensor, x: Any) -> NoReturn:
+    raise UnsupportedInputError(f"{record.name}, frozen: {_why_not(record, program, x)}")
 
 
-def _why_not(record: Record, x: Any) -> str:
+def _why_not(record: Record, program: Tensor, x: Any) -> str:
     dtype, what = str(record.dtype).removeprefix("torch."), "images" if record.start == 0 else "maps"
     if not isinstance(x, Tensor):
         return f"wants {what} [N, {record.channels}, H, W], got {type(x).__name__}"
@@ -85,6 +95,8 @@ def _why_not(record: Record, x: Any) -> str:
         )
     if x.device.type != "cpu":
         return f"it runs on the CPU, {found}; move the image, or unfreeze the model before it is moved"
+    if program.device.type != "cpu":
+        return f"its program is on {program.device}, and runs on the CPU; load the model with map_location='cpu'"
     if x.shape[2] < record.least or x.shape[3] < record.least:
         return f"H and W must be at least {record.least}, {found}"
     if torch.is_autocast_enabled("cpu"):
@@ -96,4 +108,9 @@ def _why_not(record: Record, x: Any) -> str:
         return "it has no gradients, and the image requires one; detach the image, or unfreeze the model"
     if record.version != __version__:
         return f"convnextv2_fast {record.version} froze it, this is {__version__}; call freeze(model) again"
+    if not _has_its_modules(record):
+        return (
+            "other parameters or modules are in the place of those that it was frozen with, and the program would not "
+            "see them; put these back (torch.func.functional_call wants an unfrozen model), or call freeze(model) again"
+        )
     return f"{what_is_at_work()}; unfreeze the model for that"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Callable
@@ -11,13 +12,14 @@ import torch
 from torch import nn
 
 from .. import library
+from ..adapters._swap import Frozen
 from ..changes import forward_changed
 from ..errors import UnsupportedInputError
 from . import ours, upstream
 from .call import what_is_at_work
 from .guards import Guarded, frozen_class, record_of, refuse_released
 from .plan import plain_class, refuse
-from .record import PROGRAM, RECORD, Draft, Record, forward_before, give_back
+from .record import PROGRAM, RECORD, Draft, Record, Seen, forward_before, give_back
 
 Model = TypeVar("Model", bound=nn.Module)
 Drafter = Callable[[Any], Draft]
@@ -34,8 +36,9 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
 
     The weights are constants from now on: they are packed once, and no call looks at them again. A write into a weight
     (by an optimizer, `.data`, NumPy) is ignored until `freeze` is called again, which packs anew, or :func:`unfreeze`.
-    `load_state_dict`, a change of dtype or device, `train()`, `reset_classifier` and another module in the place of one
-    raise an error. `state_dict()`, pickles, copies, hooks on the model itself, `torch.compile` and `torch.export` work.
+    `load_state_dict`, :func:`load_checkpoint`, a change of dtype or device, `train()` and `reset_classifier` raise an
+    error, and so does a call with another module or parameter in the place of one. `state_dict()`, pickles, copies,
+    hooks on the model itself, `torch.compile` and `torch.export` work.
     A program is for the instruction set of the CPU that made it. Threads may share a frozen model, also while it is
     packed anew.
 
@@ -49,9 +52,9 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     Returns:
         The model.
     Raises:
-        UnsupportedInputError: the model is none of these, or a module was changed (hooks, adapters, quantised or
-            parametrised layers, another activation), is in training mode, on another device, in another dtype, or this
-            installation has no CPU kernels; nothing was changed.
+        UnsupportedInputError: the model is none of these, or holds a frozen model or lies in one, or a module was
+            changed (hooks, adapters, quantised or parametrised layers, another activation), is in training mode, on
+            another device, in another dtype, or this installation has no CPU kernels; nothing was changed.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedInputError(f"freeze: wants an nn.Module, got {type(model).__name__}")
@@ -60,6 +63,8 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
         refuse_released(before.name, "it cannot be packed anew")
     drafter = _drafter(model)
     _check(model)
+    if before is None:
+        _refuse_frozen_parts(model)
     draft = drafter(model)
     program = draft.plan.pack()
     modules = dict(model.named_modules())
@@ -76,12 +81,15 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
             forwards,
         )
         # The program first: a call of another thread then finds one, old or new.
-        modules[name].register_buffer(PROGRAM, program, persistent=False)
+        modules[name].__dict__[PROGRAM] = program
         modules[name].__dict__[RECORD] = record
     for name, mixin in draft.mixins.items():
         modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
     if release_weights:
         _release(model, draft.plan.used)
+    for name in draft.parts:  # last, as the weights are others where they were released
+        own = modules[name].__dict__
+        own[RECORD] = dataclasses.replace(own[RECORD], seen=Seen(modules[name]))
     return model
 
 
@@ -103,8 +111,7 @@ def unfreeze(model: Model) -> Model:
         give_back(modules[name], plain_class(modules[name]), forward)
     for m in modules.values():
         if RECORD in vars(m):
-            delattr(m, PROGRAM)
-            del m.__dict__[RECORD]
+            del m.__dict__[PROGRAM], m.__dict__[RECORD]
     return model
 
 
@@ -132,6 +139,15 @@ def _check(model: nn.Module) -> None:
     at_work = what_is_at_work()
     if at_work is not None:
         raise UnsupportedInputError(f"freeze: {at_work}, and a frozen model runs on the CPU kernels alone")
+
+
+def _refuse_frozen_parts(model: nn.Module) -> None:
+    for name, m in model.named_modules():
+        if isinstance(m, Frozen):
+            raise UnsupportedInputError(
+                f"freeze: {name or 'the model'} is frozen already: this model holds a frozen one, or lies in one; call "
+                "convnextv2_fast.unfreeze of that first"
+            )
 
 
 def _drafter(model: nn.Module) -> Drafter:

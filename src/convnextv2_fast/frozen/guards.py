@@ -11,15 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters._swap import Frozen
+from ..adapters._swap import refuse_frozen as refuse
 from ..errors import UnsupportedInputError
 from .record import PROGRAM, RECORD, Record
-
-
-def refuse(module: Any, what: str) -> NoReturn:
-    raise UnsupportedInputError(
-        f"{type(module).__name__} is frozen: {what}; call convnextv2_fast.unfreeze(model) first, and freeze it "
-        "again afterwards"
-    )
 
 
 def refuse_released(name: str, what: str) -> NoReturn:
@@ -29,10 +23,8 @@ def refuse_released(name: str, what: str) -> NoReturn:
     )
 
 
-class Guarded(Frozen):
-    """The base of frozen models' classes, before the class that the model had."""
-
-    _modules: dict[str, nn.Module | None]
+class GuardedPart(Frozen):
+    """The base of the classes of modules that run a program: what would change weights below them is refused."""
 
     def train(self, mode: bool = True) -> Any:
         if mode:
@@ -46,10 +38,27 @@ class Guarded(Frozen):
         if found.dtype != probe.dtype or found.device != probe.device:
             where = f"{str(found.dtype).removeprefix('torch.')} on {found.device}"
             refuse(self, f"its program is for {str(record.dtype).removeprefix('torch.')} on the CPU, not {where}")
-        return self if record.released else super()._apply(fn, recurse)  # type: ignore[misc]
+        program = vars(self).get(PROGRAM)
+        if program is not None and found.is_shared():
+            program.share_memory_()
+        act = _but_meta(fn) if record.released else fn
+        return super()._apply(act, recurse)  # type: ignore[misc]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         refuse(self, "it would not see the weights of a checkpoint")
+
+
+def _but_meta(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Leaves weights that were released as they are, and does `fn` to all others."""
+    return lambda t: t if t.is_meta else fn(t)
+
+
+class Guarded(GuardedPart):
+    """The base of frozen models' classes, before the class that the model had."""
+
+    _modules: dict[str, nn.Module | None]
+    _in_the_program: tuple[str, ...] = ()
+    """Attributes of the class that the program was made for."""
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         record = record_of(self)
@@ -57,11 +66,18 @@ class Guarded(Frozen):
             refuse_released(record.name, "there is nothing to save")
         return super().state_dict(*args, **kwargs)  # type: ignore[misc]
 
+    def __copy__(self) -> Any:
+        if RECORD not in vars(self):  # its parts, which the copy shares, run the program
+            refuse(self, "a copy by copy.copy shares its frozen modules; take copy.deepcopy instead")
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
+
     def reset_classifier(self, *args: Any, **kwargs: Any) -> None:
         refuse(self, "its head is part of the program")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        known = name in self._modules or name in vars(self)["_parameters"]
+        known = name in self._modules or name in vars(self)["_parameters"] or name in self._in_the_program
         if isinstance(value, nn.Module | nn.Parameter) or known:
             refuse(self, f"it would not see another {name}")
         super().__setattr__(name, value)
@@ -104,4 +120,4 @@ def _new(mixin: type, cls: type[nn.Module]) -> nn.Module:
     return made.__new__(made)
 
 
-__all__ = ["PROGRAM", "RECORD", "Guarded", "frozen_class", "record_of", "refuse", "refuse_released"]
+__all__ = ["PROGRAM", "RECORD", "Guarded", "GuardedPart", "frozen_class", "record_of", "refuse_released"]

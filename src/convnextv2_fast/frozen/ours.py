@@ -20,6 +20,7 @@ _METHODS = {
 
 class FrozenConvNeXtV2(Guarded):
     features_only: bool
+    _in_the_program = ("out_indices",)
 
     def forward_features_list(self, x: Tensor) -> list[Tensor]:
         return run(self, x, "list")

@@ -14,7 +14,8 @@ from .op import Output
 from .plan import Plan
 
 RECORD, PROGRAM = "frozen_record", "frozen_program"
-"""The attribute that holds the record, and the buffer, which no state_dict has, that holds the program."""
+"""The attributes that hold the record and the program. The program is no buffer: conversions of the weights, and those
+who pair the buffers of two models, shall not reach it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,26 @@ class Call:
         )
 
 
+class Seen:
+    """The parameters and modules that a module had when it was frozen, with those of all modules in it.
+
+    It keeps the dictionaries in which PyTorch holds them, and copies of these: comparing those is one expression that
+    compares objects by identity, without a loop in Python. Copies and pickles of a model keep the relation.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        tables = (table for m in module.modules() for table in (m._parameters, m._modules))
+        self._live: list[dict[str, Any]] = [table for table in tables if table]
+        self._then = [dict(table) for table in self._live]
+
+    def is_still_there(self) -> bool:
+        """Whether each of them is the same object as then."""
+        try:
+            return self._live == self._then
+        except Exception:  # other tensors were compared by value, which may fail in many ways
+            return False
+
+
 @dataclass(frozen=True)
 class Record:
     """Kept on a module whose forward runs the program, or a part of it."""
@@ -48,6 +69,7 @@ class Record:
     released: bool = False
     forwards: dict[str, Forward | None] = field(default_factory=dict)
     """The modules whose class was changed, by name, and the forward of those that were accelerated before."""
+    seen: Seen | None = field(default=None, repr=False, compare=False)  # None while freeze is at work
     version: str = __version__  # of this library, another of which may order packed weights otherwise
 
 

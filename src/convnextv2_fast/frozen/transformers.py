@@ -23,7 +23,7 @@ from ..adapters._swap import Frozen
 from ..adapters.transformers import downsampling, parts, stem
 from ..changes import accept_forward, forward_changed
 from .call import run
-from .guards import Guarded
+from .guards import Guarded, GuardedPart
 from .plan import Plan, plain_class, refuse
 from .record import Call, Draft, Part
 
@@ -49,7 +49,7 @@ for _library in (v1, v2):
         accept_forward(_class(_library, _kind))
 
 
-class FrozenEmbeddings(Frozen):
+class FrozenEmbeddings(GuardedPart):
     def forward(self, pixel_values: Tensor) -> Tensor:
         return run(self, pixel_values, "stem")[0]
 
@@ -59,7 +59,7 @@ class FrozenStage(Frozen):
         return result
 
 
-class FrozenEncoder(Frozen):
+class FrozenEncoder(GuardedPart):
     stages: Any
 
     @merge_with_config_defaults
