@@ -36,14 +36,19 @@ def draft(model: Any) -> Draft:
     refuse_other_methods(model, _METHODS)
     stem = model.downsample_layers[0]
     pair = stem.parts() if isinstance(stem, convnextv2.PatchConv) else f"it is a {type(stem).__name__}"
-    plan = Plan(getattr(pair, "conv", None), pair if isinstance(pair, str) else None)
+    plan = Plan({"": model}, getattr(pair, "conv", None), pair if isinstance(pair, str) else None)
     listed = {}
+    plan.plain("downsample_layers", model.downsample_layers, nn.ModuleList)
+    plan.plain("stages", model.stages, nn.ModuleList)
     for i, (layer, stage) in enumerate(zip(model.downsample_layers, model.stages, strict=True)):
         name = f"downsample_layers.{i}"
         plan.plain(name, layer, convnextv2.PatchConv)
         start = plan.patches(name, layer, layer.parts())
         last = plan.each(f"stages.{i}", stage, _parts, start, nn.Sequential)
-        norm = getattr(model, f"norm{i}", None) if i in model.out_indices else None
+        norm = getattr(model, f"norm{i}", None)
+        if norm is not None and i not in model.out_indices:  # nothing calls it
+            plan.plain(f"norm{i}", norm, LayerNorm)
+            norm = None
         listed[i] = last if norm is None else plan.norm(f"norm{i}", norm, (LayerNorm,), aside=True)
     calls = {"list": Call.of(*(listed[i] for i in model.out_indices))}
     least = plan.reduction

@@ -74,7 +74,8 @@ class FrozenEncoder(Frozen):
 
 def _draft(name: str, library: Any, model: Any) -> Draft:
     embeddings, encoder = model.embeddings, model.encoder
-    plan = Plan(embeddings.patch_embeddings)
+    whole = {f"{name}embeddings": embeddings, f"{name}encoder": encoder}
+    plan = Plan(whole, embeddings.patch_embeddings)
     plan.plain(f"{name}embeddings", embeddings, _class(library, "Embeddings"))
     plan.plain(f"{name}encoder", encoder, _class(library, "Encoder"))
     plan.plain(f"{name}encoder.stages", encoder.stages, nn.ModuleList)
