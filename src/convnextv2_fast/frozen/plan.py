@@ -38,14 +38,14 @@ def plain_class(m: Any) -> type[nn.Module]:
     return cls  # type: ignore[no-any-return]
 
 
-def changed(m: nn.Module) -> str | None:
+def changed(m: nn.Module, hooks: Callable[[Any], bool] | None = None) -> str | None:
     """What was changed on a module, in words; None if nothing was. An accelerated or frozen one counts as what it was
-    before."""
+    before. `hooks` tells which forward hooks do not count."""
     if isinstance(m, nn.ModuleList):  # nothing calls it
         return None
     if is_accelerated(m) and replaced_forward(m):
         return "has a class whose forward was replaced"
-    return "has hooks" if has_hooks(m) else forward_changed(m, plain_class(m)) or acting_parameter(m)
+    return "has hooks" if has_hooks(m, hooks) else forward_changed(m, plain_class(m)) or acting_parameter(m)
 
 
 def refuse_other_methods(model: nn.Module, kept: dict[str, Any]) -> None:
@@ -96,17 +96,17 @@ class Plan:
         """How many pixels of the image make a position of the last map, along each edge."""
         return self._reduction
 
-    def plain(self, name: str, m: Any, *classes: type) -> None:
+    def plain(self, name: str, m: Any, *classes: type, hooks: Callable[[Any], bool] | None = None) -> None:
         """Refuses a container, or another module that does nothing itself, unless it is of one of these classes and
-        nobody has changed it."""
+        nobody has changed it. `hooks` tells which forward hooks do not count."""
         if plain_class(m) not in classes:
             refuse(name, f"it is a {type(m).__name__}, where a {classes[0].__name__} is expected")
-        self.unchanged(name, m)
+        self.unchanged(name, m, hooks)
 
-    def unchanged(self, name: str, m: nn.Module) -> None:
+    def unchanged(self, name: str, m: nn.Module, hooks: Callable[[Any], bool] | None = None) -> None:
         """Refuses a module with hooks or another forward."""
         self._inspected.add(id(m))
-        reason = changed(m)
+        reason = changed(m, hooks)
         if reason is not None:
             refuse(name, f"it {reason}")
 
