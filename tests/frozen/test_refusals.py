@@ -67,6 +67,8 @@ OUTSIDE_BLOCKS = {
     "a forward": (own_forward, "the model .*forward of its own"),
     "another method": (lambda m: setattr(m, "forward_features", None), "the model .*forward_features of its own"),
     "float64": (lambda m: m.double(), "the model .*it is in float64"),
+    "no such stage": (lambda m: setattr(m, "out_indices", (0, 4)), r"out_indices are \(0, 4\), .* stages 0 to 3"),
+    "no stages": (lambda m: setattr(m, "out_indices", None), "out_indices are None"),
 }
 
 
