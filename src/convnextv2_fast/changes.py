@@ -3,6 +3,7 @@ act when they are used."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,11 +43,17 @@ def acting_parameter(m: nn.Module) -> str | None:
     return None
 
 
-def has_hooks(m: nn.Module) -> bool:
-    """Whether hooks run before or after a module's forward or backward."""
+def has_hooks(m: nn.Module, accepted: Callable[[Any], bool] | None = None) -> bool:
+    """Whether hooks run before or after a module's forward or backward.
+
+    Args:
+        accepted: tells which forward hooks do not count.
+    """
     own = vars(m)
-    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    return bool(hooks)
+    if own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        return True
+    hooks = list(own["_forward_hooks"].values())  # at once, as other threads may add some
+    return bool(hooks) if accepted is None else not all(accepted(hook) for hook in hooks)
 
 
 def forward_changed(m: nn.Module, cls: Any) -> str | None:

@@ -51,6 +51,16 @@ def define(schema: str, fake: Callable[..., Any], implementation: Callable[..., 
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
+def refine(operator: Any, key: str, implementation: Callable[..., Any], *, with_keyset: bool = False) -> None:
+    """Has an operator of :func:`define` do something more at a dispatch key, such as ``"Autograd"``.
+
+    Args:
+        implementation: the operator's signature. It calls the operator below that key, or raises an error.
+        with_keyset: whether its first argument is the keys of the call, for ``operator.redispatch``.
+    """
+    _definitions.impl(operator._schema.name, implementation, key, with_keyset=with_keyset)
+
+
 def _read_build_info(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "_build_info.json").read_text(encoding="utf-8")))

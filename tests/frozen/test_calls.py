@@ -89,6 +89,19 @@ def spoilt(program, at, number, kind=torch.int32):
     return other
 
 
+def moved(program, at, floats):
+    return spoilt(program, at, program.view(torch.int64)[at] + floats, torch.int64)
+
+
+def huge(_):
+    """A program of one convolution of 12 million channels and a window of 256 x 256."""
+    weights = [torch.zeros(8, 3, 4, 4), *[torch.zeros(0)] * 3]
+    program = op.pack([0, 0], [1e-6, 1e-6], weights, 0)
+    for at, number in ((9, 256), (10, 12_000_000), (11, 12_000_000)):
+        program = spoilt(program, at, number, torch.int64)
+    return program
+
+
 PROGRAMS = {
     "nothing": (lambda p: p[:0], "holds no program"),
     "zeros": (torch.zeros_like, "holds no program"),
@@ -100,6 +113,11 @@ PROGRAMS = {
     "other channels": (lambda p: spoilt(p, 11, 9, torch.int64), "broken"),
     "weights elsewhere": (lambda p: spoilt(p, 13, 1 << 60, torch.int64), "broken"),
     "weights before": (lambda p: spoilt(p, 13, -16, torch.int64), "broken"),
+    "weights not at the start of a line": (lambda p: moved(p, 13, 4), "broken"),
+    "weights over those of another step": (lambda p: moved(p, 21, -16), "broken"),
+    "vectors over those of another step": (lambda p: moved(p, 14, 16), "broken"),
+    "sizes whose product overflows": (huge, "broken"),
+    "more than its steps": (lambda p: spoilt(torch.cat([p, p[:16]]), 3, p.numel() + 16, torch.int64), "broken"),
     "vectors elsewhere": (lambda p: spoilt(p, 14, p.numel() - 3, torch.int64), "broken"),
     "bytes": (lambda p: p.view(torch.uint8), "holds no program"),
 }

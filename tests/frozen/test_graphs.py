@@ -61,6 +61,32 @@ def test_symbolically_traced(family):
     assert all(torch.equal(a, b) for a, b in zip(flat(graph(x)), flat(model(x)), strict=True))
 
 
+GRAPHS = {
+    "jit.trace": lambda m, x: torch.jit.trace(m, x, check_trace=False),
+    "export": lambda m, x: torch.export.export(m, (x,)).module(),
+    "fx": lambda m, x: torch.fx.symbolic_trace(m),
+    "export, compiled": lambda m, x: torch.compile(torch.export.export(m, (x,)).module(), backend="aot_eager"),
+}
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_graph_drops_no_gradient_and_no_autocast(kind):
+    model, x = cf.freeze(build("ours")), images(2, 64, 64)
+    want = model(x)
+    with torch.no_grad():
+        graph = GRAPHS[kind](model, x)
+    image = x.clone().requires_grad_()
+    with pytest.raises(Exception, match=r"the image requires one; detach the image"):
+        graph(image)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(Exception, match=r"autocast does not reach"):
+        graph(x)
+    for context in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with context():
+            got = graph(x if context is torch.enable_grad else image)
+            assert torch.equal(got, want) and not got.requires_grad
+
+
 def test_the_shapes_that_it_promises():
     model, x = cf.freeze(build("ours-maps")), images()
     call = model.frozen_record.calls["list"]

@@ -67,6 +67,14 @@ def test_methods_of_our_model():
             assert torch.equal(got, want) and got.stride() == want.stride()
 
 
+def test_a_stage_that_is_asked_for_twice():
+    """Its two maps are not the same memory."""
+    maps = cf.freeze(build("ours-maps"))(images())
+    want = maps[3].clone()
+    maps[0].zero_()
+    assert torch.equal(maps[3], want) and want.any()
+
+
 @pytest.mark.parametrize("family", ["timm-v2", "timm-norm-first", "timm-no-pool"])
 def test_methods_of_timm(family):
     model, x = build(family), images()

@@ -7,7 +7,7 @@ from torch.nn.utils import parametrizations
 
 import convnextv2_fast as cf
 from tests.frozen import written_like_upstream
-from tests.frozen.subjects import FAMILIES, OURS, build
+from tests.frozen.subjects import FAMILIES, OURS, build, error, images
 from tests.native.isas import needs_library
 
 pytestmark = needs_library
@@ -67,6 +67,8 @@ OUTSIDE_BLOCKS = {
     "a forward": (own_forward, "the model .*forward of its own"),
     "another method": (lambda m: setattr(m, "forward_features", None), "the model .*forward_features of its own"),
     "float64": (lambda m: m.double(), "the model .*it is in float64"),
+    "no such stage": (lambda m: setattr(m, "out_indices", (0, 4)), r"out_indices are \(0, 4\), .* stages 0 to 3"),
+    "no stages": (lambda m: setattr(m, "out_indices", None), "out_indices are None"),
 }
 
 
@@ -112,6 +114,54 @@ def test_forms_of_timm(options, reason):
     model = ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8), use_grn=True, ls_init_value=None, **options).eval()
     with pytest.raises(cf.UnsupportedInputError, match=reason):
         cf.freeze(model)
+
+
+INSIDE = {  # modules inside another one, and what no program stands for
+    "another pooling": ("timm-v2", lambda m: setattr(m.head.global_pool, "pool", nn.AdaptiveMaxPool2d(1)), "MaxPool2d"),
+    "pooling to 2x2": ("timm-v2", lambda m: setattr(m.head.global_pool.pool, "output_size", 2), "output_size is 2"),
+    "a hook on pooling": ("timm-v2", lambda m: hook(m.head.global_pool.pool), "global_pool.pool .*has hooks"),
+    "a hook on flatten": ("timm-v2", lambda m: hook(m.head.global_pool.flatten), "global_pool.flatten .*has hooks"),
+    "other dimensions": ("timm-v2", lambda m: setattr(m.head.flatten, "start_dim", 2), "flattens other dimensions"),
+    "not flattened": ("timm-v2", lambda m: setattr(m.head, "flatten", nn.Identity()), r"to \[N, C\]"),
+    "a map flattened": (
+        "timm-no-pool",
+        lambda m: setattr(m.head, "flatten", nn.Flatten(1)),
+        "head.flatten .*a Flatten",
+    ),
+    "a hook on no norm": ("timm-norm-first", lambda m: hook(m.norm_pre), "norm_pre .*has hooks"),
+    "a hook on no head": ("timm-no-pool", lambda m: hook(m.head.pre_logits), "head.pre_logits .*has hooks"),
+    "a hook on a shortcut": ("timm-v2", lambda m: hook(m.stages[0].blocks[0].shortcut), "the shortcut has hooks"),
+    "in timm's model": ("timm-v2", lambda m: m.head.add_module("more", nn.GELU()), "head.more .*a GELU in a place"),
+    "in timm's list": ("timm-list", lambda m: m.stages_0.add_module("more", nn.GELU()), "stages_0.more .*a GELU in"),
+    "in our block": ("ours", lambda m: m.stages[0][0].add_module("more", nn.GELU()), "stages.0.0.more .*a GELU in"),
+    "in upstream's": ("upstream", lambda m: m.add_module("more", nn.GELU()), "more .*a GELU in a place"),
+    "in an encoder": (
+        "transformers-v2-classifier",
+        lambda m: m.convnextv2.encoder.stages[1].add_module("more", nn.GELU()),
+        "convnextv2.encoder.stages.1.more .*a GELU in a place",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", INSIDE)
+def test_a_module_inside_another(what):
+    family, act, reason = INSIDE[what]
+    model = build(family)
+    act(model)
+    with pytest.raises(cf.UnsupportedInputError, match=f"freeze: .*{reason}"):
+        cf.freeze(model.eval())
+    assert not cf.is_frozen(model)
+
+
+@pytest.mark.parametrize("pool_type", ["fast", "fastavg"])
+def test_the_mean_by_another_name(pool_type):
+    from timm.layers import SelectAdaptivePool2d
+
+    model, x = build("timm-v2"), images()
+    model.head.global_pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=False).eval()
+    with torch.no_grad():
+        want = model(x)
+        assert error(cf.freeze(model)(x), want) < 5e-6
 
 
 @pytest.mark.parametrize("name", ["PooledByTheLargest", "StagesFirst", "OfOneSample"])

@@ -10,16 +10,13 @@ namespace {
 
 constexpr int64_t kLine = 64 / sizeof(float);
 
-int64_t whole_lines(int64_t floats) { return (floats + kLine - 1) / kLine * kLine; }
-
 // The steps of a plan with their offsets; `floats`: of the program.
 std::vector<Step> laid_out(CpuIsa isa, DType dtype, const std::vector<PlannedStep>& plan, int64_t* floats) {
   std::vector<Step> steps;
-  int64_t at = kLine * (1 + static_cast<int64_t>(plan.size()));
+  int64_t at = first_offset(static_cast<int64_t>(plan.size()));
   for (const PlannedStep& planned : plan) {
     Step step = planned.step;
-    step.packed = at, at += whole_lines(step_packed_floats(isa, dtype, step));
-    step.vectors = at, at += whole_lines(step_vector_floats(step));
+    at = lay_out(isa, dtype, at, &step);
     steps.push_back(step);
   }
   *floats = at;

@@ -7,7 +7,11 @@
 namespace cnv2 {
 namespace {
 
-constexpr int64_t kMost = int64_t{1} << 24;  // channels, also of hidden activations
+constexpr int64_t kLine = sizeof(Step) / sizeof(float);
+// The largest sizes of a step. The products that are made of them, of two of channels and of k * k, have 52 bits.
+constexpr int64_t kMostChannels = int64_t{1} << 20, kMostHidden = int64_t{1} << 24, kMostKernel = 64;
+
+int64_t whole_lines(int64_t floats) { return (floats + kLine - 1) / kLine * kLine; }
 
 PatchWeight patch_sizes(const Step& step) {
   PatchWeight w{};
@@ -17,11 +21,12 @@ PatchWeight patch_sizes(const Step& step) {
 
 // Whether the sizes of a step are such that nothing computed from them overflows.
 bool sizes_are_sound(const Step& s) {
-  const auto fits = [](int64_t size) { return size >= 1 && size < kMost; };
+  const auto fits = [](int64_t size, int64_t most) { return size >= 1 && size <= most; };
   if (s.kind < StepKind::kPatchConv || s.kind >= StepKind::kCount || s.norm < NormPlace::kNone ||
-      s.norm > NormPlace::kAfter || !fits(s.c_in) || !fits(s.c_out) || s.k < 1 || s.k > 256)
+      s.norm > NormPlace::kAfter || !fits(s.c_in, kMostChannels) || !fits(s.c_out, kMostChannels) ||
+      !fits(s.k, kMostKernel))
     return false;
-  if (s.kind == StepKind::kBlock && !fits(s.hidden)) return false;
+  if (s.kind == StepKind::kBlock && !fits(s.hidden, kMostHidden)) return false;
   if ((s.kind == StepKind::kNorm || s.kind == StepKind::kOutputNorm) && s.norm != NormPlace::kAfter) return false;
   return s.kind == StepKind::kPatchConv || (s.k == 1 && (s.kind == StepKind::kLinear || s.c_in == s.c_out));
 }
@@ -46,8 +51,15 @@ int64_t step_vector_floats(const Step& step) {
   return 2 * (step.norm == NormPlace::kBefore ? step.c_in : step.c_out);
 }
 
+int64_t first_offset(int64_t steps) { return kLine * (1 + steps); }
+
+int64_t lay_out(CpuIsa isa, DType dtype, int64_t at, Step* step) {
+  step->packed = at;
+  step->vectors = step->packed + whole_lines(step_packed_floats(isa, dtype, *step));
+  return step->vectors + whole_lines(step_vector_floats(*step));
+}
+
 std::string program_fault(CpuIsa isa, const float* memory, int64_t count) {
-  constexpr int64_t kLine = sizeof(Step) / sizeof(float);
   if (count < kLine) return "it holds no program";
   const Program program(memory);
   const ProgramHeader& h = program.header();
@@ -61,17 +73,17 @@ std::string program_fault(CpuIsa isa, const float* memory, int64_t count) {
   if (h.floats != count || h.steps < 1 || h.steps > count / kLine - 1) return "it is cut off or too long";
   const char* kBroken = "a step in it is broken";
   bool vector = false;
-  int64_t channels = program.step(0).c_in;
+  int64_t channels = program.step(0).c_in, at = first_offset(h.steps);
   for (int64_t i = 0; i < h.steps; ++i) {
     const Step& s = program.step(i);
     if (!sizes_are_sound(s) || s.c_in != channels || vector != (s.kind > StepKind::kPool)) return kBroken;
-    const int64_t packed = step_packed_floats(isa, h.dtype, s), vectors = step_vector_floats(s);
-    if (s.packed < 0 || s.vectors < 0 || packed > count || vectors > count || s.packed > count - packed ||
-        s.vectors > count - vectors)
-      return kBroken;
+    Step laid = s;
+    at = lay_out(isa, h.dtype, at, &laid);
+    if (at > count || laid.packed != s.packed || laid.vectors != s.vectors) return kBroken;
     vector = !makes_map(s.kind);
     channels = s.c_out;
   }
+  if (at != count) return kBroken;
   return {};
 }
 

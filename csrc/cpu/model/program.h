@@ -70,6 +70,11 @@ inline bool makes_map(StepKind kind) { return kind < StepKind::kPool; }
 int64_t step_packed_floats(CpuIsa isa, DType dtype, const Step& step);
 int64_t step_vector_floats(const Step& step);
 
+// Where the steps' weights and vectors lie: one step's behind the other's, each from the start of a cache line. `at`:
+// where the first step's begin, and those of the step after `step`, in floats from the program's start.
+int64_t first_offset(int64_t steps);
+int64_t lay_out(CpuIsa isa, DType dtype, int64_t at, Step* step);
+
 // What is wrong with a buffer of `count` floats as a program for the instruction set `isa`, in words; empty: nothing.
 // Looks at the header and the steps, not at the weights.
 std::string program_fault(CpuIsa isa, const float* memory, int64_t count);

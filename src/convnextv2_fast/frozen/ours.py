@@ -10,7 +10,7 @@ from ..models import convnextv2
 from ..models.utils import LayerNorm
 from .call import run
 from .guards import Guarded
-from .plan import Plan, refuse_other_methods
+from .plan import Plan, refuse, refuse_other_methods
 from .record import Call, Draft, Part
 
 _METHODS = {
@@ -23,13 +23,18 @@ class FrozenConvNeXtV2(Guarded):
     _in_the_program = ("out_indices",)
 
     def forward_features_list(self, x: Tensor) -> list[Tensor]:
-        return run(self, x, "list")
+        return _apart(run(self, x, "list"))
 
     def forward_features(self, x: Tensor) -> Tensor:
         return run(self, x, "features")[0]
 
     def forward(self, x: Tensor) -> Any:
-        return run(self, x, "list") if self.features_only else run(self, x, "logits")[0]
+        return self.forward_features_list(x) if self.features_only else run(self, x, "logits")[0]
+
+
+def _apart(maps: list[Tensor]) -> list[Tensor]:
+    """The maps, with a copy of each that is there again: `out_indices` may name a stage twice."""
+    return [m.clone() if any(m is other for other in maps[:i]) else m for i, m in enumerate(maps)]
 
 
 def draft(model: Any) -> Draft:
@@ -37,14 +42,21 @@ def draft(model: Any) -> Draft:
     refuse_other_methods(model, _METHODS)
     stem = model.downsample_layers[0]
     pair = stem.parts() if isinstance(stem, convnextv2.PatchConv) else f"it is a {type(stem).__name__}"
-    plan = Plan(getattr(pair, "conv", None), pair if isinstance(pair, str) else None)
+    plan = Plan({"": model}, getattr(pair, "conv", None), pair if isinstance(pair, str) else None)
+    if not isinstance(model.out_indices, tuple | list) or not {*model.out_indices} <= {*range(len(model.stages))}:
+        refuse("", f"its out_indices are {model.out_indices}, and there are stages 0 to {len(model.stages) - 1}")
     listed = {}
+    plan.plain("downsample_layers", model.downsample_layers, nn.ModuleList)
+    plan.plain("stages", model.stages, nn.ModuleList)
     for i, (layer, stage) in enumerate(zip(model.downsample_layers, model.stages, strict=True)):
         name = f"downsample_layers.{i}"
         plan.plain(name, layer, convnextv2.PatchConv)
         start = plan.patches(name, layer, layer.parts())
         last = plan.each(f"stages.{i}", stage, _parts, start, nn.Sequential)
-        norm = getattr(model, f"norm{i}", None) if i in model.out_indices else None
+        norm = getattr(model, f"norm{i}", None)
+        if norm is not None and i not in model.out_indices:  # nothing calls it
+            plan.plain(f"norm{i}", norm, LayerNorm)
+            norm = None
         listed[i] = last if norm is None else plan.norm(f"norm{i}", norm, (LayerNorm,), aside=True)
     calls = {"list": Call.of(*(listed[i] for i in model.out_indices))}
     least = plan.reduction

@@ -38,14 +38,14 @@ def plain_class(m: Any) -> type[nn.Module]:
     return cls  # type: ignore[no-any-return]
 
 
-def changed(m: nn.Module) -> str | None:
+def changed(m: nn.Module, hooks: Callable[[Any], bool] | None = None) -> str | None:
     """What was changed on a module, in words; None if nothing was. An accelerated or frozen one counts as what it was
-    before."""
+    before. `hooks` tells which forward hooks do not count."""
     if isinstance(m, nn.ModuleList):  # nothing calls it
         return None
     if is_accelerated(m) and replaced_forward(m):
         return "has a class whose forward was replaced"
-    return "has hooks" if has_hooks(m) else forward_changed(m, plain_class(m)) or acting_parameter(m)
+    return "has hooks" if has_hooks(m, hooks) else forward_changed(m, plain_class(m)) or acting_parameter(m)
 
 
 def refuse_other_methods(model: nn.Module, kept: dict[str, Any]) -> None:
@@ -67,11 +67,12 @@ class Plan:
     UnsupportedInputError if a module was changed; `name` is the module's in the model.
 
     Args:
+        whole: the modules that the program stands for, with all modules inside them, by their names in the model.
         stem: the model's first convolution, whose weight has the dtype of the activations.
         why: why there is none.
     """
 
-    def __init__(self, stem: Any, why: str | None = None) -> None:
+    def __init__(self, whole: dict[str, nn.Module], stem: Any, why: str | None = None) -> None:
         weight = getattr(stem, "weight", None)
         if not isinstance(weight, Tensor):
             refuse("the stem", why or "it is not a convolution and a LayerNorm")
@@ -79,6 +80,8 @@ class Plan:
             dtype = str(weight.dtype).removeprefix("torch.")
             refuse("", f"it is in {dtype}, and frozen models are in float32, bfloat16 or float16")
         self.dtype = weight.dtype
+        self._whole = whole
+        self._inspected: set[int] = set()  # the modules that were looked at, by their id
         self.used: dict[int, Tensor] = {}
         """The model's own parameters that are in the program, by their id."""
         self._plan: list[int] = []
@@ -93,16 +96,17 @@ class Plan:
         """How many pixels of the image make a position of the last map, along each edge."""
         return self._reduction
 
-    def plain(self, name: str, m: Any, *classes: type) -> None:
+    def plain(self, name: str, m: Any, *classes: type, hooks: Callable[[Any], bool] | None = None) -> None:
         """Refuses a container, or another module that does nothing itself, unless it is of one of these classes and
-        nobody has changed it."""
+        nobody has changed it. `hooks` tells which forward hooks do not count."""
         if plain_class(m) not in classes:
             refuse(name, f"it is a {type(m).__name__}, where a {classes[0].__name__} is expected")
-        self.unchanged(name, m)
+        self.unchanged(name, m, hooks)
 
-    def unchanged(self, name: str, m: nn.Module) -> None:
+    def unchanged(self, name: str, m: nn.Module, hooks: Callable[[Any], bool] | None = None) -> None:
         """Refuses a module with hooks or another forward."""
-        reason = changed(m)
+        self._inspected.add(id(m))
+        reason = changed(m, hooks)
         if reason is not None:
             refuse(name, f"it {reason}")
 
@@ -124,6 +128,7 @@ class Plan:
         if reason is not None:
             refuse(name, reason)
         conv, norm = pair.conv, pair.norm
+        self._saw(conv, norm, *(wrapper for wrapper, *_ in pair.wrappers))
         self._step(name, _PATCHES, _BEFORE if pair.norm_first else _AFTER, norm.eps)
         self._take(name, conv.weight, conv.bias, norm.weight, norm.bias)
         self.image_channels = self.image_channels or conv.in_channels
@@ -139,6 +144,8 @@ class Plan:
         reason = fusion.why_not_dwconv_layer_norm(p) or fusion.why_not_mlp_grn(p)
         if reason is not None:
             refuse(name, reason)
+        self._saw(p.conv, p.norm, p.fc1, p.act, p.grn, p.fc2, p.drop_path, *p.drops)
+        self._saw(*(wrapper for wrapper, *_ in (*p.first_wrappers, *p.second_wrappers)))
         kernel, bias, *norm = fused_modules.first_weights(p)
         w1, b1, gamma, beta, w2, b2 = fused_modules.second_weights(p)
         zeros = _filler(b1.numel())  # GRN at zero is the identity
@@ -173,6 +180,7 @@ class Plan:
         reason = fusion.why_not_module(linear, (nn.Linear,), "the head")
         if reason is not None:
             refuse(name, reason)
+        self._saw(linear)
         self._step(name, _LINEAR, _NO_NORM)
         self._take(name, linear.weight, linear.bias)
         return self._made(linear.out_features, 0)
@@ -182,12 +190,21 @@ class Plan:
         reason = fusion.why_not_gelu(act, classes)
         if reason is not None:
             refuse(name, reason)
+        self._saw(act)
         self._step(name, _GELU, _NO_NORM)
         self._weights += [_filler(self._channels), _filler(0)]
         return self._made(self._channels, 0)
 
     def pack(self) -> Tensor:
-        """The program."""
+        """The program.
+
+        Raises:
+            UnsupportedInputError: among the modules that it stands for is one that nobody has looked at.
+        """
+        for whole, module in self._whole.items():
+            for inner, m in module.named_modules(prefix=whole):
+                if inner and id(m) not in self._inspected:
+                    refuse(inner, f"it is a {type(m).__name__} in a place that frozen models do not know")
         with torch.inference_mode(False), torch.no_grad():
             program: Tensor = op.pack(self._plan, self._eps, self._weights, DTYPES.index(self.dtype))
         return program
@@ -196,6 +213,10 @@ class Plan:
         reason = fusion.why_not_layer_norm(norm, classes, data_format)
         if reason is not None:
             refuse(name, reason)
+        self._saw(norm)
+
+    def _saw(self, *modules: Any) -> None:
+        self._inspected.update(id(m) for m in modules)
 
     def _step(self, name: str, kind: int, place: int, eps: float = 0.0, grn_eps: float = 0.0) -> None:
         if not (isinstance(eps, float | int) and isinstance(grn_eps, float | int)):

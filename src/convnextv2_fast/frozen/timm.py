@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.layers import SelectAdaptivePool2d
+from timm.layers.adaptive_avgmax_pool import FastAdaptiveAvgPool
 from timm.layers.classifier import ClassifierHead, NormMlpClassifierHead
 from timm.models._features import FeatureDictNet, FeatureListNet
 from timm.models.convnext import ConvNeXt, ConvNeXtStage
@@ -28,6 +29,7 @@ for _function, _names in (
     (NormMlpClassifierHead.forward, "drop fc flatten global_pool norm pre_logits"),
     (ClassifierHead.forward, "drop fc flatten global_pool"),
     (SelectAdaptivePool2d.forward, "flatten pool"),
+    (FastAdaptiveAvgPool.forward, "dim flatten mean"),
     (FeatureDictNet.forward, "_collect"),
     (FeatureListNet.forward, "_collect list values"),
     (
@@ -74,7 +76,7 @@ class FrozenFeatureDictNet(Guarded):
 def _draft(model: Any) -> Draft:
     refuse_other_methods(model, _METHODS)
     stem = pair(model.stem) if isinstance(model.stem, nn.Sequential) else None
-    plan = Plan(None if stem is None else stem.conv)
+    plan = Plan({"": model}, None if stem is None else stem.conv)
     last = plan.patches("stem", model.stem, stem)
     plan.plain("stages", model.stages, nn.Sequential)
     for i, stage in enumerate(model.stages):
@@ -96,31 +98,60 @@ def _stage(plan: Plan, name: str, stage: Any, last: Any) -> Any:
     else:
         found = pair(stage.downsample) if isinstance(stage.downsample, nn.Sequential) else None
         last = plan.patches(f"{name}.downsample", stage.downsample, found)
-    return plan.each(f"{name}.blocks", stage.blocks, parts, last, nn.Sequential)
+    last = plan.each(f"{name}.blocks", stage.blocks, parts, last, nn.Sequential)
+    for i, block in enumerate(stage.blocks):
+        plan.plain(f"{name}.blocks.{i}.shortcut", block.shortcut, nn.Identity)
+    return last
 
 
 def _head(plan: Plan, head: Any, last: Any) -> Any:
     plan.plain("head", head, NormMlpClassifierHead, ClassifierHead)
     plan.plain("head.drop", head.drop, nn.Dropout, nn.Identity)
-    plan.plain("head.flatten", head.flatten, nn.Flatten, nn.Identity)
-    pool = head.global_pool
+    pool, fc, hidden = head.global_pool, head.fc, getattr(head, "pre_logits", None)
     plan.plain("head.global_pool", pool, SelectAdaptivePool2d)
+    for name, m, classes in (
+        ("head.fc", fc, (nn.Identity,)),
+        ("head.pre_logits", hidden, (nn.Sequential, nn.Identity)),
+    ):
+        if isinstance(m, classes):
+            plan.plain(name, m, *classes)
     with_norm = type(head) is NormMlpClassifierHead and not isinstance(head.norm, nn.Identity)
-    whole = isinstance(head.fc, nn.Identity) and isinstance(getattr(head, "pre_logits", head.fc), nn.Identity)
-    if not pool.pool_type and whole:  # as timm makes a model with global_pool=""
+    if type(head) is NormMlpClassifierHead and not with_norm:
+        plan.plain("head.norm", head.norm, nn.Identity)
+    pooled = _is_pooled(plan, head)
+    if not pooled and isinstance(fc, nn.Identity) and not isinstance(hidden, nn.Sequential):
         return plan.norm("head.norm", head.norm, NORMS_2D) if with_norm else last
-    if pool.pool_type not in _POOLS:
+    if not pooled:
         refuse("head.global_pool", f"it is {pool.pool_type!r}, and frozen models pool by the mean")
     last = plan.pool("head.norm", head.norm if with_norm else None, NORMS_2D, "channels_first")
-    hidden = getattr(head, "pre_logits", None)
     if isinstance(hidden, nn.Sequential):
-        plan.plain("head.pre_logits", hidden, nn.Sequential)
         plan.linear("head.pre_logits.fc", hidden.fc)
         last = plan.gelu("head.pre_logits.act", hidden.act, KNOWN[False].activations)
-    if isinstance(head.fc, nn.Identity):
-        plan.plain("head.fc", head.fc, nn.Identity)
-        return last
-    return plan.linear("head.fc", head.fc)
+    return last if isinstance(fc, nn.Identity) else plan.linear("head.fc", fc)
+
+
+def _is_pooled(plan: Plan, head: Any) -> bool:
+    """Whether the head takes the mean over H and W, and makes vectors of it; otherwise it leaves the map as it is."""
+    pool = head.global_pool
+    if pool.pool_type and pool.pool_type not in _POOLS:
+        refuse("head.global_pool", f"it is {pool.pool_type!r}, and frozen models pool by the mean")
+    classes = (nn.AdaptiveAvgPool2d, FastAdaptiveAvgPool) if pool.pool_type else (nn.Identity,)
+    plan.plain("head.global_pool.pool", pool.pool, *classes)
+    if isinstance(pool.pool, nn.AdaptiveAvgPool2d) and pool.pool.output_size not in (1, (1, 1)):
+        refuse("head.global_pool.pool", f"its output_size is {pool.pool.output_size}, and frozen models have 1")
+    fast = isinstance(pool.pool, FastAdaptiveAvgPool)
+    if fast and pool.pool.dim not in ((2, 3), [2, 3]):
+        refuse("head.global_pool.pool", "it is not over H and W of maps [N, C, H, W]")
+    flattened = fast and pool.pool.flatten
+    for name, m in (("head.global_pool.flatten", pool.flatten), ("head.flatten", head.flatten)):
+        plan.plain(name, m, *((nn.Flatten, nn.Identity) if pool.pool_type else (nn.Identity,)))
+        if isinstance(m, nn.Flatten):
+            flattened = True
+            if (m.start_dim, m.end_dim) != (1, -1):
+                refuse(name, "it flattens other dimensions than those behind the samples")
+    if pool.pool_type and not flattened:
+        refuse("head.global_pool", "nothing flattens its result to [N, C]")
+    return bool(pool.pool_type)
 
 
 def _features(model: Any) -> Draft:
@@ -129,7 +160,7 @@ def _features(model: Any) -> Draft:
     if [name for name, _ in modules[:2]] != ["stem_0", "stem_1"]:
         refuse("", "it is not a list of features as timm.create_model makes it of a ConvNeXt")
     (_, conv), (_, norm) = modules[:2]
-    plan = Plan(conv)
+    plan = Plan({"": model}, conv)
     last = plan.patches("stem_1", norm, Pair(conv, norm, NORMS_2D, norm_first=False))
     outputs = []
     for name, stage in modules[2:]:

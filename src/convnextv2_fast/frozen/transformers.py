@@ -7,8 +7,10 @@ back the map that it would have computed, so that whatever transformers collects
 from __future__ import annotations
 
 import inspect
+import threading
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ from ..changes import accept_forward, forward_changed
 from .call import run
 from .guards import Guarded, GuardedPart
 from .plan import Plan, plain_class, refuse
-from .record import Call, Draft, Part
+from .record import PROGRAM, RECORD, Call, Draft, Part, Record
 
 _HOOK = "install_output_capuring_hook.<locals>.output_capturing_hook"  # transformers' own, on its stages
 _KINDS = {
@@ -49,9 +51,46 @@ for _library in (v1, v2):
         accept_forward(_class(_library, _kind))
 
 
+class _Source(NamedTuple):
+    """What a call reads of a module."""
+
+    frozen_record: Record
+    frozen_program: Tensor
+
+
+class _Made:
+    """A map of the embeddings, and the program that made it, while the map lives."""
+
+    def __init__(self, result: Tensor, program: Tensor) -> None:
+        self.program: Tensor | None = program
+        self.result = weakref.ref(result, self._forget)
+
+    def _forget(self, _: Any) -> None:
+        self.program = None
+
+
+_last = threading.local()
+"""`made`: the last map of the embeddings in this thread. The encoder that takes it runs the same program, although the
+model may have been packed anew in between."""
+
+
 class FrozenEmbeddings(GuardedPart):
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return run(self, pixel_values, "stem")[0]
+        if torch.compiler.is_compiling():
+            return run(self, pixel_values, "stem")[0]
+        program = getattr(self, PROGRAM)
+        result = run(_Source(getattr(self, RECORD), program), pixel_values, "stem")[0]
+        _last.made = _Made(result, program)
+        return result
+
+
+def _source(encoder: Any, taken: Tensor) -> Any:
+    """The encoder, or its record with the program that made the map which it takes."""
+    made: _Made | None = None if torch.compiler.is_compiling() else getattr(_last, "made", None)
+    if made is None or made.program is None or made.result() is not taken:
+        return encoder
+    _last.made = None
+    return _Source(getattr(encoder, RECORD), made.program)
 
 
 class FrozenStage(Frozen):
@@ -66,7 +105,7 @@ class FrozenEncoder(GuardedPart):
     @output_capturing.capture_outputs(tie_last_hidden_states=False)
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Any:
         features = hidden_states.contiguous(memory_format=torch.channels_last)
-        results = run(self, features, "list")
+        results = run(_source(self, hidden_states), features, "list")
         for stage, result in zip(self.stages, results, strict=True):
             features = stage(features, result)
         return BaseModelOutputWithNoAttention(last_hidden_state=features)
@@ -74,7 +113,8 @@ class FrozenEncoder(GuardedPart):
 
 def _draft(name: str, library: Any, model: Any) -> Draft:
     embeddings, encoder = model.embeddings, model.encoder
-    plan = Plan(embeddings.patch_embeddings)
+    whole = {f"{name}embeddings": embeddings, f"{name}encoder": encoder}
+    plan = Plan(whole, embeddings.patch_embeddings)
     plan.plain(f"{name}embeddings", embeddings, _class(library, "Embeddings"))
     plan.plain(f"{name}encoder", encoder, _class(library, "Encoder"))
     plan.plain(f"{name}encoder.stages", encoder.stages, nn.ModuleList)
@@ -83,7 +123,7 @@ def _draft(name: str, library: Any, model: Any) -> Draft:
     mixins: dict[str, type] = {f"{name}embeddings": FrozenEmbeddings, f"{name}encoder": FrozenEncoder}
     for i, stage in enumerate(encoder.stages):
         where = f"{name}encoder.stages.{i}"
-        _stage_is_plain(plan, where, stage, _class(library, "Stage"))
+        plan.plain(where, stage, _class(library, "Stage"), hooks=_collects)
         plan.plain(f"{where}.downsampling_layer", stage.downsampling_layer, nn.ModuleList)
         if len(stage.downsampling_layer):
             last = plan.patches(f"{where}.downsampling_layer", stage.downsampling_layer, downsampling(stage))
@@ -98,21 +138,9 @@ def _draft(name: str, library: Any, model: Any) -> Draft:
     return Draft(plan, pieces, {"": Guarded} | mixins)
 
 
-def _stage_is_plain(plan: Plan, name: str, stage: Any, cls: type) -> None:
-    """As :meth:`Plan.plain`, but for the hooks by which transformers collects the hidden states."""
-    hooks = dict(stage._forward_hooks)
-    ours = [
-        key
-        for key, hook in hooks.items()
-        if getattr(hook, "__qualname__", "") == _HOOK and hook.__module__ == output_capturing.__name__
-    ]
-    try:
-        for key in ours:
-            del stage._forward_hooks[key]
-        plan.plain(name, stage, cls)
-    finally:
-        stage._forward_hooks.clear()
-        stage._forward_hooks.update(hooks)
+def _collects(hook: Any) -> bool:
+    """Whether a hook is one of those by which transformers collects the hidden states."""
+    return getattr(hook, "__qualname__", "") == _HOOK and hook.__module__ == output_capturing.__name__
 
 
 def _whole(library: Any) -> Callable[[Any], Draft]:

@@ -50,7 +50,9 @@ def draft(model: Any) -> Draft:
     if why is not None:
         refuse("", f"its class has the name of upstream's, but it {why}")
     stem = pair(model.downsample_layers[0])
-    plan = Plan(getattr(stem, "conv", None), stem if isinstance(stem, str) else None)
+    plan = Plan({"": model}, getattr(stem, "conv", None), stem if isinstance(stem, str) else None)
+    plan.plain("downsample_layers", model.downsample_layers, nn.ModuleList)
+    plan.plain("stages", model.stages, nn.ModuleList)
     last: Any = None
     for i, (layer, stage) in enumerate(zip(model.downsample_layers, model.stages, strict=True)):
         last = plan.patches(f"downsample_layers.{i}", layer, pair(layer) if isinstance(layer, nn.Sequential) else None)
