@@ -24,13 +24,17 @@ assert Path(convnextv2_fast.__file__).is_relative_to(sys.prefix), convnextv2_fas
 
 
 def registered(library: str) -> list[str]:
-    """The operators that `_C_<library>.so` implements, read from its sources: every impl under its dispatch key."""
+    """The operators that `_C_<library>.so` implements, read from its sources: those that CNV2_CPU_OPERATORS adds, and
+    every impl under its dispatch key."""
     keys = {"cpu": ("CPU",), "cuda": ("CUDA", "CNV2_CUDA_KEY")}[library]
     names = set()
     for source in (ROOT / "csrc" / "torch").glob("*.cpp"):
-        for block in re.split(r"STABLE_TORCH_LIBRARY_IMPL\(\s*\w+,\s*", source.read_text())[1:]:
+        text = source.read_text()
+        for block in re.split(r"STABLE_TORCH_LIBRARY_IMPL\(\s*\w+,\s*", text)[1:]:
             if re.match(r"\w+", block)[0] in keys:  # type: ignore[index]
                 names |= set(re.findall(r'\.impl\(\s*"(\w+)"', block))
+        if library == "cpu":
+            names |= set(re.findall(r'\.add<&\w+::\w+>\(\s*"(\w+)"', text))
     return sorted(names)
 
 
