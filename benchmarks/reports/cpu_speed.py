@@ -23,7 +23,6 @@ LABELS = {
     ("masked-dense", "eager"): "masked dense",
     ("masked-dense", "compile"): "masked dense, torch.compile",
 }
-_RUNTIMES = ("ONNX Runtime", "OpenVINO")
 STD1 = "-init_upstream"  # in the case of an FCMAE step: weights with a standard deviation of 1
 
 
@@ -32,15 +31,21 @@ def label(row: Row) -> str:
     return _OWN.get(row.mode, OURS) if row.provider == OURS else LABELS[row.provider, row.mode]
 
 
+def fair(rows: Rows) -> list[Row]:
+    """The rows that may stand beside each other: without runtimes whose threads shared a process with ours, which slows
+    them."""
+    return [row for row in rows if "turns" in row.notes or row.provider not in ("onnxruntime", "openvino")]
+
+
 def of(rows: Rows, part: str) -> list[Row]:
     """The rows of one part."""
-    return [row for row in rows if row.part == part]
+    return [row for row in fair(rows) if row.part == part]
 
 
 def groups(rows: Rows) -> Iterator[dict[str, Row]]:
     """The rows that were timed together, by label."""
     found: dict[tuple[object, ...], dict[str, Row]] = {}
-    for row in rows:
+    for row in fair(rows):
         found.setdefault((row.part, row.case, row.batch, row.dtype), {})[label(row)] = row
     yield from found.values()
 
@@ -76,13 +81,10 @@ def taken(rows: Rows) -> str:
     if turns:
         number = " or ".join(map(str, turns))
         return f"Each provider ran alone in a process of its own, in turn; medians of {number} turns."
-    said = "Rounds of all providers were interleaved in one process; medians."
-    slowed = [name for name in _RUNTIMES if name in map(label, rows)]
-    if slowed:
-        said += (
-            f" That slows runtimes with threads of their own: {' and '.join(slowed)} alone may be faster than shown."
-        )
-    return said
+    return (
+        "Rounds of all providers were interleaved in one process; medians. Runtimes with threads of their own (ONNX "
+        "Runtime, OpenVINO) are slowed by that and are left out."
+    )
 
 
 def speed(rows: Rows) -> list[str]:
