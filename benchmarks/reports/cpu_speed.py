@@ -62,7 +62,7 @@ def per_image(row: Row) -> float:
 
 
 def lead(group: Mapping[str, Row], whose: str = OURS) -> tuple[str, float] | None:
-    """The fastest peer of a group, and how many times as long as `whose` of ours it takes."""
+    """Returns the label of a group's fastest peer, and its time divided by that of our row labelled `whose`."""
     peers = {name: row.ms for name, row in group.items() if name not in MINE and row.ms}
     if whose not in group or not peers:
         return None

@@ -118,6 +118,3 @@ def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
 def _new(mixin: type, cls: type[nn.Module]) -> nn.Module:
     made = frozen_class(mixin, cls)
     return made.__new__(made)
-
-
-__all__ = ["PROGRAM", "RECORD", "Guarded", "GuardedPart", "frozen_class", "record_of", "refuse_released"]
