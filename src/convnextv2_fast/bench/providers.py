@@ -151,7 +151,7 @@ class _Subject:
         return self.row(label, self.compiled(self.model), backend="torch", owner=self.model)
 
     def peer(self, label: str, peer: str, form: str) -> Row:
-        """Returns a peer's model that holds the same weights as ours: eager, compiled, or accelerated by this library."""
+        """Returns the row of a peer's model with our weights, as `form` says: eager, compiled or accelerated."""
         make = {"timm": peers.timm_model, "transformers": peers.transformers_model}[peer]
         model = self.to(make(self.request.model, self.original.state_dict()))
         if form == "accelerated":
