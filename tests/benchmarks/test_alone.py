@@ -78,16 +78,18 @@ def test_the_neighbour_computes_while_it_is_asked_for(monkeypatch, tmp_path):
     assert running == [[], [True]] and started[0].poll() is not None, "during turns, not during checks, not after"
 
 
-def test_the_neighbour_does_not_outlive_its_parent():
+@pytest.mark.parametrize("wait", [0, 0.3])
+def test_the_neighbour_does_not_outlive_its_parent(wait):
+    """Whether the parent ends before the neighbour has begun, or while it computes."""
     code = (
-        "from convnextv2_fast.bench import neighbour\nimport os\n"
-        "with neighbour.busy():\n"
+        "from convnextv2_fast.bench import neighbour\nimport os, time\n"
+        f"with neighbour.busy():\n    time.sleep({wait})\n"
         "    print(open(f'/proc/self/task/{os.getpid()}/children').read(), flush=True)\n"
         "    os._exit(0)"
     )
     if not os.path.exists("/proc/self/task"):
         pytest.skip("no /proc")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     (child,) = map(int, done.stdout.split())
     until = time.monotonic() + 20
     while time.monotonic() < until and os.path.exists(f"/proc/{child}"):

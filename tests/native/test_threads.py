@@ -135,7 +135,8 @@ from convnextv2_fast import ops
 from convnextv2_fast.testing import make
 os.sched_setaffinity(0, {set(two)})
 problem = make("block", 1, 28, 28, 80).to(torch.float32, requires_grad=False)
-hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+spin = "import time; end = time.monotonic() + 100\\nwhile time.monotonic() < end: pass"  # ended below, or by itself
+hog = subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.DEVNULL)
 try:
     os.sched_setaffinity(hog.pid, {{{two[1]}}})
     took = {{1: [], 2: []}}

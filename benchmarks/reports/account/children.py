@@ -31,11 +31,13 @@ def processes() -> Any:
     return multiprocessing.get_context(_start)
 
 
-def _inside(log: Path, group: bool, start: str, function: Callable[..., object], arguments: Sequence[Any]) -> None:
+def _inside(
+    log: Path, group: bool, start: str, parent: int, function: Callable[..., object], arguments: Sequence[Any]
+) -> None:
     """What a child runs: its output goes to the log, it ends without the parent's exit handlers."""
     global _start
     _start = start
-    ends_with_its_parent()
+    ends_with_its_parent(parent)
     if group:
         os.setsid()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -57,7 +59,9 @@ def _inside(log: Path, group: bool, start: str, function: Callable[..., object],
 
 def start(log: Path, function: Callable[..., object], *arguments: Any, group: bool = False) -> BaseProcess:
     """Starts `function(*arguments)`. `group`: in a group of its own, so that `end` reaches its children too."""
-    process: BaseProcess = processes().Process(target=_inside, args=(log, group, _start, function, arguments))
+    process: BaseProcess = processes().Process(
+        target=_inside, args=(log, group, _start, os.getpid(), function, arguments)
+    )
     process.start()
     return process
 
@@ -128,9 +132,11 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def ends_with_its_parent() -> None:
-    """Has the system end this process when the one that started it ends, however that may be."""
+def ends_with_its_parent(parent: int) -> None:
+    """Has the system end this process when the one that started it, number `parent`, ends, however that may be."""
     _prctl(_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
 
 
 def wait(process: BaseProcess, ends: float, group: bool = False) -> int | None:

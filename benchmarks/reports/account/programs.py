@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import time
@@ -20,7 +21,7 @@ def begin(command: list[str], log: Path, **environment: str) -> subprocess.Popen
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
-            preexec_fn=children.ends_with_its_parent,
+            preexec_fn=functools.partial(children.ends_with_its_parent, os.getpid()),
         )
 
 
