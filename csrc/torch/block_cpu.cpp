@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor> block_cpu_fwd(const Tensor& x, const Tensor& packed, 
                        static_cast<float>(ln_eps),
                        static_cast<float>(grn_eps),
                        y.mutable_data_ptr()};
-  run_block(isa, p, torch_parallel());
+  run_block(isa, p, torch_parallel_in(false));
   return {std::move(y), std::move(use.repacked)};
 }
 

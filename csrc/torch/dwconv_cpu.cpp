@@ -28,12 +28,12 @@ std::tuple<Tensor, Tensor> dwconv_bwd(const Tensor& dy, const Tensor& x, const T
   Tensor dparams = floats(x, {wants_dparams ? kDwconvSums : 0, x.size(1)});
   if (wants_dx) {
     p.dx = dx.mutable_data_ptr();
-    run_dwconv(input_gradient(p), torch_parallel());
+    run_dwconv(input_gradient(p), torch_parallel_in(true));
   }
   if (wants_dparams) {
     Tensor partial = floats(x, {dwconv_partial_floats(p)});
     p.partial = float_data(partial);
-    run_dwconv_sums(p, float_data(dparams), torch_parallel());
+    run_dwconv_sums(p, float_data(dparams), torch_parallel_in(true));
   }
   return {std::move(dx), std::move(dparams)};
 }
@@ -44,7 +44,7 @@ Tensor dwconv_layer_norm_fwd(const Tensor& x, const Tensor& kernel, const std::o
   DwconvForward p = forward_params({"dwconv_layer_norm_fwd", x, kernel, map}, bias, ln_weight, ln_bias, eps, h, w);
   Tensor y = new_contiguous(x);
   p.y = y.mutable_data_ptr();
-  run_dwconv(p, torch_parallel());
+  run_dwconv(p, torch_parallel_in(false));
   return y;
 }
 
@@ -57,7 +57,7 @@ std::tuple<Tensor, Tensor> dwconv_layer_norm_fwd_train(const Tensor& x, const Te
   Tensor y = new_contiguous(x), z = new_contiguous(x);
   p.y = y.mutable_data_ptr();
   p.z = z.mutable_data_ptr();
-  run_dwconv(p, torch_parallel());
+  run_dwconv(p, torch_parallel_in(true));
   return {std::move(y), std::move(z)};
 }
 

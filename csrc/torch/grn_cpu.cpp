@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> grn_bwd(const Tensor& dy, const Tensor& x, co
                       dx.mutable_data_ptr(),
                       float_data(dgamma),
                       float_data(dbeta)};
-  grn_cpu(current_cpu_isa()).backward(p, torch_parallel());
+  grn_cpu(current_cpu_isa()).backward(p, torch_parallel_in(true));
   return {std::move(dx), std::move(dgamma), std::move(dbeta)};
 }
 

@@ -37,7 +37,7 @@ std::tuple<Tensor, Tensor> layer_norm_bwd(const Tensor& dy, const Tensor& x, con
   Tensor dx = new_contiguous(x), dparams = floats(x, {2, x.size(1)});
   const LayerNormBackward p{array_of(dy),        array_of(x), array_of(weight), dx.mutable_data_ptr(),
                             float_data(dparams), x.size(0),   x.size(1),        static_cast<float>(eps)};
-  layer_norm_cpu(current_cpu_isa()).backward(p, torch_parallel());
+  layer_norm_cpu(current_cpu_isa()).backward(p, torch_parallel_in(true));
   return {std::move(dx), std::move(dparams)};
 }
 

@@ -48,9 +48,9 @@ Sources sources_of(const Tensor& w1, const Tensor& b1, const Tensor& beta, const
 }
 
 // Packs sources in the order of sources_of, all of them contiguous.
-auto packs(const MlpGrnCpu& cpu, const MlpGrnShape& shape) {
-  return [&](const Sources& s, float* memory) {
-    cpu.pack(shape, {s[0].array, s[1].array, s[2].array, s[3].array, s[4].array}, memory, torch_parallel());
+auto packs(const MlpGrnCpu& cpu, const MlpGrnShape& shape, Parallel parallel) {
+  return [&cpu, &shape, parallel](const Sources& s, float* memory) {
+    cpu.pack(shape, {s[0].array, s[1].array, s[2].array, s[3].array, s[4].array}, memory, parallel);
   };
 }
 
@@ -61,7 +61,8 @@ Tensor mlp_grn_cpu_pack(const Tensor& w1, const Tensor& b1, const Tensor& beta, 
   const MlpGrnCpu& cpu = mlp_grn_cpu(isa);
   const PackedKind kind{PackedOp::kMlpGrn, isa, packed_dtype(cpu, bfloat16 ? DType::kBFloat16 : DType::kFloat32)};
   const MlpGrnShape shape = shape_of({}, w1.size(1), w1.size(0), w2.size(0), 0, 0, kind.dtype);
-  return new_packed(kind, sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), w1, packs(cpu, shape));
+  return new_packed(kind, sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), w1,
+                    packs(cpu, shape, torch_parallel()));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
@@ -90,8 +91,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
   Tensor y = torch::stable::new_empty(u, {rows, c_out}, type), norm = floats(u, {count, hidden});
   const int64_t columns = saved_columns(hidden);
   Tensor saved_hidden = floats(u, {save_hidden ? rows + 1 : 0, columns});
-  PackedUse use = packed_or_new(op, packed, {PackedOp::kMlpGrn, isa, packed_dtype(cpu, shape.activations)},
-                                sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), u, packs(cpu, shape));
+  // Weights that are not packed beforehand are those of training, which change from step to step.
+  const Parallel parallel = torch_parallel_in(!packed.has_value());
+  PackedUse use =
+      packed_or_new(op, packed, {PackedOp::kMlpGrn, isa, packed_dtype(cpu, shape.activations)},
+                    sources_of(w1, b1, beta, w2, b2), cpu.packed_floats(shape), u, packs(cpu, shape, parallel));
   MlpGrnForward p{};
   p.shape = shape;
   p.u = array_of(u);
@@ -107,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
     const PackedKind kind{PackedOp::kSavedHidden, isa, shape.activations};
     p.saved_hidden = start_packed_rows(kind, columns, rows * columns, float_data(saved_hidden));
   }
-  cpu.forward(p, torch_parallel());
+  cpu.forward(p, parallel);
   return {std::move(y), std::move(norm), std::move(saved_hidden), std::move(use.repacked)};
 }
 
@@ -145,7 +149,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_b
   p.du = du.mutable_data_ptr();
   p.dw1 = float_data(dw1), p.db1 = float_data(db1), p.dgamma = float_data(dgamma), p.dbeta = float_data(dbeta);
   p.dw2 = float_data(dw2), p.db2 = float_data(db2);
-  mlp_grn_cpu(isa).backward(p, torch_parallel());
+  mlp_grn_cpu(isa).backward(p, torch_parallel_in(true));
   return {std::move(du),    std::move(dw1), std::move(db1), std::move(dgamma),
           std::move(dbeta), std::move(dw2), std::move(db2)};
 }

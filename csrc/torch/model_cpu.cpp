@@ -160,7 +160,7 @@ Tensors model_cpu_fwd(const Tensor& image, const Tensor& program, Ints numbers, 
                                       : torch::stable::new_empty(image, {p.n, step.c_out}));
     p.outputs.push_back({wanted.step, results.back().mutable_data_ptr()});
   }
-  run_model(p, torch_parallel());
+  run_model(p, torch_parallel_in(false));
   return results;
 }
 

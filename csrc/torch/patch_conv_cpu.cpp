@@ -121,6 +121,8 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
   }
   need(!table.has_value() || table->dim() == 1 || x.dim() == 2, "a table of k * k columns is for x [S, Cin]");
   set_table(p, table, pixels, need);
+  // Weights that are not packed beforehand are those of training, which change from step to step.
+  const Parallel parallel = torch_parallel_in(!packed.has_value());
   PackedUse use = packed_or_new(op, packed, packed_kind(isa), {strided_of(weight), strided_of(bias)},
                                 cpu.packed_floats(w), x, packs(cpu, w));
   p.packed = use.data;
@@ -129,7 +131,7 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
   p.eps = static_cast<float>(eps);
   Tensor z = torch::stable::new_empty(x, {rows, c_out});
   p.y = z.mutable_data_ptr();
-  if (rows > 0) cpu.run(p, torch_parallel());
+  if (rows > 0) cpu.run(p, parallel);
   return {std::move(z), std::move(use.repacked)};
 }
 
@@ -169,7 +171,7 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_dparams(const Tensor& dz, const Tensor
   p.dz = array_of(dz);
   Tensor dweight = floats(x, {p.of.c_out, k * k * c_in}), dbias = floats(x, {p.of.c_out});
   p.dweight = float_data(dweight), p.dbias = float_data(dbias);
-  patch_conv_cpu(current_cpu_isa()).parameter_gradients(p, torch_parallel());
+  patch_conv_cpu(current_cpu_isa()).parameter_gradients(p, torch_parallel_in(true));
   return {std::move(dweight), std::move(dbias)};
 }
 
@@ -186,7 +188,7 @@ Tensor patch_conv_cpu_dx(const Tensor& dz, const Tensor& weight, int64_t sources
   p.dz = array_of(dz), p.weight = array_of(weight);
   p.dx = dx.mutable_data_ptr();
   p.pixels = sources, p.covers = covers;
-  patch_conv_cpu(current_cpu_isa()).input_gradient(p, torch_parallel());
+  patch_conv_cpu(current_cpu_isa()).input_gradient(p, torch_parallel_in(true));
   return dx;
 }
 

@@ -147,6 +147,44 @@ void callers() {
   check(wrong == 0, "eight callers");
 }
 
+// A thread for each share, as a framework would lend them. The pool's are left alone.
+void on_threads(int64_t shares, void (*share)(void*, int64_t), void* context) {
+  std::vector<std::thread> all;
+  for (int64_t number = 1; number < shares; ++number) all.emplace_back([=] { share(context, number); });
+  share(context, 0);
+  for (std::thread& t : all) t.join();
+}
+
+void teams() {
+  const Parallel parallel{3, on_threads};
+  volatile float least = std::numeric_limits<float>::min();
+  std::atomic<int64_t> sum{0};
+  std::atomic<bool> flushed{true}, inline_{true};
+  Company company;
+  parallel(0, 100, 1, [&](int64_t from, int64_t to) {
+    company.wait();
+    const auto me = std::this_thread::get_id();
+    if (least * 0.5f != 0.f) flushed = false;
+    parallel(0, 10, 1, [&](int64_t, int64_t) { inline_ = inline_ && std::this_thread::get_id() == me; });
+    sum += to - from;
+  });
+  check(sum == 100 && inline_, "threads of a team, and a call in a call");
+#if defined(__SSE__) || defined(__aarch64__)
+  check(flushed, "a team flushes");
+#endif
+  check(least * 0.5f != 0.f, "its caller does not, afterwards");
+  bool caught = false;
+  try {
+    parallel(0, 100, 1, [&](int64_t from, int64_t) {
+      if (from == 0) throw std::runtime_error("of a team");
+    });
+  } catch (const std::runtime_error&) {
+    caught = true;
+  }
+  check(caught, "an exception of a team");
+  check(covers(0, 100, 1, 3), "the pool, after a team");
+}
+
 // While one caller and its worker stand still, another call ends, with other workers or, on two CPUs, alone.
 void standstill(int64_t cpus) {
   assume_cpus(cpus);
@@ -283,6 +321,7 @@ int main(int, char** arguments) {
   workers();
   nested();
   callers();
+  teams();
   standstill(4);
   standstill(2);
   exceptions();

@@ -63,6 +63,27 @@ print(found)
 
 
 @needs_library
+@pytest.mark.skipif(not TASKS.exists(), reason="no /proc here")
+@pytest.mark.parametrize("op", ["block", "dwconv_layer_norm", "mlp_grn", "patch_conv"])
+def test_training_runs_on_torchs_threads(op):
+    """Beside which ours would have to share cores: torch's go on spinning behind each of its operators."""
+    code = f"""
+from convnextv2_fast.testing import make
+problem = make("{op}", 2, 28, 28, 40).to(torch.float32, requires_grad=True)
+library.assume_cpus(3)
+torch.set_num_threads(3)
+problem.public().square().sum().backward()
+found = [workers()]
+end = time.monotonic() + 30
+with torch.no_grad():
+    while not workers() and time.monotonic() < end:  # a new thread gives itself its name when it first runs
+        problem.public()
+print(found + [workers() > 0])
+"""
+    assert in_child(COUNT_WORKERS + code) == "[0, True]"
+
+
+@needs_library
 @pytest.mark.skipif(not CPUS, reason="no affinity masks here")
 def test_affinity_limits_threads():
     """A process bound to one CPU computes on one thread, whatever torch says."""

@@ -16,8 +16,11 @@ inline int64_t grain(int64_t work) {
 
 struct Parallel {
   using Body = void (*)(void* context, int64_t begin, int64_t end);
+  // Runs each of the shares 0, 1 ... once, on threads of its own, and returns when all are done.
+  using Team = void (*)(int64_t shares, void (*share)(void* context, int64_t number), void* context);
 
-  int64_t threads;  // at most so many run at a time
+  int64_t threads;      // at most so many run at a time
+  Team team = nullptr;  // whose threads these are; null: those of cpu/threads
 
   // Cuts [begin, end) into ranges of `grain` or more, several for a thread, calls body(from, to) for each, and returns
   // when all are done. Which thread runs which range is left to chance: a result must not depend on it. The last

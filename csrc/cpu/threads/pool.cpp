@@ -58,7 +58,17 @@ void Parallel::run(int64_t begin, int64_t end, int64_t grain, Body body, void* c
   const int64_t shares = Job::shares_for(begin, end, grain, threads);
   if (shares <= 1 || inside) return body(context, begin, end);
   Job job(begin, end, grain, shares, body, context);
-  Pool::of_process().run(job, threads);
+  if (team == nullptr) return Pool::of_process().run(job, threads);
+  team(
+      job.shares(),
+      [](void* work, int64_t share) {
+        const FlushDenormals flush;  // not the team's habit
+        inside = true;
+        static_cast<Job*>(work)->work(share);
+        inside = false;
+      },
+      &job);
+  job.rethrow();
 }
 
 // Never destroyed: workers may still look at it while the process ends.
