@@ -13,6 +13,7 @@ from convnextv2_fast.bench import alone, providers, report, rows, runtimes, spec
 from convnextv2_fast.bench.rows import Row
 from convnextv2_fast.bench.timing import Timing
 from convnextv2_fast.cli import bench
+from convnextv2_fast.cli.text import progress
 from convnextv2_fast.spec import Implementation, always
 from tests import peers
 
@@ -42,6 +43,14 @@ ROW = {
     "times_ms",
     "error",
 }
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_without_rich_a_terminal_gets_a_line_for_the_bar(terminal, monkeypatch, capsys, without_rich):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with progress("tiny, infer", 8) as advance:
+        advance()
+    assert capsys.readouterr().err.startswith("tiny, infer: 8 steps; ") == terminal
 
 
 def test_writes_json_and_a_plot(cli, tmp_path):

@@ -129,8 +129,6 @@ def _apart(rows: list[Row], args: argparse.Namespace, at: torch.device) -> None:
     """The same, each row in processes of its own."""
     request = _request(args)
     number = len(providers.entries(request))
-    processes = number * (1 + args.turns)
-    print(f"measuring {number} rows in {processes} processes, one after the other", file=sys.stderr)
     want = _wanted(providers.reference(request), at)
     with progress(f"{args.model}, {args.mode}", number * (1 + args.turns)) as advance:
         limit, neighbour = _limit(request.dtype, at), args.neighbour

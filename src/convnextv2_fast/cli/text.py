@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,12 +29,14 @@ def without_paths(value: Any) -> Any:
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr while the block runs; yields the function that moves it by one. Nothing without rich
-    or a terminal."""
+    """A progress bar on stderr while the block runs; yields the function that moves it by one. A line in place of it
+    without rich; nothing without a terminal."""
     try:
         from rich.console import Console
         from rich.progress import Progress
     except ImportError:
+        if sys.stderr.isatty():
+            print(f"{what}: {total} steps; with rich installed you would see how far it is", file=sys.stderr)
         yield lambda: None
         return
     console = Console(stderr=True)
