@@ -54,11 +54,16 @@ def group(
         run.record(part, name, outcome.timing, peer=provider, figures=figures, counted="turns", **columns)
 
 
+def _multiplies_bfloat16() -> bool:
+    """Elsewhere PyTorch converts, and a step under autocast takes ten times as long as in float32."""
+    return library.cpu_isa() in ("avx512_bf16", "amx")
+
+
 def inference(run: Run, quick: bool) -> None:
     """Five cases in float32, three of them in bfloat16 where the CPU multiplies that; all runtimes."""
     for size, batch in INFERENCE[: 1 if quick else None]:
         group(run, "inference", ModelCase(size, batch, Setting("cpu", "float32")), SERVED, quick)
-    if library.cpu_isa() in ("avx512_bf16", "amx") and not quick:
+    if _multiplies_bfloat16() and not quick:
         for size, batch in PAIRED:
             group(run, "inference", ModelCase(size, batch, Setting("cpu", "bfloat16")), SERVED, quick)
 
@@ -83,12 +88,14 @@ def sizes(run: Run, quick: bool) -> None:
 
 
 def training(run: Run, quick: bool) -> None:
-    """Forward, cross entropy, backward; tiny also as timm's model, accelerated and not, and under autocast."""
+    """Forward, cross entropy, backward; tiny also as timm's model, accelerated and not, and where the CPU multiplies
+    bfloat16 under autocast."""
     for size, batch in TRAINING[: 1 if quick else 2]:
         names = TRAINED if size == "atto" else (*TRAINED, *TIMM)
         group(run, "training", ModelCase(size, batch, Setting("cpu", "float32"), backward=True), names, quick)
-    size, batch = TRAINING[1]
-    group(run, "training", ModelCase(size, batch, Setting("cpu", "amp"), backward=True), TIMM, quick)
+    if _multiplies_bfloat16() and not quick:
+        size, batch = TRAINING[1]
+        group(run, "training", ModelCase(size, batch, Setting("cpu", "amp"), backward=True), TIMM, quick)
 
 
 def pretraining(run: Run, quick: bool) -> None:
