@@ -20,7 +20,7 @@ struct Parallel {
   using Team = void (*)(int64_t shares, void (*share)(void* context, int64_t number), void* context);
 
   int64_t threads;      // at most so many run at a time
-  Team team = nullptr;  // whose threads these are; null: those of cpu/threads
+  Team team = nullptr;  // whose threads these are; null, or in a forked child: those of cpu/threads
 
   // Cuts [begin, end) into ranges of `grain` or more, several for a thread, calls body(from, to) for each, and returns
   // when all are done. Which thread runs which range is left to chance: a result must not depend on it. The last

@@ -24,8 +24,14 @@ thread_local bool inside = false;  // this thread runs a piece
 
 std::atomic<Pool*> current{nullptr};
 
-// The child has none of the workers and perhaps a locked mutex. It leaves the old pool as it is.
-void after_fork_in_child() { current.store(nullptr, std::memory_order_relaxed); }
+std::atomic<bool> forked{false};
+
+// The child has none of the workers and perhaps a locked mutex. It leaves the old pool as it is. It has none of a
+// team's threads either, and OpenMP would wait for them for ever.
+void after_fork_in_child() {
+  current.store(nullptr, std::memory_order_relaxed);
+  forked.store(true, std::memory_order_relaxed);
+}
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
 // New threads inherit the mask: signals are for threads of the program. Not those that a thread raises itself by a
@@ -58,7 +64,7 @@ void Parallel::run(int64_t begin, int64_t end, int64_t grain, Body body, void* c
   const int64_t shares = Job::shares_for(begin, end, grain, threads);
   if (shares <= 1 || inside) return body(context, begin, end);
   Job job(begin, end, grain, shares, body, context);
-  if (team == nullptr) return Pool::of_process().run(job, threads);
+  if (team == nullptr || forked.load(std::memory_order_relaxed)) return Pool::of_process().run(job, threads);
   team(
       job.shares(),
       [](void* work, int64_t share) {
