@@ -57,7 +57,7 @@ def test_the_convolutions_kernel_is_chosen_by_the_table(monkeypatch):
     monkeypatch.setattr(cuda, "DWCONV", "auto")
     for family, kernel in (("sm_80", "mma"), ("sm_90", "fma")):
         monkeypatch.setattr(preferences, "_kernels", {})
-        monkeypatch.setattr(preferences, "family", lambda family=family: family)
+        monkeypatch.setattr(preferences, "family", lambda device=None, family=family: family)
         rows = [
             Preference(DWCONV_KERNEL, ANY, ANY, "mma", "prior: a"),
             Preference(DWCONV_KERNEL, ANY, "sm_90", "fma", "b"),

@@ -28,6 +28,7 @@ struct DwconvForward {
   const void* ln_bias;    // [C] param_dtype, null together with ln_weight
   void* y;                // [T, C] dtype: the result
   void* z;                // [T, C] dtype, or null: LayerNorm's input, if it is wanted too
+  const void* addend;     // [T, C] dtype, or null: added to the result without LayerNorm (GPUs only)
   DwconvPlane plane;
   int64_t c;
   float eps;
@@ -37,14 +38,29 @@ struct DwconvForward {
 };
 
 struct DwconvBackward {
-  const void* dy;     // [T, C] dtype
-  const void* x;      // [T, C] dtype
-  const float* taps;  // [49, C]
-  void* dx;           // [T, C] dtype, or null: not wanted
-  float* partial;     // [blocks, 50, C]: sums of each block; the taps' gradients, then the bias's
+  const void* dy;      // [T, C] dtype
+  const void* x;       // [T, C] dtype
+  const float* taps;   // [49, C]
+  void* dx;            // [T, C] dtype, or null: not wanted
+  const void* addend;  // [T, C] dtype, or null: added to dx (GPUs only)
+  float* partial;      // [blocks, 50, C]: sums of each block; the taps' gradients, then the bias's; null: not wanted
   DwconvPlane plane;
   int64_t c;
   DType dtype;
 };
+
+// The gradient of the input is a convolution of dy.
+inline DwconvForward input_gradient(const DwconvBackward& b) {
+  DwconvForward p{};
+  p.x = b.dy;
+  p.taps = b.taps;
+  p.y = b.dx;
+  p.addend = b.addend;
+  p.plane = b.plane;
+  p.c = b.c;
+  p.flipped = true;
+  p.dtype = p.param_dtype = b.dtype;
+  return p;
+}
 
 }  // namespace cnv2

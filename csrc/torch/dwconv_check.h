@@ -95,17 +95,4 @@ inline DwconvBackward backward_params(const DwconvCheck& check, const Tensor& dy
   return p;
 }
 
-// The gradient of the input is a convolution of dy.
-inline DwconvForward input_gradient(const DwconvBackward& b) {
-  DwconvForward p{};
-  p.x = b.dy;
-  p.taps = b.taps;
-  p.y = b.dx;
-  p.plane = b.plane;
-  p.c = b.c;
-  p.flipped = true;
-  p.dtype = p.param_dtype = b.dtype;
-  return p;
-}
-
 }  // namespace cnv2

@@ -24,7 +24,7 @@ Tensor dwconv_fwd(const Tensor& x, const Tensor& kernel, const std::optional<Ten
 std::tuple<Tensor, Tensor> dwconv_bwd(const Tensor& dy, const Tensor& x, const Tensor& kernel, bool wants_dx,
                                       bool wants_dparams, int64_t h, int64_t w, const std::optional<Tensor>& map) {
   DwconvBackward p = backward_params({"dwconv_bwd", x, kernel, map}, dy, h, w);
-  Tensor dx = wants_dx ? new_contiguous(x) : torch::stable::new_empty(x, {0, x.size(1)});
+  Tensor dx = wants_dx ? new_contiguous(x) : empty(x, {0, x.size(1)}, x.scalar_type());
   Tensor dparams = floats(x, {wants_dparams ? kDwconvSums : 0, x.size(1)});
   if (wants_dx) {
     p.dx = dx.mutable_data_ptr();

@@ -4,6 +4,7 @@
 #include <tuple>
 #include <utility>
 
+#include "cuda/partial_sums/partial_sums.h"
 #include "cuda_scope.h"
 #include "dwconv_check.h"
 #include "groups.h"
@@ -46,14 +47,19 @@ std::tuple<Tensor, Tensor> backward(const DwconvCheck& check, const Tensor& dy, 
   DwconvBackward p = backward_params(check, dy, h, w);
   const CudaScope scope(x);
   if (mma) check_mma(check, p.plane);
-  Tensor dx = wants_dx ? new_contiguous(x) : torch::stable::new_empty(x, {0, p.c});
+  Tensor dx = empty(x, {wants_dx ? x.size(0) : 0, p.c}, x.scalar_type());
   Tensor dparams = floats(x, {wants_dparams ? kDwconvSums : 0, p.c});
   p.dx = wants_dx ? dx.mutable_data_ptr() : nullptr;
   int64_t blocks = 0;
   if (wants_dparams) check_cuda(dwconv_backward_blocks(p, mma, &blocks));
   Tensor partial = floats(x, {blocks, kDwconvSums, p.c});
   p.partial = float_data(partial);
-  check_cuda(launch_dwconv_backward(p, mma, blocks, wants_dparams ? float_data(dparams) : nullptr, scope.stream()));
+  check_cuda(launch_dwconv_backward(p, mma, blocks, scope.stream()));
+  if (wants_dparams) {
+    SumJobs jobs{};
+    jobs.add(p.partial, float_data(dparams), blocks, kDwconvSums * p.c);
+    check_cuda(launch_sums(jobs, scope.stream()));
+  }
   return {std::move(dx), std::move(dparams)};
 }
 

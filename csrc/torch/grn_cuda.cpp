@@ -35,6 +35,10 @@ std::tuple<Tensor, Tensor, Tensor> grn_bwd(const Tensor& dy, const Tensor& x, co
   GrnGradients grad = grn_gradients(op, x, gamma, norm, eps, &shape);
   const GrnBackward p{dy.const_data_ptr(), x.const_data_ptr(), dx.mutable_data_ptr()};
   check_cuda(launch_grn_backward(shape, grad.params, p, scope.stream()));
+  SumJobs jobs{};
+  add_grn_sums(shape, grad.params, float_data(grad.dgamma), DType::kFloat32, float_data(grad.dbeta), DType::kFloat32,
+               &jobs);
+  check_cuda(launch_sums(jobs, scope.stream()));
   return {std::move(dx), std::move(grad.dgamma), std::move(grad.dbeta)};
 }
 

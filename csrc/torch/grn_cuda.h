@@ -9,9 +9,9 @@
 namespace cnv2 {
 
 struct GrnNorms {
-  Tensor norm, scale;       // [G, C]
-  Tensor partial, squares;  // memory for in between
-  GrnScale params;          // points into them
+  Tensor norm, scale;  // [G, C]
+  Tensor partial;      // memory for in between
+  GrnScale params;     // points into them
 };
 
 // What a forward pass leaves of the groups' norms. Refuses an unfit gamma; sets shape->splits.
@@ -19,16 +19,16 @@ inline GrnNorms grn_norms(const char* op, const Tensor& x, const Tensor& gamma, 
   const int64_t g = shape->groups.count, c = shape->columns;
   const DType gamma_dtype = vector_dtype(op, "gamma", x, c, gamma);
   check_cuda(set_splits(shape));
-  GrnNorms n{floats(x, {g, c}), floats(x, {g, c}), floats(x, {shape->splits, g, c}), floats(x, {g, c}), {}};
-  n.params = {float_data(n.partial), float_data(n.squares), gamma.const_data_ptr(), float_data(n.norm),
-              float_data(n.scale),   gamma_dtype,           static_cast<float>(eps)};
+  GrnNorms n{floats(x, {g, c}), floats(x, {g, c}), floats(x, {shape->splits, g, c}), {}};
+  n.params = {float_data(n.partial), gamma.const_data_ptr(), float_data(n.norm),
+              float_data(n.scale),   gamma_dtype,            static_cast<float>(eps)};
   return n;
 }
 
 struct GrnGradients {
-  Tensor dgamma, dbeta;                         // [C]
-  Tensor partial, sums, scale, factor, shares;  // memory for in between
-  GrnGrad params;                               // points into them
+  Tensor dgamma, dbeta;                   // [C]
+  Tensor partial, scale, factor, shares;  // memory for in between
+  GrnGrad params;                         // points into them
 };
 
 // What a backward pass leaves of gamma's and beta's gradients. Refuses an unfit gamma or norm; sets shape->splits.
@@ -41,14 +41,13 @@ inline GrnGradients grn_gradients(const char* op, const Tensor& x, const Tensor&
   GrnGradients n{floats(x, {c}),
                  floats(x, {c}),
                  floats(x, {2, shape->splits, g, c}),
-                 floats(x, {2, g, c}),
                  floats(x, {g, c}),
                  floats(x, {g, c}),
                  floats(x, {g, c}),
                  {}};
-  n.params = {float_data(n.partial), float_data(n.sums),   gamma.const_data_ptr(), norms,
-              float_data(n.scale),   float_data(n.factor), float_data(n.shares),   float_data(n.dgamma),
-              float_data(n.dbeta),   gamma_dtype,          static_cast<float>(eps)};
+  n.params = {float_data(n.partial), gamma.const_data_ptr(), norms,
+              float_data(n.scale),   float_data(n.factor),   float_data(n.shares),
+              gamma_dtype,           static_cast<float>(eps)};
   return n;
 }
 

@@ -4,6 +4,7 @@
 #include <tuple>
 #include <utility>
 
+#include "cuda/partial_sums/partial_sums.h"
 #include "cuda_scope.h"
 #include "groups.h"
 
@@ -50,7 +51,6 @@ std::tuple<Tensor, Tensor> layer_norm_bwd(const Tensor& dy, const Tensor& x, con
                       weight.const_data_ptr(),
                       dx.mutable_data_ptr(),
                       nullptr,
-                      float_data(dparams),
                       x.size(0),
                       x.size(1),
                       static_cast<float>(eps),
@@ -62,6 +62,9 @@ std::tuple<Tensor, Tensor> layer_norm_bwd(const Tensor& dy, const Tensor& x, con
   Tensor partial = floats(x, {blocks, 2, p.c});
   p.partial = float_data(partial);
   check_cuda(launch_layer_norm_backward(p, blocks, scope.stream()));
+  SumJobs jobs{};
+  jobs.add(p.partial, float_data(dparams), blocks, 2 * p.c);
+  check_cuda(launch_sums(jobs, scope.stream()));
   return {std::move(dx), std::move(dparams)};
 }
 

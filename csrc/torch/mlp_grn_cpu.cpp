@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_grn_cpu_fwd(
        (rows > 0 && (row_scale->size(0) < 1 || rows % row_scale->size(0) != 0))))
     refuse(op, "row_scale must be contiguous float32 [R] with R dividing T", describe("u", u),
            describe("row_scale", row_scale));
-  Tensor y = torch::stable::new_empty(u, {rows, c_out}, type), norm = floats(u, {count, hidden});
+  Tensor y = empty(u, {rows, c_out}, type), norm = floats(u, {count, hidden});
   const int64_t columns = saved_columns(hidden);
   Tensor saved_hidden = floats(u, {save_hidden ? rows + 1 : 0, columns});
   // Weights that are not packed beforehand are those of training, which change from step to step.

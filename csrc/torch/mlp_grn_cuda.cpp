@@ -22,7 +22,7 @@ std::tuple<Tensor, Tensor, Tensor> mlp_grn_activate(const Tensor& h, const Tenso
   GroupShape shape{groups, h.size(1), *dtype_of(h), rows_of_vectors(h, a)};
   GrnNorms norms = grn_norms(op, h, gamma, eps, &shape);
   const MlpActivate p{h.const_data_ptr(), b1.const_data_ptr(), a.mutable_data_ptr(), b1_dtype};
-  check_cuda(launch_mlp_activate(shape, p, norms.params, scope.stream()));
+  check_cuda(launch_mlp_activate(shape, p, norms.params, {}, scope.stream()));
   return {std::move(a), std::move(norms.norm), std::move(norms.scale)};
 }
 
@@ -48,7 +48,7 @@ Tensor mlp_grn_scale_weight(const Tensor& w2, const Tensor& scale) {
       !(scale.device() == w2.device()))
     refuse("mlp_grn_scale_weight", "wants contiguous w2 [C', K] and float32 scale [G, K]", describe("w2", w2),
            describe("scale", scale));
-  Tensor out = torch::stable::new_empty(w2, {scale.size(0), w2.size(0), w2.size(1)});
+  Tensor out = empty(w2, {scale.size(0), w2.size(0), w2.size(1)}, w2.scalar_type());
   const CudaScope scope(w2);
   const MlpScaleWeight p{w2.const_data_ptr(),
                          static_cast<const float*>(scale.const_data_ptr()),
@@ -121,10 +121,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_bwd(const Tensor& dg,
                       beta.const_data_ptr(),
                       dh.mutable_data_ptr(),
                       g.mutable_data_ptr(),
-                      float_data(db1),
                       b1_dtype,
                       beta_dtype};
   check_cuda(launch_mlp_backward(shape, p, grad.params, scope.stream()));
+  SumJobs jobs{};
+  add_mlp_sums(shape, grad.params, float_data(db1), DType::kFloat32, float_data(grad.dgamma), DType::kFloat32,
+               float_data(grad.dbeta), DType::kFloat32, &jobs);
+  check_cuda(launch_sums(jobs, scope.stream()));
   return {std::move(dh), std::move(g), std::move(db1), std::move(grad.dgamma), std::move(grad.dbeta)};
 }
 

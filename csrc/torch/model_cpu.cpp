@@ -156,8 +156,8 @@ Tensors model_cpu_fwd(const Tensor& image, const Tensor& program, Ints numbers, 
     need(makes_map(step.kind) == (wanted.map != 0) && step.c_out == wanted.channels && same_plane,
          "an output is not that of its step");
     for (const ModelOutput& other : p.outputs) need(other.step != wanted.step, "an output is there twice");
-    results.push_back(wanted.map != 0 ? torch::stable::new_empty(image, {p.n, plane.h, plane.w, step.c_out})
-                                      : torch::stable::new_empty(image, {p.n, step.c_out}));
+    results.push_back(wanted.map != 0 ? empty(image, {p.n, plane.h, plane.w, step.c_out}, image.scalar_type())
+                                      : empty(image, {p.n, step.c_out}, image.scalar_type()));
     p.outputs.push_back({wanted.step, results.back().mutable_data_ptr()});
   }
   run_model(p, torch_parallel_in(false));

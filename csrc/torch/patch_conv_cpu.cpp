@@ -129,7 +129,7 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
   p.before = norm_of(op, x, c_in, before_weight, before_bias);
   p.after = norm_of(op, x, c_out, after_weight, after_bias);
   p.eps = static_cast<float>(eps);
-  Tensor z = torch::stable::new_empty(x, {rows, c_out});
+  Tensor z = empty(x, {rows, c_out}, x.scalar_type());
   p.y = z.mutable_data_ptr();
   if (rows > 0) cpu.run(p, parallel);
   return {std::move(z), std::move(use.repacked)};
@@ -184,7 +184,7 @@ Tensor patch_conv_cpu_dx(const Tensor& dz, const Tensor& weight, int64_t sources
   if (weight.size(0) != p.of.c_out || weight.size(1) != c_in * k * k || !weight.is_contiguous() ||
       !dtype_of(weight).has_value() || !(weight.device() == dz.device()))
     refuse(op, "weight must be contiguous [Cout, k * k * Cin]", describe("dz", dz), describe("weight", weight));
-  Tensor dx = torch::stable::new_empty(dz, {sources, c_in});
+  Tensor dx = empty(dz, {sources, c_in}, dz.scalar_type());
   p.dz = array_of(dz), p.weight = array_of(weight);
   p.dx = dx.mutable_data_ptr();
   p.pixels = sources, p.covers = covers;

@@ -37,7 +37,7 @@ Tensor patch_conv_gather(const Tensor& x, const std::optional<Tensor>& weight, c
   const char* op = "patch_conv_gather";
   const PatchBlocks blocks = blocks_of(op, x, table, rows, height, width, k);
   const int64_t c = x.size(1);
-  Tensor out = torch::stable::new_empty(x, {rows, k * k * c});
+  Tensor out = empty(x, {rows, k * k * c}, x.scalar_type());
   const CudaScope scope(x);
   if (!weight.has_value()) {
     const auto size = static_cast<int64_t>(x.element_size());
@@ -67,7 +67,7 @@ Tensor patch_conv_scatter(const Tensor& blocks, int64_t sources, bool covers, co
     refuse("patch_conv_scatter", "blocks must be [rows, k*k*C]", describe("blocks", blocks));
   const int64_t c = blocks.size(1) / (k * k), size = static_cast<int64_t>(blocks.element_size());
   const CudaScope scope(blocks);
-  Tensor out = covers ? torch::stable::new_empty(blocks, {sources, c}) : torch::stable::new_zeros(blocks, {sources, c});
+  Tensor out = covers ? empty(blocks, {sources, c}, blocks.scalar_type()) : torch::stable::new_zeros(blocks, {sources, c});
   check_cuda(launch_patch_scatter({blocks.const_data_ptr(), out.mutable_data_ptr(), b, c, size}, scope.stream()));
   return out;
 }

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -112,19 +112,51 @@ def requested(*ops: str) -> list[tuple[str, str]]:
     return [(op, name) for op in ops if (name := _requested(op, None)[0]) != "auto"]
 
 
+_Asked = tuple[Any, ...]
+_chosen: dict[tuple[Spec, str | None, _Asked], Implementation] = {}
+_chosen_of: list[tuple[Implementation, ...]] = []  # the registered implementations at the time
+# The environment's own dictionary: asking os.environ itself encodes the name in every call.
+_environment: Any = getattr(os.environ, "_data", os.environ)
+_ENVIRONMENT_KEY: Any = os.environ.encodekey(ENVIRONMENT) if _environment is not os.environ else ENVIRONMENT
+
+
+def asked() -> _Asked:
+    """What context and environment ask for now, whatever the op; equal answers lead to equal choices."""
+    return _overrides.stack, _environment.get(_ENVIRONMENT_KEY)
+
+
+def registered() -> list[tuple[Implementation, ...]]:
+    """The implementations of all ops."""
+    return list(_registry.values())
+
+
 def choose(spec: Spec, backend: str | None = None) -> Implementation:
     """The implementation that will run ``spec``.
 
     An explicit choice that cannot run raises. A context or environment choice applies to the ops that have such a
-    backend; an op without one keeps the automatic choice.
+    backend; an op without one keeps the automatic choice. On GPUs, whose driver would be asked in every call, a choice
+    is kept for as long as what it depends on is the same.
 
     Raises:
         UnsupportedInputError: the chosen backend cannot run this input; the message lists every reason.
         ValueError: unknown backend or op.
     """
+    closed = plain.why(spec.device)
+    if spec.device != "cuda" or closed is not None or torch.compiler.is_compiling():
+        return _choose(spec, backend, closed)
+    if _chosen_of != (now := registered()):
+        _chosen.clear()
+        _chosen_of[:] = now
+    key = (spec, backend, asked())
+    found = _chosen.get(key)
+    if found is None:
+        found = _chosen[key] = _choose(spec, backend, None)
+    return found
+
+
+def _choose(spec: Spec, backend: str | None, closed: str | None) -> Implementation:
     candidates = implementations(spec.op)
     name, origin = _requested(spec.op, backend)
-    closed = plain.why(spec.device)
     if name != "auto":
         composed = candidates[-1] if candidates[-1].backend == "composed" else None  # its ops obey, or refuse
         for candidate in candidates:
@@ -276,7 +308,7 @@ def explain_spec(spec: Spec, backend: str | None = None) -> Explanation:
         implementation = choose(spec, backend)
         chosen: str | None = implementation.backend
         notes = tuple(implementation.notes(spec)) if implementation.notes else ()
-        row = preferences.find(spec.op, spec.layout, preferences.family()) if spec.device == "cuda" else None
+        row = preferences.of(spec)
         if row is not None and requested == "auto":
             notes = (f"{row.backend} is tried first ({row.source})", *notes)
     except UnsupportedInputError:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from . import fusion, ops
+from . import block_plans, fusion, ops
 from .fusion import Pair, Parts
 from .graph import is_traced
 from .layouts import Layout, SparseTensor
@@ -16,8 +16,12 @@ Maps = TypeVar("Maps", Tensor, SparseTensor)
 """What a block takes and returns: planes `[N, C, H, W]`, or a sparse tensor."""
 
 
-def run_block(p: Parts, x: Maps) -> Maps:
-    """Runs a block on x, each half as one op where it may be; planes come back with channels_last strides."""
+def run_block(p: Parts, x: Maps, block: nn.Module | None = None) -> Maps:
+    """Runs a block on x, each half as one op where it may be; planes come back with channels_last strides.
+
+    Args:
+        block: the module of these parts, if it may keep a plan.
+    """
     any_op = fusion.why_not_any() is None and not is_traced(x)
     first, second = any_op and fusion.why_not_dwconv_layer_norm(p) is None, any_op and fusion.why_not_mlp_grn(p) is None
     drops = second and p.drop_path.training and type(p.drop_path) is not nn.Identity
@@ -42,6 +46,8 @@ def run_block(p: Parts, x: Maps) -> Maps:
             layout=layout,
             rows_per_group=groups,
         )
+        if block is not None:
+            block_plans.keep(block, p, weights, (p.norm.eps, grn_eps(p)), rows)
         return _like(x, y)
     u = ops.dwconv_layer_norm(rows, *first_weights(p), eps=p.norm.eps, layout=layout) if first else _call_first(p, x)
     if second:

@@ -161,12 +161,27 @@ def parse_archs(archs: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((*divmod(int(re.sub(r"\D", "", number)), 10), kind) for number, _, kind in parts)
 
 
-def capability() -> tuple[int, int]:
-    """Of the current NVIDIA GPU, such as (9, 0).
+_capabilities: dict[int | None, tuple[int, int]] = {}
 
-    By its properties, which torch.compile folds; get_device_capability would be an operation of its graph."""
-    properties = torch.cuda.get_device_properties()
-    return properties.major, properties.minor
+
+def capability(device: int | None = None) -> tuple[int, int]:
+    """The compute capability of a GPU, such as (9, 0).
+
+    The driver is asked once for each GPU; under torch.compile, which folds its properties, in each trace.
+    get_device_capability would be an operation of the graph.
+
+    Args:
+        device: its index; None: the current one.
+    """
+    if torch.compiler.is_compiling():
+        properties = torch.cuda.get_device_properties() if device is None else torch.cuda.get_device_properties(device)
+        return properties.major, properties.minor
+    if device is None:
+        device = torch.cuda.current_device()
+    if device not in _capabilities:
+        properties = torch.cuda.get_device_properties(device)
+        _capabilities[device] = (properties.major, properties.minor)
+    return _capabilities[device]
 
 
 def cuda_code_for(capability: tuple[int, int], archs: tuple[tuple[int, int, str], ...] | None = None) -> bool:

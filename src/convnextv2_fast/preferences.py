@@ -59,11 +59,15 @@ def find(op: str, layout: str, family: str) -> Preference | None:
     return None
 
 
-def family() -> str:
-    """The family of the current GPU, such as "sm_90"; ANY if there is no GPU or its family cannot be in the table."""
+def family(device: int | None = None) -> str:
+    """The family of a GPU, such as "sm_90"; ANY if there is no GPU or its family cannot be in the table.
+
+    Args:
+        device: its index; None: the current one.
+    """
     if torch.version.cuda is None or not torch.cuda.is_available():
         return ANY
-    major, minor = library.capability()
+    major, minor = library.capability(device)
     return f"sm_{major}{minor}"
 
 
@@ -86,9 +90,14 @@ def _dwconv_kernel(family: str) -> str:
     return "mma" if row is None else row.backend
 
 
+def of(spec: Spec) -> Preference | None:
+    """The row for a call; None where it does not run on a GPU, or no row is for it."""
+    return find(spec.op, spec.layout, family(spec.device_index)) if spec.device == "cuda" else None
+
+
 def order(spec: Spec, candidates: Sequence[Implementation]) -> Sequence[Implementation]:
     """`candidates` with the preferred backend first; unchanged if there is no GPU."""
-    row = find(spec.op, spec.layout, family()) if spec.device == "cuda" else None
+    row = of(spec)
     if row is None:
         return candidates
     first = tuple(c for c in candidates if c.backend == row.backend)

@@ -24,6 +24,7 @@ class Spec(NamedTuple):
     layout: str  # "dense", "patch" or "site"
     needs_grad: bool
     extras: tuple[str, ...] = ()  # in words, what the call has that a fused kernel may not take: "drop path"
+    device_index: int | None = None  # among those of its type; None: the current one
 
     @classmethod
     def of(cls, op: str, x: Tensor, *params: Tensor | None, layout: Layout | None = None) -> Spec:
@@ -41,7 +42,8 @@ class Spec(NamedTuple):
                 param_dtype = None
         kind = "dense" if layout is None else layout.kind
         needs_grad = needs_grad and torch.is_grad_enabled()
-        return cls(op, x.device.type, x.dtype, param_dtype, x.shape[-1], kind, needs_grad)
+        device = x.device
+        return cls(op, device.type, x.dtype, param_dtype, x.shape[-1], kind, needs_grad, (), device.index)
 
     def describe(self) -> str:
         params = "mixed" if self.param_dtype is None else str(self.param_dtype).removeprefix("torch.")

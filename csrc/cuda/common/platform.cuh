@@ -5,7 +5,9 @@
 
 #ifdef CNV2_CUDA_EMULATION
 #include "cuda_emulation.h"
+constexpr int kKnownDevices = 0;  // tests exchange the device
 #else
+constexpr int kKnownDevices = 64;  // devices whose properties are kept
 #include <cuda_runtime_api.h>
 #ifdef __CUDACC__  // C++ files include this too, for the runtime's types; they have no device code
 #include "cuda/common/instructions.cuh"

@@ -123,6 +123,11 @@ __global__ void __launch_bounds__(kDwconvBackwardThreads, kDwconvBackwardResiden
         const int64_t at = row_of<kSites>(p.plane, tile, tile.y + row, tile.x + column + j);
         if (at < 0) continue;
         T* const out = static_cast<T*>(p.dx) + at * p.c + c0 + pair;
+        if (p.addend != nullptr) {
+          const T* const addend = static_cast<const T*>(p.addend) + at * p.c + c0 + pair;
+          dx[j][0] += load_float(addend);
+          if (c0 + pair + 1 < p.c) dx[j][1] += load_float(addend + 1);
+        }
         if (whole_pairs) {
           store_vector<2>(out, dx[j]);
         } else {

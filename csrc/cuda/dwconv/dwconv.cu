@@ -3,7 +3,6 @@
 
 #include "cuda/common/dtype.cuh"
 #include "cuda/layer_norm/layer_norm.h"
-#include "cuda/partial_sums/partial_sums.h"
 #include "launchers.h"
 
 namespace cnv2 {
@@ -11,19 +10,6 @@ namespace {
 
 cudaError_t launch_forward(const DwconvForward& p, cudaStream_t stream, bool* ran) {
   return with_dtype(p.dtype, [&](auto type) { return launch_forward_as<decltype(type)>(p, stream, ran); });
-}
-
-// The gradient of the input is a convolution of dy.
-DwconvForward input_gradient(const DwconvBackward& b) {
-  DwconvForward p{};
-  p.x = b.dy;
-  p.taps = b.taps;
-  p.y = b.dx;
-  p.plane = b.plane;
-  p.c = b.c;
-  p.flipped = true;
-  p.dtype = p.param_dtype = b.dtype;
-  return p;
 }
 
 // The blocks of the tensor cores' sums; none: the kernel that takes all gradients in one pass runs.
@@ -60,17 +46,16 @@ cudaError_t dwconv_backward_blocks(const DwconvBackward& p, bool mma, int64_t* b
   return with_dtype(p.dtype, [&](auto type) { return backward_blocks_as<decltype(type)>(p, blocks); });
 }
 
-cudaError_t launch_dwconv_backward(const DwconvBackward& p, bool mma, int64_t blocks, float* __restrict__ dparams,
-                                   cudaStream_t stream) {
+cudaError_t launch_dwconv_backward(const DwconvBackward& p, bool mma, int64_t blocks, cudaStream_t stream) {
   int64_t on_tensor_cores = 0;
-  cudaError_t error = mma_blocks(p, mma && dparams != nullptr, &on_tensor_cores);
-  const bool apart = dparams == nullptr || on_tensor_cores > 0;
+  const bool sums = p.partial != nullptr;
+  cudaError_t error = mma_blocks(p, mma && sums, &on_tensor_cores);
+  const bool apart = !sums || on_tensor_cores > 0;
   if (error == cudaSuccess && apart && p.dx != nullptr) error = launch_dwconv(input_gradient(p), mma, stream);
-  if (error != cudaSuccess || dparams == nullptr) return error;
-  error = apart ? launch_taps_mma(p, stream)
-                : with_dtype(p.dtype, [&](auto type) { return launch_backward_as<decltype(type)>(p, blocks, stream); });
-  if (error != cudaSuccess) return error;
-  return launch_sum_partials(p.partial, dparams, blocks, kDwconvSums * p.c, stream);
+  if (error != cudaSuccess || !sums) return error;
+  return apart
+             ? launch_taps_mma(p, stream)
+             : with_dtype(p.dtype, [&](auto type) { return launch_backward_as<decltype(type)>(p, blocks, stream); });
 }
 
 }  // namespace cnv2

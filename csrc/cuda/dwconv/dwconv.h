@@ -30,9 +30,7 @@ cudaError_t launch_dwconv_layer_norm(const DwconvForward& p, int64_t rows, cudaS
 // alignment and device.
 cudaError_t dwconv_backward_blocks(const DwconvBackward& p, bool mma, int64_t* blocks);
 
-// p.dx and `dparams`, of which either may be null: not wanted. Without `dparams`, p.partial is not used.
-cudaError_t launch_dwconv_backward(const DwconvBackward& p, bool mma, int64_t blocks,
-                                   float* __restrict__ dparams,  // [50, C]: the gradients of the taps, then of the bias
-                                   cudaStream_t stream);
+// p.dx and p.partial, of which either may be null: not wanted.
+cudaError_t launch_dwconv_backward(const DwconvBackward& p, bool mma, int64_t blocks, cudaStream_t stream);
 
 }  // namespace cnv2

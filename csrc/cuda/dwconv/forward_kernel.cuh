@@ -128,7 +128,10 @@ __global__ void __launch_bounds__(kDwconvThreads, 2)
       if (at < 0 || channel >= c) continue;
       const T* in = results + (row * t.columns + column) * t.z_pitch + i % kVectors * kWide<T>;
       T* const out = y + at * p.c + channel;
-      if (t.aligned) {
+      if (p.addend != nullptr) {
+        const T* const addend = static_cast<const T*>(p.addend) + at * p.c + channel;
+        for (int k = 0; k < kWide<T> && channel + k < c; ++k) store_float(out + k, load_float(in + k) + load_float(addend + k));
+      } else if (t.aligned) {
         *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(in);
       } else {
         for (int k = 0; k < kWide<T> && channel + k < c; ++k) out[k] = in[k];

@@ -122,7 +122,7 @@ cudaError_t launch_forward_as(const DwconvForward& p, cudaStream_t stream, bool*
   CudaDevice device{};
   const cudaError_t error = cuda_device(&device);
   if (error != cudaSuccess) return error;
-  const bool aligned = is_aligned16(p.c, sizeof(T), p.x, p.y, p.z);
+  const bool aligned = is_aligned16(p.c, sizeof(T), p.x, p.y, p.z, p.addend);
   if constexpr (sizeof(T) == 2) {
     if (p.c % 32 == 0) return launch_forward_chunks<T, 32>(p, device, aligned, stream, ran);
   }

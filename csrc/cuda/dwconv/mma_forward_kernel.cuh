@@ -77,8 +77,21 @@ __device__ inline void load_bands(const DwconvForward& p, int channel, int lane,
   }
 }
 
-// The grid has blocks that share the groups of slots (x) and chunks of 16 channels (y).
+// Adds the vectors at `addend` and `value`.
 template <class T>
+__device__ inline uint4 add_vectors(const T* addend, const uint4& value) {
+  constexpr int kCount = kWide<T>;
+  Vector<T, kCount> sum;
+  sum.word = value;
+  float other[kCount];
+  load_vector<kCount>(addend, other);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) store_float(&sum.element[i], load_float(&sum.element[i]) + other[i]);
+  return sum.word;
+}
+
+// The grid has blocks that share the groups of slots (x) and chunks of 16 channels (y). kAdd: p.addend is added.
+template <class T, bool kAdd>
 __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     dwconv_forward_mma_kernel(const DwconvForward p, const MmaGrid grid) {
   CNV2_SHARED(shared);
@@ -113,7 +126,12 @@ __global__ void __launch_bounds__(kMmaThreads, kMmaResident)
     const auto store_row = [&](int row) {
       const unsigned* const from = results + row % 2 * kMmaResults + vector * 4 * kMmaPlane + word;
       const uint4 value{from[0], from[kMmaPlane], from[2 * kMmaPlane], from[3 * kMmaPlane]};
-      if (row < rows) store_global16(out, value);
+      if (row < rows) {
+        if constexpr (kAdd)
+          store_global16(out, add_vectors(static_cast<const T*>(p.addend) + (out - static_cast<T*>(p.y)), value));
+        else
+          store_global16(out, value);
+      }
       out += p.plane.w * p.c;
     };
     here.advance(grid);

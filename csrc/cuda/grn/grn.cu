@@ -1,13 +1,20 @@
 #include "grn.h"
 
 #include "cuda/common/group_launch.cuh"
-#include "cuda/partial_sums/partial_sums.h"
 #include "grn_kernel.cuh"
 
 namespace cnv2 {
 namespace {
 
-constexpr int64_t kReduction = 2 * kGroupThreads / kWarp * sizeof(float);
+// How many threads share a group's columns: one for each and, where blocks split the group's rows, others for the
+// later splits.
+unsigned threads_of_group(const GroupShape& s) {
+  const int64_t rounded = (s.columns + kWarp - 1) / kWarp * kWarp, lanes = rounded < kGrnThreads ? rounded : kGrnThreads;
+  const int64_t slices = kGrnThreads / lanes < s.splits ? kGrnThreads / lanes : s.splits;
+  return static_cast<unsigned>(lanes * slices);
+}
+
+constexpr int64_t kReduction = kGrnThreads * sizeof(float);
 
 cudaError_t launch_squares(const GroupShape& s, const void* x, float* partial, cudaStream_t stream) {
   return with_shape(s, [&](auto type, auto vector, const GroupTiling& t) {
@@ -42,11 +49,12 @@ cudaError_t set_splits(GroupShape* s) {
   });
 }
 
-cudaError_t launch_grn_scale(const GroupShape& s, const GrnScale& p, cudaStream_t stream) {
-  const cudaError_t error = launch_sum_partials(p.partial, p.squares, s.splits, s.groups.count * s.columns, stream);
-  if (error != cudaSuccess) return error;
-  return launch(grn_scale_kernel, static_cast<unsigned>(s.groups.count), kGroupThreads, kReduction, stream,
-                static_cast<int>(s.columns), p.squares, p.gamma, p.gamma_dtype, p.eps, p.norm, p.scale);
+cudaError_t launch_grn_scale(const GroupShape& s, const GrnScale& p, const GrnShift& shift, cudaStream_t stream) {
+  const unsigned threads = threads_of_group(s), warps = threads / kWarp;
+  const int64_t rows = shift.matrix == nullptr ? 0 : shift.rows, blocks = s.groups.count + (rows + warps - 1) / warps;
+  if (blocks > 0x7fffffff) return cudaErrorInvalidValue;
+  return launch(grn_scale_kernel, static_cast<unsigned>(blocks), threads, kReduction, stream,
+                static_cast<int>(s.groups.count), static_cast<int>(s.splits), static_cast<int>(s.columns), p, shift);
 }
 
 cudaError_t launch_grn_apply(const GroupShape& s, const GrnApply& p, cudaStream_t stream) {
@@ -59,23 +67,21 @@ cudaError_t launch_grn_apply(const GroupShape& s, const GrnApply& p, cudaStream_
 
 cudaError_t launch_grn_forward(const GroupShape& s, const GrnScale& scale, const GrnApply& apply, cudaStream_t stream) {
   cudaError_t error = launch_squares(s, apply.x, scale.partial, stream);
-  if (error == cudaSuccess) error = launch_grn_scale(s, scale, stream);
+  if (error == cudaSuccess) error = launch_grn_scale(s, scale, {}, stream);
   if (error == cudaSuccess) error = launch_grn_apply(s, apply, stream);
   return error;
 }
 
 cudaError_t launch_grn_grad(const GroupShape& s, const GrnGrad& p, cudaStream_t stream) {
-  const int64_t groups = s.groups.count, all = groups * s.columns;
-  cudaError_t error = launch_sum_partials(p.partial, p.sums, s.splits, all, stream);
-  if (error == cudaSuccess)
-    error = launch_sum_partials(p.partial + s.splits * all, p.sums + all, s.splits, all, stream);
-  if (error == cudaSuccess)
-    error =
-        launch(grn_grad_kernel, static_cast<unsigned>(groups), kGroupThreads, kReduction, stream,
-               static_cast<int>(s.columns), p.sums, p.norm, p.gamma, p.gamma_dtype, p.eps, p.scale, p.factor, p.shares);
-  if (error == cudaSuccess) error = launch_sum_partials(p.shares, p.dgamma, groups, s.columns, stream);
-  if (error == cudaSuccess) error = launch_sum_partials(p.sums + all, p.dbeta, groups, s.columns, stream);
-  return error;
+  return launch(grn_grad_kernel, static_cast<unsigned>(s.groups.count), threads_of_group(s), kReduction, stream,
+                static_cast<int>(s.groups.count), static_cast<int>(s.splits), static_cast<int>(s.columns), p);
+}
+
+void add_grn_sums(const GroupShape& s, const GrnGrad& grad, void* dgamma, DType dgamma_dtype, void* dbeta,
+                  DType dbeta_dtype, SumJobs* jobs) {
+  const int64_t parts = s.splits * s.groups.count, c = s.columns;
+  jobs->add(grad.shares, dgamma, dgamma_dtype, s.groups.count, c, c);
+  jobs->add(grad.partial + parts * c, dbeta, dbeta_dtype, parts, c, c);
 }
 
 cudaError_t launch_grn_backward(const GroupShape& s, const GrnGrad& grad, const GrnBackward& p, cudaStream_t stream) {

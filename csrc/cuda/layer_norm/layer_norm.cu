@@ -1,7 +1,6 @@
 #include "layer_norm.h"
 
 #include "cuda/common/dtype.cuh"
-#include "cuda/partial_sums/partial_sums.h"
 #include "layer_norm_kernel.cuh"
 
 namespace cnv2 {
@@ -84,9 +83,7 @@ cudaError_t layer_norm_backward_blocks(const LayerNormBackward& p, int64_t* bloc
 }
 
 cudaError_t launch_layer_norm_backward(const LayerNormBackward& p, int64_t blocks, cudaStream_t stream) {
-  const cudaError_t error =
-      with_backward(p, [&](auto backward, const CudaDevice&) { return backward.start(p, blocks, stream); });
-  return error == cudaSuccess ? launch_sum_partials(p.partial, p.dparams, blocks, 2 * p.c, stream) : error;
+  return with_backward(p, [&](auto backward, const CudaDevice&) { return backward.start(p, blocks, stream); });
 }
 
 }  // namespace cnv2

@@ -24,8 +24,7 @@ struct LayerNormBackward {
   const void* x;       // [rows, c] dtype
   const void* weight;  // [c] param_dtype
   void* dx;            // [rows, c] dtype
-  float* partial;      // [blocks, 2, c]: sums of each block; of dy xhat, then of dy
-  float* dparams;      // [2, c]: their totals, the gradients of weight and bias
+  float* partial;      // [blocks, 2, c]: sums of each block; of dy xhat for weight, then of dy for bias
   int64_t rows, c;
   float eps;
   DType dtype;

@@ -99,6 +99,32 @@ __global__ void __launch_bounds__(kGroupThreads, 2)
   walk.add_up(sums, shared, partial, groups.count, t.splits);
 }
 
+// O: type of dout. Groups: the runs of rows that share a row_scale.
+template <class T, class O, int kVector>
+__global__ void __launch_bounds__(kGroupThreads, 4)
+    mlp_output_gradient_kernel(const RowGroups groups, const GroupTiling t, const int columns,
+                               const O* __restrict__ dout,           // [T, C']
+                               const float* __restrict__ row_scale,  // [R], or null
+                               T* __restrict__ dy,                   // [T, C'], or null
+                               float* __restrict__ partial)          // [splits, R, C'], or null: sums of dy
+{
+  CNV2_SHARED(shared);
+  const GroupWalk<kVector> walk(groups, t, columns);
+  const float scale = row_scale == nullptr ? 1.0f : row_scale[walk.group];
+  float sums[1][kVector] = {};
+  walk.each([&](int64_t at) {
+    float v[kVector];
+    load_vector<kVector>(dout + at, v);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      v[i] = rounded<T>(v[i] * scale);
+      sums[0][i] += v[i];
+    }
+    if (dy != nullptr) store_vector<kVector>(dy + at, v);
+  });
+  if (partial != nullptr) walk.add_up(sums, shared, partial, groups.count, t.splits);
+}
+
 // The rows of `out` are those of w, again for each group.
 template <class T, int kVector>
 __global__ void __launch_bounds__(kGroupThreads, 4)

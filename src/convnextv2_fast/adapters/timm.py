@@ -12,7 +12,7 @@ from .. import fusion
 from ..fusion import Known, Pair, Parts
 from ._drop_paths import row_scale, scale_of
 from ._forwards import require
-from ._swap import Swap, find_pair, run
+from ._swap import Swap, find_pair, run, run_planned
 
 NORMS = tuple(getattr(layers, name) for name in ("LayerNorm", "LayerNormFp32") if hasattr(layers, name))
 NORMS_2D = tuple(getattr(layers, name) for name in ("LayerNorm2d", "LayerNorm2dFp32") if hasattr(layers, name))
@@ -80,7 +80,7 @@ KNOWN = {
 
 
 def block_forward(self: ConvNeXtBlock, x: Tensor) -> Tensor:
-    return run(self, parts(self), x)
+    return run_planned(self, parts, x)
 
 
 def pair(m: nn.Sequential) -> Pair | None:

@@ -13,7 +13,7 @@ from ..fused_modules import run_pair
 from ..fusion import Known, Pair, Parts
 from ._drop_paths import row_scale, scale_of
 from ._forwards import require
-from ._swap import Swap, original_forward, replaced_forward, run
+from ._swap import Swap, original_forward, replaced_forward, run, run_planned
 
 NORMS = (v1.ConvNextLayerNorm, v2.ConvNextV2LayerNorm)
 Layer = v1.ConvNextLayer | v2.ConvNextV2Layer
@@ -64,7 +64,7 @@ KNOWN = Known(
 
 
 def layer_forward(self: Layer, features: Tensor) -> Tensor:
-    return run(self, parts(self), features)
+    return run_planned(self, parts, features)
 
 
 def downsampling(stage: Stage) -> Pair | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import changes, fused_modules, fusion, plain
+from .. import block_plans, changes, fused_modules, fusion, plain
 from ..errors import UnsupportedInputError
 from ..graph import as_leaf, is_traced
 from ._groups import ParameterGroups
@@ -58,7 +58,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         node = as_leaf(self, x)
-        return fused_modules.run_block(self.parts(), x) if node is None else node
+        if node is not None:
+            return node
+        y = block_plans.run(self, x)
+        return fused_modules.run_block(self.parts(), x, self) if y is None else y
 
 
 def _row_scale(drop_path: DropPath, u: Tensor) -> Tensor | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import changes, fused_modules, fusion
+from .. import block_plans, changes, fused_modules, fusion
 from ..errors import UnsupportedInputError
 from ..graph import refuse_traced
 from ..layouts import PatchLayout, SparseTensor
@@ -81,7 +81,8 @@ class Block(nn.Module):
         )
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        return fused_modules.run_block(self.parts(), x)
+        y = block_plans.run(self, x)
+        return fused_modules.run_block(self.parts(), x, self) if y is None else y
 
     def _first(self, x: SparseTensor) -> SparseTensor:
         return self.norm(self.dwconv(x))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...layouts import Layout
 from ...spec import Spec
+from .._shared.checks import check, has_shape, is_depthwise7
 
 
 class BlockWeights(NamedTuple):
@@ -28,7 +29,8 @@ class BlockWeights(NamedTuple):
     layer_scale: Tensor | None  # C elements
 
 
-RowScale = Callable[[Tensor], Tensor | None]  # what the MLP reads to drop path's factors `[R]`
+RowScale = Callable[[Tensor], Tensor | None]
+"""A tensor of the shape, dtype and device of what the MLP reads to drop path's factors `[R]`; its values are any."""
 
 
 class BlockCall(NamedTuple):
@@ -72,4 +74,38 @@ def spec(x: Tensor, *params: Tensor | None, layout: Layout | None = None, drop_p
     if torch.float64 in dtypes and dtype != torch.float64:
         extras.append("parameters in float64")
     kind = "dense" if layout is None else layout.kind
-    return Spec("block", x.device.type, dtype, param_dtype, x.shape[-1], kind, needs_grad, tuple(extras))
+    device = x.device
+    return Spec("block", device.type, dtype, param_dtype, x.shape[-1], kind, needs_grad, tuple(extras), device.index)
+
+
+def check_weights(
+    kernel: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    layer_scale: Tensor | None,
+) -> None:
+    """Raises UnsupportedInputError if the parameters do not fit each other; w1 and w2 as matrices."""
+    c, k = kernel.shape[1 if kernel.ndim == 2 else 0], w1.shape[0] if w1.ndim == 2 else -1
+    per_channel = dict(bias=bias, ln_weight=ln_weight, ln_bias=ln_bias, b2=b2, layer_scale=layer_scale)
+    per_hidden = dict(b1=b1, gamma=gamma, beta=beta)
+    check(
+        is_depthwise7(kernel, c)
+        and has_shape(w1, k, c)
+        and has_shape(w2, c, k)
+        and all(v is None or v.numel() == c for v in per_channel.values())
+        and all(v.numel() == k for v in per_hidden.values()),
+        "block",
+        "wants kernel [C, 1, 7, 7] or [49, C], w1 [K, C], w2 [C, K], b1, gamma and beta of K elements, the others of C",
+        kernel=kernel,
+        w1=w1,
+        w2=w2,
+        **per_channel,
+        **per_hidden,
+    )

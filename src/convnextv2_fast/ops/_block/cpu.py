@@ -13,9 +13,9 @@ from ...spec import Implementation, Spec
 from .._dwconv_layer_norm.cpu import CPU as DWCONV_LAYER_NORM
 from .._mlp_grn.cpu import CPU as MLP_GRN
 from .._shared import cpu, packed
-from .._shared.checks import as_matrix, check, has_shape
+from .._shared.checks import as_matrix
 from . import composed
-from .call import BlockCall
+from .call import BlockCall, check_weights
 
 _HALVES = {"dwconv_layer_norm": DWCONV_LAYER_NORM, "mlp_grn": MLP_GRN}
 _PARAMETERS = (
@@ -44,38 +44,6 @@ _forward = library.define(
 )
 
 
-def _check(
-    kernel: Tensor,
-    bias: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    layer_scale: Tensor | None,
-) -> None:
-    c, k = kernel.shape[0], w1.shape[0] if w1.ndim == 2 else -1
-    per_channel = dict(bias=bias, ln_weight=ln_weight, ln_bias=ln_bias, b2=b2, layer_scale=layer_scale)
-    per_hidden = dict(b1=b1, gamma=gamma, beta=beta)
-    check(
-        has_shape(kernel, c, 1, 7, 7)
-        and has_shape(w1, k, c)
-        and has_shape(w2, c, k)
-        and all(v is None or v.numel() == c for v in per_channel.values())
-        and all(v.numel() == k for v in per_hidden.values()),
-        "block",
-        "wants kernel [C, 1, 7, 7], w1 [K, C], w2 [C, K], b1, gamma and beta of K elements, the others of C",
-        kernel=kernel,
-        w1=w1,
-        w2=w2,
-        **per_channel,
-        **per_hidden,
-    )
-
-
 def run(call: BlockCall) -> Tensor:
     w, x, pairs = call.weights, call.x.contiguous(), packed.in_pairs(call.x.dtype)
     gamma, beta = w.gamma, w.beta
@@ -92,7 +60,7 @@ def run(call: BlockCall) -> Tensor:
     try:
         return packed.run(forward, lambda: _pack(*parameters, pairs), w.w1, "block", pairs)[0]
     except ValueError:
-        _check(*parameters)  # says more; looked at only now, for speed
+        check_weights(*parameters)  # says more; looked at only now, for speed
         raise
 
 

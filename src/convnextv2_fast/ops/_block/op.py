@@ -11,6 +11,7 @@ from .._shared.checks import check, check_rows
 from .call import BlockCall, BlockWeights, RowScale, spec
 from .composed import COMPOSED
 from .cpu import CPU
+from .cuda import CUDA
 
 _OP = "block"
 
@@ -38,15 +39,16 @@ def block(
 ) -> Tensor:
     """`x + row_scale * layer_scale * MLP(LayerNorm(dwconv(x)))`, the ConvNeXt block, V1 or V2.
 
-    It is one operator for inference on the CPU, which keeps the activations between the halves in the cache
-    (implementation "cpu"), and elsewhere :func:`dwconv_layer_norm` and :func:`mlp_grn` ("composed").
+    It is one operator for each direction on NVIDIA GPUs (implementation "cuda"), one for inference on the CPU, which
+    keeps the activations between the halves in the cache ("cpu"), and elsewhere :func:`dwconv_layer_norm` and
+    :func:`mlp_grn` ("composed").
 
     Args:
         x: `[N, H, W, C]`, any strides; or rows `[T, C]` with `layout` and `rows_per_group`.
         kernel, bias, ln_weight, ln_bias, ln_eps, layout: as `weight`, `bias` ... of :func:`dwconv_layer_norm`.
         w1, b1, gamma, beta, w2, b2, layer_scale, grn_eps, rows_per_group: as :func:`mlp_grn` has them.
-        row_scale: called with what the MLP reads, x's shape; returns drop path's factors as :func:`mlp_grn` takes
-            them, or None.
+        row_scale: called with a tensor of the shape, dtype and device of what the MLP reads, whose values are any;
+            returns drop path's factors as :func:`mlp_grn` takes them, or None.
         backend: one of :data:`convnextv2_fast.dispatch.NAMES`, for both halves; "composed" never fuses them. None takes
             context, environment, automatic choice.
     Returns:
@@ -68,4 +70,4 @@ def block(
     return dispatch.choose(asks, backend).run(call)
 
 
-dispatch.register(_OP, [CPU, COMPOSED], spec)
+dispatch.register(_OP, [CUDA, CPU, COMPOSED], spec)

@@ -40,7 +40,7 @@ def run(call: DwconvLayerNormCall) -> Tensor:
 
 def notes(spec: Spec) -> list[str]:
     """The lines of `explain` that say which kernels run."""
-    apart = cuda.tensor_cores() and dwconv.takes_mma(spec.dtype, spec.channels, spec.layout == "dense")
+    apart = cuda.tensor_cores() and dwconv.takes_mma_of(spec)
     how = "LayerNorm is a kernel of its own" if apart else "LayerNorm is in the same kernel"
     return [*dwconv.notes(spec), how]
 

@@ -65,6 +65,12 @@ class MlpGrnCall(NamedTuple):
         return cls(u, weights, residual, row_scale, eps, groups, strategy)
 
 
+def scaled(w2: Tensor, b2: Tensor, layer_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The second layer with the layer scale folded in."""
+    layer_scale = layer_scale.reshape(-1)
+    return w2 * layer_scale.unsqueeze(1), b2 * layer_scale
+
+
 class Forward(Protocol):
     def __call__(self, u: Tensor, /, *args: Any) -> tuple[Tensor, ...]:
         """Returns the result `[T, C']`, the groups' norms, float32 `[G, K]`, and what its backward wants beside them,

@@ -10,7 +10,7 @@ from ...constants import constant
 from ...errors import UnsupportedInputError
 from .._shared.checks import as_matrix, autocast_dtype, autocast_off, check, check_params, has_shape
 from . import reference
-from .call import MlpGrnCall
+from .call import MlpGrnCall, scaled
 from .cpu import CPU
 from .cuda import CUDA
 from .reference import TORCH
@@ -66,7 +66,7 @@ def mlp_grn(
     if plain.recorded_by_jit():
         dispatch.check_traceable(_OP, backend)
         if layer_scale is not None:
-            w2, b2 = _scaled(w2, b2, layer_scale)
+            w2, b2 = scaled(w2, b2, layer_scale)
         given: dict[str, Any] = dict(residual=residual, row_scale=row_scale, eps=eps, rows_per_group=rows_per_group)
         return reference.mlp_grn(u, w1, b1, gamma, beta, w2, b2, **given)
     check(
@@ -96,7 +96,7 @@ def mlp_grn(
     if layer_scale is not None:
         fits = layer_scale.numel() == w2.shape[0]
         check(fits, _OP, "layer_scale must have C' elements", w2=w2, layer_scale=layer_scale)
-        w2, b2 = _scaled(w2, b2, layer_scale)
+        w2, b2 = scaled(w2, b2, layer_scale)
     rows = u.numel() // c if c else 0
     if row_scale is not None:
         fits = row_scale.ndim == 1 and (rows == 0 or (row_scale.numel() > 0 and rows % row_scale.numel() == 0))
@@ -118,12 +118,6 @@ def mlp_grn(
     )
     with autocast_off(u):
         return run(MlpGrnCall.of(u, w1, b1, gamma, beta, w2, b2, **options))
-
-
-def _scaled(w2: Tensor, b2: Tensor, layer_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The second layer with the layer scale folded in."""
-    layer_scale = layer_scale.reshape(-1)
-    return w2 * layer_scale.unsqueeze(1), b2 * layer_scale
 
 
 dispatch.register(_OP, [CUDA, CPU, TRITON, TORCH])

@@ -115,10 +115,10 @@ class _KeepStrides(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _in_strides(gradient, ctx.strides)
+        return in_strides(gradient, ctx.strides)
 
 
-def _in_strides(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
+def in_strides(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
     """The gradient with these strides if they only differ where the size is 1, else as it is: PyTorch copies that."""
     have = zip(gradient.shape, gradient.stride(), strides, strict=True)
     if gradient.stride() == strides or any(size != 1 and one != other for size, one, other in have):
@@ -162,7 +162,7 @@ def like_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
             gradient = gradient.contiguous()
         elif parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
             gradient = gradient.contiguous(memory_format=torch.channels_last)
-    return _in_strides(gradient, parameter.stride())
+    return in_strides(gradient, parameter.stride())
 
 
 def flat(vector: Tensor) -> Tensor:

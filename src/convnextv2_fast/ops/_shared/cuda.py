@@ -12,7 +12,8 @@ from torch import Tensor
 from ... import library, preferences
 from ...spec import Implementation, Spec
 
-WIDEST, NORMALISED = 8192, ("layer_norm", "dwconv_layer_norm", "patch_conv")  # LayerNorm's parameters fit shared memory
+WIDEST = 8192  # channels: LayerNorm's parameters fit shared memory
+NORMALISED = ("layer_norm", "dwconv_layer_norm", "patch_conv", "block")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Where the operators' implementations are registered. The tests' emulation registers them for "cpu" and sets this.
 DEVICE = "cuda"
@@ -55,7 +56,7 @@ def reasons(spec: Spec) -> list[str]:
         return found
     if not torch.cuda.is_available():
         return ["torch sees no CUDA device"]
-    if not library.cuda_code_for(library.capability()):
+    if not library.cuda_code_for(library.capability(spec.device_index)):
         archs = library.build_info().get("cuda_archs")
         return [f"_C_cuda.so has code for {archs}, not for this GPU; rebuild with TORCH_CUDA_ARCH_LIST set for it"]
     return []

@@ -34,7 +34,7 @@ def reasons(spec: Spec) -> list[str]:
         found.append(f"its kernels run on NVIDIA and AMD GPUs, these tensors are on {spec.device}")
     elif not torch.cuda.is_available():
         found.append("torch sees no GPU")
-    elif torch.version.hip is None and library.capability() < (8, 0):
+    elif torch.version.hip is None and library.capability(spec.device_index) < (8, 0):
         found.append("its kernels need a GPU of compute capability 8.0 or newer")
     if spec.dtype not in DTYPES:
         found.append(f"its kernels take float32, float16 and bfloat16, not {str(spec.dtype).removeprefix('torch.')}")

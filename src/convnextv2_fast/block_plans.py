@@ -1,0 +1,129 @@
+"""What inspection has found of a block that runs as one operator for each direction, kept until something changes.
+
+To inspect a block in every call takes longer than to call its operator. So the finding is kept as an attribute of the
+block, with all that it depends on: the modules (:class:`Unchanged`), what was asked for of :mod:`dispatch`, the dtype
+and the device. Copies and pickles of the block begin without one.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from . import dispatch, plain
+from .fusion import Parts
+from .layouts import SparseTensor
+from .ops._block import cuda as block_cuda
+from .ops._block import operators
+from .ops._block.autograd import Block, Options
+from .ops._dwconv.cuda import uses_mma
+from .ops._shared import cuda
+from .ops._shared.checks import autocast_dtype, statistics_dtype
+from .ops._shared.groups import Groups
+from .ops._shared.sites import Sites
+from .unchanged import Unchanged
+
+Maps = TypeVar("Maps", Tensor, SparseTensor)
+_NAME = "_block_plan"
+_requires_grad = attrgetter("requires_grad")
+
+
+class Plan:
+    """How a block of these parts runs, on rows x like these."""
+
+    def __init__(
+        self, block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float, float], x: Tensor
+    ) -> None:
+        self.unchanged = Unchanged(block, _NAME)
+        self.weights, self.eps = weights, eps
+        self.dtype, self.device, self.kind = x.dtype, x.get_device(), x.device.type
+        self.param_dtype, self.cast = weights[0].dtype, autocast_dtype(x)
+        self.asked, self.registered, self.dwconv = dispatch.asked(), dispatch.registered(), cuda.DWCONV
+        self.mma, self.mma_of_rows = uses_mma(x, None), uses_mma(x, x)  # of dense planes; of sparse ones
+        drops = p.drop_path.training and type(p.drop_path) is not nn.Identity
+        self.drop_path, self.row_scale = p.drop_path, p.known.row_scale if drops else None
+        self.rows_per_group = p.rows_per_group
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _none, ()
+
+    def fits(self, own: dict[str, Any], x: Tensor) -> bool:
+        """Whether the plan still is that of the block whose attributes are `own`, for rows x."""
+        return (
+            x.dtype is self.dtype
+            and x.get_device() == self.device
+            and self.weights[0].dtype is self.param_dtype
+            and (torch.get_autocast_dtype(self.kind) if torch.is_autocast_enabled(self.kind) else None) is self.cast
+            and dispatch.asked() == self.asked
+            and plain.why(self.kind) is None
+            and not _has_any_global_hook()
+            and dispatch.registered() == self.registered
+            and cuda.DWCONV is self.dwconv
+            and self.unchanged.holds(own)
+        )
+
+
+def _none() -> None:
+    return None
+
+
+def keep(block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float, float], x: Tensor) -> None:
+    """Makes the plan of a block whose parts may run as the op `block`, if that is one operator for rows x."""
+    cast = autocast_dtype(x)
+    if (
+        x.device.type != cuda.DEVICE
+        or torch.compiler.is_compiling()
+        or p.layer_scale is not None
+        or (cast is not None and cast is not x.dtype)
+        or type(x) is not Tensor
+        or any(w is None or not w.is_contiguous() or w.numel() == 1 for w in weights)  # one number may equal another
+        or len({w.dtype for w in weights[1:4]}) != 1
+    ):
+        return
+    if dispatch.choose(dispatch.spec_of("block", x, *weights)) is block_cuda.CUDA:
+        vars(block)[_NAME] = Plan(block, p, weights, eps, x)
+
+
+def run(block: nn.Module, x: Maps) -> Maps | None:
+    """Runs a block by its plan; None if it has none that fits."""
+    if torch.compiler.is_compiling():
+        return None
+    own = vars(block)
+    plan = own.get(_NAME)
+    if plan is None:
+        return None
+    rows: Any = x.F if type(x) is SparseTensor else x
+    if type(rows) is not Tensor or not plan.fits(own, rows):
+        own.pop(_NAME, None)
+        return None
+    row_scale = None if plan.row_scale is None else plan.row_scale(plan.drop_path, x)
+    if row_scale is not None:
+        row_scale = row_scale.to(statistics_dtype(row_scale)).contiguous()
+    try:
+        return _run_planes(plan, rows, row_scale) if rows is x else _run_sites(plan, x, row_scale)
+    except ValueError:  # the block's modules say better what does not fit
+        return None
+
+
+def _records(plan: Plan, x: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or any(map(_requires_grad, plan.weights)))
+
+
+def _run_planes(plan: Plan, x: Tensor, row_scale: Tensor | None) -> Any:
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        x = x.contiguous(memory_format=torch.channels_last)
+    if not _records(plan, x):
+        return operators.forward(x, *plan.weights, None, row_scale, *plan.eps, plan.mma, True)
+    return Block.apply(Options(*plan.eps, plan.mma, None, None), x, *plan.weights, None, row_scale)
+
+
+def _run_sites(plan: Plan, x: Any, row_scale: Tensor | None) -> Any:
+    rows, sites = x.F.contiguous(), Sites.of(x.F, x.layout)
+    mma = plan.mma if sites.site_map is None else plan.mma_of_rows
+    rows_per_group = None if plan.rows_per_group is None else plan.rows_per_group(x)
+    options = Options(*plan.eps, mma, sites, Groups.of("block", rows, rows_per_group))
+    return x.replace(block_cuda.apply(options, rows, *plan.weights, None, row_scale))

@@ -1,0 +1,64 @@
+"""Whether a module is still what it was when somebody looked at it, told by comparing dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from torch import nn
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_CODE = attrgetter("forward", "forward.__code__", "__call__")
+
+
+class Unchanged:
+    """Remembers a module and all modules in it: attributes, parameters, submodules, hooks, the code of their classes.
+
+    Values are compared by identity or equality, tensors by identity: what is written into a parameter does not matter.
+
+    Args:
+        module: its own hooks do not count: whoever calls it has run them.
+        without: a name among its attributes that does not count either.
+    """
+
+    def __init__(self, module: nn.Module, without: str) -> None:
+        self.own = vars(module)
+        self._rows = [_row(m, m is module, without) for m in module.modules()]
+        self._classes = tuple({type(m) for m in module.modules()})
+        self._code = _codes(self._classes)
+
+    def holds(self, own: dict[str, Any]) -> bool:
+        """Whether all of it is still so. `own`: the attributes of the module; a copy of it has others."""
+        if own is not self.own:
+            return False
+        try:
+            for attributes, size, get, values in self._rows:
+                if len(attributes) != size or get(attributes) != values:
+                    return False
+            return _codes(self._classes) == self._code
+        except Exception:  # an attribute is gone, or a tensor in the place of another was compared by value
+            return False
+
+
+def _row(m: nn.Module, outermost: bool, without: str) -> tuple[dict[str, Any], int, Any, tuple[Any, ...]]:
+    attributes = vars(m)
+    names = ["training", "_parameters", "_modules"] + [name for name in attributes if name not in _OF_EVERY_MODULE]
+    if not outermost:
+        names += _HOOKS
+    names = [name for name in names if not (outermost and name == without)]
+    get = itemgetter(*names)
+    size = len(attributes) + (outermost and without not in attributes)
+    return attributes, size, get, tuple([_copied(value) for value in get(attributes)])
+
+
+def _copied(value: Any) -> Any:
+    """A copy of what can be changed in place."""
+    if isinstance(value, dict):
+        return dict(value)
+    return type(value)(value) if type(value) in (list, set) else value
+
+
+def _codes(classes: Iterable[type]) -> list[Any]:
+    return list(map(_CODE, classes))
