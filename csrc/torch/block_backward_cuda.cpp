@@ -30,16 +30,17 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Ten
 Gradients block_cuda_bwd(const Tensor& dout, const Tensor& x, const Tensor& z, const Tensor& u, const Tensor& norm,
                          const Tensor& memory, const Tensor& kernel, const Tensor& ln_weight, const Tensor& w1,
                          const Tensor& b1, const Tensor& gamma, const Tensor& beta, const Tensor& w2,
-                         const std::optional<Tensor>& row_scale, bool residual_is_x, int64_t wanted_code,
-                         double ln_eps, double grn_eps, bool mma, bool planes, int64_t h, int64_t w,
-                         const std::optional<Tensor>& map, int64_t rows_per_group, int64_t count,
-                         const std::optional<Tensor>& row_group, const std::optional<Tensor>& offsets) {
+                         const std::optional<Tensor>& row_scale, bool residual_is_x, int64_t wanted_code, double ln_eps,
+                         double grn_eps, bool mma, bool planes, int64_t h, int64_t w, const std::optional<Tensor>& map,
+                         int64_t rows_per_group, int64_t count, const std::optional<Tensor>& row_group,
+                         const std::optional<Tensor>& offsets) {
   const char* op = "block_cuda_bwd";
   const std::optional<Tensor> absent;
   const BlockParameters p{kernel, absent, ln_weight, nullptr, w1, b1, gamma, beta, w2, nullptr};
   const BlockPlaces places{planes, h, w, map, rows_per_group, count, row_group, offsets};
   check_parameters(op, x, places, p);
-  const int64_t c = places.channels(x), t = x.numel() / c, k = w1.size(0), size = static_cast<int64_t>(x.element_size());
+  const int64_t c = places.channels(x), t = x.numel() / c, k = w1.size(0),
+                size = static_cast<int64_t>(x.element_size());
   const ScalarType type = x.scalar_type();
   const DType dtype = *dtype_of(x);
   const Tensor rows = rows_view(x, t, c);
@@ -68,13 +69,17 @@ Gradients block_cuda_bwd(const Tensor& dout, const Tensor& x, const Tensor& z, c
   Pieces pieces;
   const int64_t at_dg = pieces.place(t * k * size), at_h = pieces.place(t * k * size);
   const int64_t at_dy = converts ? pieces.place(t * c * size) : 0, at_du = pieces.place(t * c * size);
-  const int64_t at_partial = pieces.place_floats(2 * hidden.splits * g * k), at_columns = pieces.place_floats(output.splits * runs * c);
-  const int64_t at_scale = pieces.place_floats(g * k), at_factor = pieces.place_floats(g * k), at_shares = pieces.place_floats(g * k);
+  const int64_t at_partial = pieces.place_floats(2 * hidden.splits * g * k),
+                at_columns = pieces.place_floats(output.splits * runs * c);
+  const int64_t at_scale = pieces.place_floats(g * k), at_factor = pieces.place_floats(g * k),
+                at_shares = pieces.place_floats(g * k);
   const Tensor scratch = empty(x, {pieces.size()}, ScalarType::Byte);
   char* const base = static_cast<char*>(scratch.mutable_data_ptr());
   const auto floats_at = [&](int64_t at) { return reinterpret_cast<float*>(base + at); };
   SumJobs jobs{};
-  const auto vector = [&](Of which, int64_t length) { return empty(x, {wanted(which) ? length : 0}, wanted.type(which)); };
+  const auto vector = [&](Of which, int64_t length) {
+    return empty(x, {wanted(which) ? length : 0}, wanted.type(which));
+  };
   const auto like = [&](Of which, const Tensor& v) {
     return wanted(which) ? empty(x, v.sizes().data(), v.dim(), wanted.type(which)) : empty(x, {0}, ScalarType::Float);
   };
@@ -100,10 +105,11 @@ Gradients block_cuda_bwd(const Tensor& dout, const Tensor& x, const Tensor& z, c
   const Tensor dh = pool_view(scratch, at_dg, type, {t, k}), result = pool_view(scratch, at_h, type, {t, k});
   product(dh, dy, matrix2);
   product(result, u, transposed(matrix1));
-  const MlpBackward mlp{dh.const_data_ptr(), result.const_data_ptr(), b1.const_data_ptr(), beta.const_data_ptr(),
-                        dh.mutable_data_ptr(), result.mutable_data_ptr(), *dtype_of(b1), *dtype_of(beta)};
-  const GrnGrad grad{floats_at(at_partial), gamma.const_data_ptr(), norms, floats_at(at_scale), floats_at(at_factor),
-                     floats_at(at_shares), *dtype_of(gamma), static_cast<float>(grn_eps)};
+  const MlpBackward mlp{dh.const_data_ptr(),   result.const_data_ptr(),   b1.const_data_ptr(), beta.const_data_ptr(),
+                        dh.mutable_data_ptr(), result.mutable_data_ptr(), *dtype_of(b1),       *dtype_of(beta)};
+  const GrnGrad grad{floats_at(at_partial), gamma.const_data_ptr(),     norms,
+                     floats_at(at_scale),   floats_at(at_factor),       floats_at(at_shares),
+                     *dtype_of(gamma),      static_cast<float>(grn_eps)};
   check_cuda(launch_mlp_backward(hidden, mlp, grad, scope.stream()));
   Tensor db1 = like(Of::kB1, b1), dgamma = like(Of::kGamma, gamma), dbeta = like(Of::kBeta, beta);
   const int64_t parts = hidden.splits * g;
@@ -125,14 +131,22 @@ Gradients block_cuda_bwd(const Tensor& dout, const Tensor& x, const Tensor& z, c
     const Tensor du = pool_view(scratch, at_du, type, {t, c});
     product(du, dh, matrix1);
     void* const dz = base + at_dg;
-    LayerNormBackward ln{du.const_data_ptr(), z.const_data_ptr(), ln_weight.const_data_ptr(), dz, nullptr, t, c,
-                         static_cast<float>(ln_eps), dtype, *dtype_of(ln_weight)};
+    LayerNormBackward ln{du.const_data_ptr(),
+                         z.const_data_ptr(),
+                         ln_weight.const_data_ptr(),
+                         dz,
+                         nullptr,
+                         t,
+                         c,
+                         static_cast<float>(ln_eps),
+                         dtype,
+                         *dtype_of(ln_weight)};
     int64_t norm_blocks = 0, conv_blocks = 0;
     check_cuda(layer_norm_backward_blocks(ln, &norm_blocks));
     const Tensor taps = weights.taps(memory);
     const DwconvCheck check{op, rows, taps, map};
-    DwconvBackward conv = backward_params(check, pool_view(scratch, at_dg, type, {t, c}), places.height(x),
-                                          places.width(x));
+    DwconvBackward conv =
+        backward_params(check, pool_view(scratch, at_dg, type, {t, c}), places.height(x), places.width(x));
     const bool on_tensor_cores = mma && takes_mma(dtype, c, conv.plane.map == nullptr);
     if (wants_conv) check_cuda(dwconv_backward_blocks(conv, on_tensor_cores, &conv_blocks));
     sums = floats(x, {2 * norm_blocks * c + conv_blocks * kDwconvSums * c + 1});  // never null, also where none are
@@ -154,8 +168,9 @@ Gradients block_cuda_bwd(const Tensor& dout, const Tensor& x, const Tensor& z, c
     add(Of::kBias, dbias, conv.partial + kDwconvTaps * c, conv_blocks, c, pitch);
   }
   if (jobs.count > 0) check_cuda(launch_sums(jobs, scope.stream()));
-  return {std::move(dx),  std::move(dkernel), std::move(dbias), std::move(dln_weight), std::move(dln_bias), std::move(dw1),
-          std::move(db1), std::move(dgamma),  std::move(dbeta), std::move(dw2),        std::move(db2)};
+  return {std::move(dx),       std::move(dkernel), std::move(dbias), std::move(dln_weight),
+          std::move(dln_bias), std::move(dw1),     std::move(db1),   std::move(dgamma),
+          std::move(dbeta),    std::move(dw2),     std::move(db2)};
 }
 
 }  // namespace

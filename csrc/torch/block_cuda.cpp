@@ -15,9 +15,9 @@ namespace {
 bool folds(const RowGroups& groups, int64_t c) { return groups.offsets == nullptr && groups.rows_per_group >= 2 * c; }
 
 struct BlockForward {
-  Tensor out;                       // like x, in the residual's dtype
-  Tensor weights;                   // the parameters' copies, of BlockWeights
-  std::optional<Tensor> z, u, norm; // for backward: LayerNorm's input and output [T, C], float32 [G, K]
+  Tensor out;                        // like x, in the residual's dtype
+  Tensor weights;                    // the parameters' copies, of BlockWeights
+  std::optional<Tensor> z, u, norm;  // for backward: LayerNorm's input and output [T, C], float32 [G, K]
 };
 
 // What the operators are called with beside the parameters.
@@ -48,8 +48,8 @@ BlockForward forward(const char* op, const Tensor& x, const BlockParameters& p, 
   const Tensor memory = weights.memory();
   const Tensor taps = weights.taps(memory), w1 = weights.w1(memory), w2 = weights.w2(memory);
   const std::optional<Tensor> bias = p.bias.has_value() ? std::optional<Tensor>(flat(*p.bias)) : std::nullopt;
-  DwconvForward conv = forward_params({op, rows, taps, places.map}, bias, flat(p.ln_weight), flat(*p.ln_bias),
-                                      o.ln_eps, places.height(x), places.width(x));
+  DwconvForward conv = forward_params({op, rows, taps, places.map}, bias, flat(p.ln_weight), flat(*p.ln_bias), o.ln_eps,
+                                      places.height(x), places.width(x));
   const bool mma = o.mma && takes_mma(conv.dtype, c, conv.plane.map == nullptr);
   const bool fold = folds(groups, c);
   GroupShape hidden{groups, k, *dtype_of(x), k * static_cast<int64_t>(x.element_size()) % 16 == 0};
@@ -77,7 +77,8 @@ BlockForward forward(const char* op, const Tensor& x, const BlockParameters& p, 
   // u = LayerNorm(dwconv(x)). Inference keeps z in the place of y, which comes later.
   const Tensor u = train ? *made.u : pool_view(scratch, at_u, type, {t, c});
   void* const z = train ? made.z->mutable_data_ptr() : base + at_y;
-  const LayerNormForward norm{z, conv.ln_weight, conv.ln_bias, u.mutable_data_ptr(), t, c, conv.eps, conv.dtype, conv.param_dtype};
+  const LayerNormForward norm{z, conv.ln_weight, conv.ln_bias, u.mutable_data_ptr(), t,
+                              c, conv.eps,       conv.dtype,   conv.param_dtype};
   if (mma) {
     conv.ln_weight = conv.ln_bias = nullptr;
     conv.y = z;
@@ -99,25 +100,28 @@ BlockForward forward(const char* op, const Tensor& x, const BlockParameters& p, 
   product(h, u, transposed(w1));
   void* const a = h.mutable_data_ptr();
   const MlpActivate activate{a, p.b1.const_data_ptr(), a, *dtype_of(p.b1)};
-  const GrnScale scale{floats_at(at_partial), p.gamma.const_data_ptr(),
-                       train ? float_data(*made.norm) : floats_at(at_norm), floats_at(at_scale),
-                       *dtype_of(p.gamma), static_cast<float>(o.grn_eps)};
+  const GrnScale scale{
+      floats_at(at_partial), p.gamma.const_data_ptr(), train ? float_data(*made.norm) : floats_at(at_norm),
+      floats_at(at_scale),   *dtype_of(p.gamma),       static_cast<float>(o.grn_eps)};
   GrnShift shift{};
   if (fold)
-    shift = {w2.const_data_ptr(), p.beta.const_data_ptr(), p.b2->const_data_ptr(), floats_at(at_shift),
-             static_cast<int>(c), conv.dtype, *dtype_of(p.beta), *dtype_of(*p.b2)};
+    shift = {w2.const_data_ptr(), p.beta.const_data_ptr(), p.b2->const_data_ptr(),
+             floats_at(at_shift), static_cast<int>(c),     conv.dtype,
+             *dtype_of(p.beta),   *dtype_of(*p.b2)};
   check_cuda(launch_mlp_activate(hidden, activate, scale, shift, scope.stream()));
 
   // y = GRN(a) w2', by scaled copies of w2 or of a.
   const Tensor y = pool_view(scratch, at_y, type, {t, c});
   if (fold) {
-    check_cuda(launch_mlp_scale_weight({w2.const_data_ptr(), scale.scale, base + at_scaled, g, c, k, conv.dtype}, scope.stream()));
+    check_cuda(launch_mlp_scale_weight({w2.const_data_ptr(), scale.scale, base + at_scaled, g, c, k, conv.dtype},
+                                       scope.stream()));
     const int64_t r = groups.rows_per_group;
     const Tensor scaled = pool_view(scratch, at_scaled, type, {g, c, k});
     batched_product(view_of(y, {g, r, c}, {r * c, c, 1}), view_of(h, {g, r, k}, {r * k, k, 1}),
                     view_of(scaled, {g, k, c}, {c * k, 1, k}));
   } else {
-    check_cuda(launch_grn_apply(hidden, {a, scale.scale, p.beta.const_data_ptr(), a, *dtype_of(p.beta)}, scope.stream()));
+    check_cuda(
+        launch_grn_apply(hidden, {a, scale.scale, p.beta.const_data_ptr(), a, *dtype_of(p.beta)}, scope.stream()));
     product(y, h, transposed(w2));
   }
 
@@ -159,8 +163,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> block_cuda_fwd_train(
     const std::optional<Tensor>& offsets) {
   const BlockParameters p{kernel, bias, ln_weight, &ln_bias, w1, b1, gamma, beta, w2, &b2};
   const BlockPlaces places{planes, h, w, map, rows_per_group, groups, row_group, offsets};
-  BlockForward made =
-      forward("block_cuda_fwd_train", x, p, {residual, row_scale, ln_eps, grn_eps, mma}, places, true);
+  BlockForward made = forward("block_cuda_fwd_train", x, p, {residual, row_scale, ln_eps, grn_eps, mma}, places, true);
   return {std::move(made.out), std::move(*made.z), std::move(*made.u), std::move(*made.norm), std::move(made.weights)};
 }
 

@@ -68,7 +68,8 @@ struct BlockPlaces {
 inline void check_parameters(const char* op, const Tensor& x, const BlockPlaces& places, const BlockParameters& p) {
   const int64_t c = places.channels(x);
   const auto need = [&](bool ok, const char* wants) {
-    if (!ok) refuse(op, wants, describe("x", x), describe("kernel", p.kernel), describe("w1", p.w1), describe("w2", p.w2));
+    if (!ok)
+      refuse(op, wants, describe("x", x), describe("kernel", p.kernel), describe("w1", p.w1), describe("w2", p.w2));
   };
   const auto fits = [&](const Tensor& t) {
     return t.is_contiguous() && t.device() == x.device() &&

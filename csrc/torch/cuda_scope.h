@@ -1,5 +1,5 @@
-// What CUDA operators take from the framework: the device and stream to run on, the dispatch key to be registered under,
-// and matrix products.
+// What CUDA operators take from the framework: the device and stream to run on, the dispatch key to be registered
+// under, and matrix products.
 #pragma once
 
 #include "cuda/common/api.h"

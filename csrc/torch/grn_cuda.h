@@ -20,8 +20,8 @@ inline GrnNorms grn_norms(const char* op, const Tensor& x, const Tensor& gamma, 
   const DType gamma_dtype = vector_dtype(op, "gamma", x, c, gamma);
   check_cuda(set_splits(shape));
   GrnNorms n{floats(x, {g, c}), floats(x, {g, c}), floats(x, {shape->splits, g, c}), {}};
-  n.params = {float_data(n.partial), gamma.const_data_ptr(), float_data(n.norm),
-              float_data(n.scale),   gamma_dtype,            static_cast<float>(eps)};
+  n.params = {float_data(n.partial), gamma.const_data_ptr(), float_data(n.norm), float_data(n.scale),
+              gamma_dtype,           static_cast<float>(eps)};
   return n;
 }
 
@@ -45,9 +45,8 @@ inline GrnGradients grn_gradients(const char* op, const Tensor& x, const Tensor&
                  floats(x, {g, c}),
                  floats(x, {g, c}),
                  {}};
-  n.params = {float_data(n.partial), gamma.const_data_ptr(), norms,
-              float_data(n.scale),   float_data(n.factor),   float_data(n.shares),
-              gamma_dtype,           static_cast<float>(eps)};
+  n.params = {float_data(n.partial), gamma.const_data_ptr(), norms,       float_data(n.scale),
+              float_data(n.factor),  float_data(n.shares),   gamma_dtype, static_cast<float>(eps)};
   return n;
 }
 

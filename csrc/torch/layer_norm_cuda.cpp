@@ -46,16 +46,9 @@ std::tuple<Tensor, Tensor> layer_norm_bwd(const Tensor& dy, const Tensor& x, con
     refuse("layer_norm_bwd", "dy must be like x", describe("dy", dy), describe("x", x));
   Tensor dx = new_contiguous(x);
   Tensor dparams = floats(x, {2, x.size(1)});
-  LayerNormBackward p{dy.const_data_ptr(),
-                      x.const_data_ptr(),
-                      weight.const_data_ptr(),
-                      dx.mutable_data_ptr(),
-                      nullptr,
-                      x.size(0),
-                      x.size(1),
-                      static_cast<float>(eps),
-                      *dtype_of(x),
-                      *dtype_of(weight)};
+  LayerNormBackward p{
+      dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(), dx.mutable_data_ptr(), nullptr,
+      x.size(0),           x.size(1),          static_cast<float>(eps), *dtype_of(x),          *dtype_of(weight)};
   const CudaScope scope(x);
   int64_t blocks = 0;
   check_cuda(layer_norm_backward_blocks(p, &blocks));

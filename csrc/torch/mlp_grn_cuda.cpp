@@ -115,14 +115,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_grn_bwd(const Tensor& dg,
   const CudaScope scope(h);
   GroupShape shape{groups, k, *dtype_of(h), rows_of_vectors(h, dg, dh, g)};
   GrnGradients grad = grn_gradients(op, h, gamma, norm, eps, &shape);
-  const MlpBackward p{dg.const_data_ptr(),
-                      h.const_data_ptr(),
-                      b1.const_data_ptr(),
-                      beta.const_data_ptr(),
-                      dh.mutable_data_ptr(),
-                      g.mutable_data_ptr(),
-                      b1_dtype,
-                      beta_dtype};
+  const MlpBackward p{
+      dg.const_data_ptr(),  h.const_data_ptr(), b1.const_data_ptr(), beta.const_data_ptr(), dh.mutable_data_ptr(),
+      g.mutable_data_ptr(), b1_dtype,           beta_dtype};
   check_cuda(launch_mlp_backward(shape, p, grad.params, scope.stream()));
   SumJobs jobs{};
   add_mlp_sums(shape, grad.params, float_data(db1), DType::kFloat32, float_data(grad.dgamma), DType::kFloat32,

@@ -67,7 +67,8 @@ Tensor patch_conv_scatter(const Tensor& blocks, int64_t sources, bool covers, co
     refuse("patch_conv_scatter", "blocks must be [rows, k*k*C]", describe("blocks", blocks));
   const int64_t c = blocks.size(1) / (k * k), size = static_cast<int64_t>(blocks.element_size());
   const CudaScope scope(blocks);
-  Tensor out = covers ? empty(blocks, {sources, c}, blocks.scalar_type()) : torch::stable::new_zeros(blocks, {sources, c});
+  Tensor out =
+      covers ? empty(blocks, {sources, c}, blocks.scalar_type()) : torch::stable::new_zeros(blocks, {sources, c});
   check_cuda(launch_patch_scatter({blocks.const_data_ptr(), out.mutable_data_ptr(), b, c, size}, scope.stream()));
   return out;
 }

@@ -72,8 +72,9 @@ inline std::optional<DType> dtype_of(const Tensor& t) {
   }
 }
 
-// A tensor on x's device; contiguous where there are no strides. Every operator asks for memory a few times in each call, so this takes the direct
-// way; torch::stable::new_empty looks its operator up by name, which takes three times as long.
+// A tensor on x's device; contiguous where there are no strides. Every operator asks for memory a few times in each
+// call, so this takes the direct way; torch::stable::new_empty looks its operator up by name, which takes three times
+// as long.
 inline Tensor empty_strided(const Tensor& x, const int64_t* sizes, const int64_t* strides, int64_t ndim,
                             ScalarType type) {
   int32_t kind = 0;

@@ -31,8 +31,7 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, unsigned threads, int64_t sh
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
   constexpr int64_t kWithoutAsking = 48 * 1024;
   if (shared_bytes > kWithoutAsking) {
-    const cudaError_t error =
-        allow_shared(reinterpret_cast<const void*>(kernel), static_cast<int>(shared_bytes));
+    const cudaError_t error = allow_shared(reinterpret_cast<const void*>(kernel), static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
   cudaLaunchConfig_t config = {};

@@ -53,9 +53,8 @@ cudaError_t launch_dwconv_backward(const DwconvBackward& p, bool mma, int64_t bl
   const bool apart = !sums || on_tensor_cores > 0;
   if (error == cudaSuccess && apart && p.dx != nullptr) error = launch_dwconv(input_gradient(p), mma, stream);
   if (error != cudaSuccess || !sums) return error;
-  return apart
-             ? launch_taps_mma(p, stream)
-             : with_dtype(p.dtype, [&](auto type) { return launch_backward_as<decltype(type)>(p, blocks, stream); });
+  return apart ? launch_taps_mma(p, stream)
+               : with_dtype(p.dtype, [&](auto type) { return launch_backward_as<decltype(type)>(p, blocks, stream); });
 }
 
 }  // namespace cnv2

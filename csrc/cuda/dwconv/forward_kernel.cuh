@@ -130,7 +130,8 @@ __global__ void __launch_bounds__(kDwconvThreads, 2)
       T* const out = y + at * p.c + channel;
       if (p.addend != nullptr) {
         const T* const addend = static_cast<const T*>(p.addend) + at * p.c + channel;
-        for (int k = 0; k < kWide<T> && channel + k < c; ++k) store_float(out + k, load_float(in + k) + load_float(addend + k));
+        for (int k = 0; k < kWide<T> && channel + k < c; ++k)
+          store_float(out + k, load_float(in + k) + load_float(addend + k));
       } else if (t.aligned) {
         *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(in);
       } else {

@@ -9,7 +9,8 @@ namespace {
 // How many threads share a group's columns: one for each and, where blocks split the group's rows, others for the
 // later splits.
 unsigned threads_of_group(const GroupShape& s) {
-  const int64_t rounded = (s.columns + kWarp - 1) / kWarp * kWarp, lanes = rounded < kGrnThreads ? rounded : kGrnThreads;
+  const int64_t rounded = (s.columns + kWarp - 1) / kWarp * kWarp,
+                lanes = rounded < kGrnThreads ? rounded : kGrnThreads;
   const int64_t slices = kGrnThreads / lanes < s.splits ? kGrnThreads / lanes : s.splits;
   return static_cast<unsigned>(lanes * slices);
 }
