@@ -11,13 +11,14 @@ from torch import Tensor, optim
 
 # What has to be set in an optimizer's groups. The fused form takes the loss scale and the found infinities, too.
 _FUSED = {"fused": True, "foreach": False}
+_FOREACH = {"capturable": True, "foreach": True}  # one by one, RMSprop reads the learning rate back
 _FORMS: dict[type[optim.Optimizer], dict[str, Any]] = {
     optim.Adam: {"capturable": True, **_FUSED},
     optim.AdamW: {"capturable": True, **_FUSED},
     optim.SGD: _FUSED,
-    optim.NAdam: {"capturable": True},
-    optim.RAdam: {"capturable": True},
-    optim.RMSprop: {"capturable": True},
+    optim.NAdam: _FOREACH,
+    optim.RAdam: _FOREACH,
+    optim.RMSprop: _FOREACH,
 }
 NAMES = ", ".join(kind.__name__ for kind in _FORMS)
 _SCALES = "_step_supports_amp_scaling"  # by which GradScaler leaves the judgement to the optimizer, on the device

@@ -38,10 +38,12 @@ class TrainingStep:
     A step consists of `accumulate` parts. The graph of a part computes the loss and adds to the gradients; the graph of
     the update unscales, clips, steps, updates the loss scale, sets gradients to zero and updates the moving average.
     The first steps run eagerly and count; graphs are made behind them. A part of another shape runs eagerly, and gets a
-    graph of its own when it comes again. Eager and graphed steps compute the same.
+    graph of its own when it comes again. Eager and graphed steps compute the same, but for learning rates, which a
+    graph holds in float32.
 
-    Gradients keep their memory: leave `zero_grad` to the step. Learning rates may be changed at any time, by a schedule
-    or by hand; weight decay and other numbers too, but an update with new numbers runs eagerly.
+    Gradients keep their memory: leave `zero_grad` to the step. A parameter without use in a step, but in earlier ones,
+    is stepped with a gradient of zero, as after `zero_grad(set_to_none=False)`. Learning rates may be changed at any
+    time, by a schedule or by hand; weight decay and other numbers too, but an update with new numbers runs eagerly.
 
     Args:
         model: as it is called: bare, or in DistributedDataParallel (built within :func:`side_stream`).
@@ -97,6 +99,7 @@ class TrainingStep:
         warm_up = WARM_UP_REPLICATED if wrappers.is_replicated(model) else WARM_UP
         self._parts = Shelf(self.device, warm_up, most_shapes, generators)
         self._updates = Shelf(self.device, warm_up, _UPDATES, generators)
+        self._stepped = False
         self._last_key: Hashable = None
         self._changes = 0  # in a row, of the update's numbers
         self._off = self._why_never(graphs)
@@ -128,7 +131,9 @@ class TrainingStep:
                 f"graphs.TrainingStep: a step takes accumulate={self.accumulate} parts, got {number}"
                 f"{' or more' if number > self.accumulate else ''}"
             )
-        return StepResult(total / self.accumulate, self._update(graphed=not reason))
+        norm = self._update(graphed=not reason)
+        self._stepped = True
+        return StepResult(total / self.accumulate, norm)
 
     def why_not(self, *inputs: Any) -> str | None:
         """Why a part with these inputs would run eagerly now, in words; None: it is a replay."""
@@ -156,14 +161,16 @@ class TrainingStep:
         if changed:
             self._watch = Watch(wrappers.bare(self.model))
             self._average = Watch(self.ema.module) if self._average else None
-        moved = self._gradients is not None and self._gradients.changed()
+            if self._stepped:  # they are zero; of what is no longer trained or used, an eager step has none at all
+                self.optimizer.zero_grad(set_to_none=True)
+        moved = not changed and self._gradients is not None and self._gradients.changed()
         if changed or moved:
             self._parts.clear()
             self._gradients = None
         if changed or moved or (self._held is not None and self._held.changed()):
             self._updates.clear()
             self._held = None
-        if moved and not changed:
+        if moved:
             self._tell("gradients got other memory between two steps: leave zero_grad to the step")
         if torch.is_autocast_enabled(self.device.type):
             return "the step is called under torch.autocast; give it autocast= instead"
