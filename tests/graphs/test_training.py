@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import convnextv2_fast as cf
 from convnextv2_fast import graphs
@@ -40,6 +41,7 @@ class Trial:
 
     def __init__(self, on, model=None, optimizer="adamw", loss=classify, average=False, scaled=False, **options):
         self.model = model if model is not None else dense()
+        self.device = next(self.model.parameters()).device
         self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
         if average:
             peers.timm()
@@ -47,7 +49,7 @@ class Trial:
 
             options["ema"] = ModelEmaV3(self.model, decay=0.75)
         if scaled:
-            options["scaler"] = torch.amp.GradScaler("cpu", init_scale=2.0**17, growth_interval=2)
+            options["scaler"] = torch.amp.GradScaler(self.device.type, init_scale=2.0**17, growth_interval=2)
         self.options, self.said, self.losses, self.norms = options, [], [], []
         self.step = graphs.TrainingStep(self.model, loss, self.optimizer, graphs=on, say=self.said.append, **options)
 
@@ -55,13 +57,14 @@ class Trial:
         for batch, rate in zip(batches, rates, strict=True):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            done = self.step(batch)
+            done = self.step(pytree.tree_map_only(torch.Tensor, lambda t: t.to(self.device), batch))
             self.losses.append(done.loss)
             self.norms.append(done.grad_norm)
         return self
 
     def state(self):
-        found = {**self.model.state_dict(), "loss": torch.stack(self.losses), "random": torch.get_rng_state()}
+        random = torch.cuda.get_rng_state() if self.device.type == "cuda" else torch.get_rng_state()
+        found = {**self.model.state_dict(), "loss": torch.stack(self.losses), "random": random}
         for i, values in self.optimizer.state_dict()["state"].items():
             found |= {f"{i} {k}": v for k, v in values.items() if v is not None}
         if self.options.get("ema"):
@@ -113,7 +116,7 @@ def test_everything_at_once(recorder):
 
     def train(on):
         data = batches(parts=2, size=2)
-        return Trial(on, average=True, accumulate=2, clip_grad=0.5, autocast=torch.bfloat16).train(map(iter, data))
+        return Trial(on, average=True, accumulate=2, clip_grad=0.5, autocast=torch.bfloat16).train(data)
 
     graphed = compare(train, recorder, 2)
     assert [r.replays for r in recorder.recordings] == [13, 5] and not graphed.said

@@ -5,10 +5,10 @@ import torch
 
 from convnextv2_fast.graphs import capture
 from convnextv2_fast.models import _masks
-from convnextv2_fast.train import loop, saving
+from convnextv2_fast.train import saving
 from tests.graphs.tape import Recorder
 
-from .conftest import SMALL, losses
+from .conftest import PRETRAIN, SMALL, losses
 from .test_pretrain import Killed, kill_after
 
 
@@ -116,19 +116,18 @@ def test_timed_steps_are_eager(pretrain, recorder, tmp_path):
 def test_a_step_that_no_graph_holds_ends_with_a_way_out(cli, photos, recorder, tmp_path, monkeypatch):
     monkeypatch.undo()  # a mask that is read back
     monkeypatch.setattr(capture, "recorder", recorder)
-    options = (
-        "--model",
-        "atto",
-        *SMALL,
-        "--decoder_embed_dim",
-        "32",
-        "--epochs",
-        "1",
-        "--lr",
-        "1e-3",
-        "--init",
-        "std02",
-    )
-    code, _, err = cli("pretrain", "--data_path", photos, *options, "--output_dir", tmp_path)
+    code, _, err = cli("pretrain", "--data_path", photos, *PRETRAIN, "--epochs", "1", "--output_dir", tmp_path)
     assert code == 2 and "error: a step cannot be captured as a CUDA graph: Read" in err
-    assert err.strip().endswith("give --cuda_graph false") and loop
+    assert err.strip().endswith("give --cuda_graph false")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize(
+    "options", [(), ("--update_freq", "2", "--batch_size", "1", "--clip_grad", "1", "--model_ema")]
+)
+def test_on_a_gpu(pretrain, tmp_path, options):
+    options = ("--epochs", "3", "--device", "cuda", *options)
+    assert "CUDA graph" not in pretrain(tmp_path / "graphs", *options)
+    pretrain(tmp_path / "eager", "--cuda_graph", "false", *options)
+    assert losses(tmp_path / "graphs") == pytest.approx(losses(tmp_path / "eager"), rel=1e-3)

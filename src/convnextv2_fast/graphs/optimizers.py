@@ -22,6 +22,7 @@ _FORMS: dict[type[optim.Optimizer], dict[str, Any]] = {
 }
 NAMES = ", ".join(kind.__name__ for kind in _FORMS)
 _SCALES = "_step_supports_amp_scaling"  # by which GradScaler leaves the judgement to the optimizer, on the device
+_WARNED = "_warned_capturable_if_run_uncaptured"  # that a capturable step ran eagerly, as it does here at first
 
 
 class OnDevice:
@@ -77,12 +78,13 @@ class OnDevice:
         of: Any = self.optimizer
         form = _FORMS[type(of)]
         kept = [{name: group[name] for name in (*form, "lr")} for group in of.param_groups]
-        scales = vars(of).get(_SCALES)
+        flags = {name: vars(of).get(name) for name in (_SCALES, _WARNED)}
         self._move()
         for group, rate in zip(of.param_groups, self._rates, strict=False):
             group.update(form)
             if not isinstance(group["lr"], Tensor):
                 group["lr"] = rate
+        setattr(of, _WARNED, True)
         if "fused" in form:
             setattr(of, _SCALES, True)
         try:
@@ -90,10 +92,11 @@ class OnDevice:
         finally:
             for group, values in zip(of.param_groups, kept, strict=True):
                 group.update(values)
-            if scales is None:
-                vars(of).pop(_SCALES, None)
-            else:
-                setattr(of, _SCALES, scales)
+            for name, value in flags.items():
+                if value is None:
+                    vars(of).pop(name, None)
+                else:
+                    setattr(of, name, value)
 
     def _move(self) -> None:
         """Step counts of earlier eager steps, and of checkpoints, lie on the CPU."""
