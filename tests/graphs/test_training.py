@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -282,6 +283,34 @@ def test_gradients_seen_by_hooks_of_parameters(recorder):
     trial = Trial(True)
     trial.model.head.weight.register_hook(lambda g: g * 2)
     assert "on a parameter" in trial.step.why_not(*dense_batch())
+
+
+def test_wrapped_models(recorder, tmp_path):
+    """What of DistributedDataParallel a graph cannot hold; and that its own first ten steps are eager."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        for options, reason in (
+            ({"find_unused_parameters": True}, "find_unused_parameters=True"),
+            ({"static_graph": True}, "static_graph=True"),
+            ({}, None),
+        ):
+            model = nn.parallel.DistributedDataParallel(dense(), **options)
+            trial = Trial(True, model).train(batches(2), RATES[:2])
+            assert len(trial.said) == (reason is not None) and (reason or "") in "".join(trial.said)
+        assert trial.step.why_not(*dense_batch()) == "parts like this one become a graph after 9 more"
+        model.register_comm_hook(None, lambda state, bucket: None)
+        assert "on DistributedDataParallel" in trial.step.why_not(*dense_batch())
+    finally:
+        dist.destroy_process_group()
+    assert "DataParallel copies the model" in Trial(True, nn.DataParallel(dense())).said[0]
+
+
+def test_hooks_on_all_modules(recorder):
+    trial = Trial(True)
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert "on all modules" in trial.step.why_not(*dense_batch())
+    handle.remove()
+    assert "after 3 more" in trial.step.why_not(*dense_batch())
 
 
 def test_a_resumed_run_is_the_same_with_and_without_graphs(recorder):

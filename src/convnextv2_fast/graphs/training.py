@@ -175,6 +175,7 @@ class TrainingStep:
         if torch.is_autocast_enabled(self.device.type):
             return "the step is called under torch.autocast; give it autocast= instead"
         reason = why_not_here() or capture.recorder.why_not(self.device) or self._watch.never
+        reason = reason or wrappers.why_not(self.model)
         return reason or self._watch.checkpointing or self._watch.why_not()
 
     def _tell(self, reason: str) -> None:

@@ -12,8 +12,11 @@ from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules import module
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from .wrappers import HOOKS
+
+_GLOBAL = [getattr(module, f"_global{kind}") for kind in HOOKS]
 
 
 class Watch:
@@ -25,17 +28,17 @@ class Watch:
         checkpointing: the same, of its training alone.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        modules = dict(module.named_modules())
+    def __init__(self, model: nn.Module) -> None:
+        modules = dict(model.named_modules())
         self._tables = [
             table for m in modules.values() for table in (vars(m), m._parameters, m._buffers, m._modules) if table
         ]
         self._objects = self._held()
-        self.parameters = list(module.parameters())
-        self._tensors = [*self.parameters, *module.buffers()]
+        self.parameters = list(model.parameters())
+        self._tensors = [*self.parameters, *model.buffers()]
         self._memory = self._places()
         self._trained = [t.requires_grad for t in self._tensors]
-        self._hooks = [(name, getattr(m, kind)) for name, m in modules.items() for kind in _HOOKS]
+        self._hooks = [(name, getattr(m, kind)) for name, m in modules.items() for kind in HOOKS]
         self.never = self._never(modules)
         self.checkpointing = next(
             (
@@ -65,6 +68,8 @@ class Watch:
 
     def why_not(self) -> str | None:
         """What in the module a replay would leave out, or a graph cannot hold."""
+        if any(_GLOBAL):
+            return "a hook is registered on all modules, which a replay would not call"
         for name, hooks in self._hooks:
             if hooks:
                 return f"a hook is registered on {_named(name)}, which a replay would not call"

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 def bare(model: nn.Module) -> nn.Module:
     """The model itself, out of its wrapping."""
@@ -41,6 +43,12 @@ def why_not(model: nn.Module) -> str | None:
         return "FSDP gathers and frees weights while a step runs, which is not captured"
     if isinstance(model, nn.DataParallel):
         return "DataParallel copies the model in every step; DistributedDataParallel does not"
-    if isinstance(model, nn.parallel.DistributedDataParallel) and model.find_unused_parameters:
+    if not isinstance(model, nn.parallel.DistributedDataParallel):
+        return None
+    if model.find_unused_parameters:
         return "DistributedDataParallel(find_unused_parameters=True) reads back which parameters were used"
+    if model.static_graph:
+        return "DistributedDataParallel(static_graph=True) delays its sums, which is not captured"
+    if getattr(model, "_comm_hooks", None) or any(getattr(model, kind) for kind in HOOKS):
+        return "a hook is registered on DistributedDataParallel, which a replay would not call"
     return None
