@@ -97,7 +97,13 @@ AREAS = (
         "fake-device",
         "whole steps never read from the device",
         ("tests/fake_device",),
-        (*COMPUTING, "csrc/torch"),
+        (*COMPUTING, f"{PACKAGE}/graphs", "csrc/torch"),
+    ),
+    Area(
+        "graphs",
+        "inference and training steps as CUDA graphs, on a tape: bit for bit the eager ones",
+        ("tests/graphs",),
+        (*COMPUTING, f"{PACKAGE}/graphs"),
     ),
     Area(
         "models",
@@ -152,6 +158,7 @@ AREAS = (
         ("tests/train",),
         (
             f"{PACKAGE}/train",
+            f"{PACKAGE}/graphs",
             f"{PACKAGE}/cli",
             f"{PACKAGE}/errors.py",
             f"{PACKAGE}/models",
@@ -196,6 +203,7 @@ AREAS = (
             f"{PACKAGE}/checkpoints",
             f"{PACKAGE}/environment.py",
             f"{PACKAGE}/frozen",
+            f"{PACKAGE}/graphs",
             f"{PACKAGE}/reference.py",
             "examples",
             "benchmarks/results",

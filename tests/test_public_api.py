@@ -28,6 +28,7 @@ NAMES = {
     "is_frozen",
     "unfreeze",
     "explain",
+    "graphs",
     "convnextv2_sparse",
     "library",
     "reference",

@@ -50,6 +50,9 @@ PATTERNS = (
     "tests/ops/test_all_ops.py::test_compile_for_any_size[patch_conv-site]",
     # whole runs of training, of programs, of installations
     "tests/train/test_processes.py::*",
+    "tests/train/test_cuda_graph.py::test_pretraining[plain]",
+    "tests/train/test_cuda_graph.py::test_finetuning[lamb]",
+    "tests/train/test_cuda_graph.py::test_finetuning[weight-decay]",
     "tests/train/test_pretrain.py::test_a_full_disk_does_not_end_the_run",
     "tests/train/test_pretrain.py::test_a_killed_run_goes_on_exactly[accumulated]",
     "tests/train/test_pretrain.py::test_a_killed_run_goes_on_exactly[float16-ema]",

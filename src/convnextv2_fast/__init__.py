@@ -11,7 +11,7 @@ from . import _start
 
 _start.begin()  # before what takes seconds to import
 
-from . import dispatch, layouts, library, models, ops, reference
+from . import dispatch, graphs, layouts, library, models, ops, reference
 from ._version import __version__
 from .adapters import AccelerateReport, accelerate, restore
 from .checkpoints import LoadReport, convert_state_dict, load_checkpoint
@@ -58,6 +58,7 @@ __all__ = [
     "explain",
     "fcmae",
     "freeze",
+    "graphs",
     "is_frozen",
     "layouts",
     "library",

@@ -15,3 +15,7 @@ class CheckpointError(ValueError):
 
 class TrainingError(Exception):
     """A training run cannot start or continue. The message says what would help."""
+
+
+class CaptureError(RuntimeError):
+    """A model or a training step cannot be held by a CUDA graph. The message says what would work."""

@@ -214,7 +214,7 @@ def test_timing_of_layers(pretrain, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run(cli, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "_loss", lambda *a: a[1].mask_token.sum() * float("nan"))
+    monkeypatch.setattr(pretraining, "_loss", lambda model, *_: model.mask_token.sum() * float("nan"))
     code, _, err = cli("pretrain", "--data_path", photos, *PRETRAIN, "--output_dir", tmp_path, "--epochs", "1")
     assert code == 2 and "the loss is nan at epoch 0, step 0" in err and "--init std02" in err
     assert not list(tmp_path.glob("*.pth"))

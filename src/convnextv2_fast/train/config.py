@@ -87,6 +87,7 @@ class TrainConfig:
     parallel: str = in_processes(
         "ddp", one_of("ddp", "fsdp"), "under torchrun: whole copies, or weights sharded over the processes"
     )
+    cuda_graph: bool = in_processes(True, BOOLEAN, "on a GPU, replay steps as CUDA graphs where they can be")
     grad_checkpointing: bool = in_processes(False, BOOLEAN, "compute activations twice instead of keeping them")
 
     model_ema: bool = in_average(False, BOOLEAN, "keep one")

@@ -91,10 +91,12 @@ class Objective:
         else:
             self.criterion = nn.CrossEntropyLoss()
 
-    def __call__(self, model: nn.Module, batch: Batch, step: int, first: int) -> Tensor:
+    def inputs(self, batch: Batch, step: int, first: int) -> tuple[Tensor, Tensor]:
+        """Mixed images, and what they are of. timm draws on the host how they are mixed."""
         images, labels = batch.images, batch.labels
-        if self.mixup is not None:
-            images, labels = self.mixup(images, labels)
+        return self.mixup(images, labels) if self.mixup is not None else (images, labels)
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return self.criterion(model(images).float(), labels)
 
 
@@ -148,7 +150,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     """See :func:`convnextv2_fast.train.finetune`."""
     if config.eval and not (config.resume or config.finetune):
         raise TrainingError("--eval: say which weights: --resume (with their head) or --finetune")
-    with processes(config.device) as among:
+    with processes(config.device, config.cuda_graph) as among:
         resumed = None if config.eval else find(config, among)
         if resumed and config.finetune and among.first:
             print(
@@ -184,12 +186,14 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             assert evaluation is not None  # --eval has its images
             return _evaluate_only(among, model, evaluation)
         rate = config.learning_rate(config.images(among.size))
+        objective = Objective(config)
         task = Task(
             name="finetune",
             network=config.network,
             model=model,
             make_optimizer=functools.partial(_optimizer, replace(config, lr=rate)),
-            loss=Objective(config),
+            inputs=objective.inputs,
+            loss=objective.loss,
             batches=functools.partial(_batches, images, training_transform(config), config),
             epoch_samples=len(images),
             evaluate=evaluation,

@@ -7,15 +7,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import TrainingError
+from ..errors import CaptureError, TrainingError
+from ..graphs import TrainingStep
 from . import advice, saving
 from .config import TrainConfig
 from .data import Batch, Steps
@@ -27,7 +28,7 @@ from .lock import output_folder
 from .log import Log
 from .losses import Losses
 from .optim import cosine, set_learning_rate, set_weight_decay
-from .parallel import Processes, bare, synchronised, wrap
+from .parallel import Processes, bare, wrap
 from .resume import Found, save, take_up
 from .run import Run, Task
 from .saving import Position
@@ -109,6 +110,18 @@ def _epochs(run: Run) -> dict[str, Any]:
     config, s, began = run.config, run.steps, time.monotonic()
     batches = run.task.batches(s, dict(run.taken))
     record: dict[str, Any] = {}
+    run.training = TrainingStep(
+        run.model,
+        run.task.loss,
+        run.optimizer,
+        scaler=run.scaler,
+        ema=run.ema,
+        accumulate=s.accumulate,
+        clip_grad=config.clip_grad,
+        autocast=config.amp,
+        graphs=config.cuda_graph,
+        say=run.log.say,
+    )
     timing = Timing(bare(run.model), run.among.device, config.time_layers, run.log.say)
     with _asked_to_stop(run.among.size == 1) as stop:
         for epoch in range(s.start.epoch, s.epochs):
@@ -149,38 +162,29 @@ def _epochs(run: Run) -> dict[str, Any]:
 
 def _step(run: Run, batches: Iterator[Batch], epoch: int, step: int, losses: Losses, timer: LayerTimes | None) -> None:
     """One optimizer step."""
-    config, s, device = run.config, run.steps, run.among.device
+    config, s = run.config, run.steps
     at = epoch + step / s.per_epoch
     rate = config.learning_rate(s.images)
     losses.rate = cosine(at, config.warmup(s.per_epoch), s.epochs, rate, config.min_lr)
     set_learning_rate(run.optimizer, losses.rate)
     if isinstance(config, FinetuneConfig) and config.weight_decay_end is not None:
         set_weight_decay(run.optimizer, cosine(at, 0, s.epochs, config.weight_decay, config.weight_decay_end))
-    total: Tensor | None = None
     if timer is not None:
         timer.start()
-    for part in range(s.accumulate):
-        batch = _received(run, next(batches), device)
-        amp = torch.autocast(device.type, dtype=config.amp) if config.amp else contextlib.nullcontext()
-        with synchronised(run.model, part == s.accumulate - 1):
-            with amp:
-                loss = run.task.loss(run.model, batch, epoch * s.per_epoch + step, s.place(part))
-            run.scaler.scale(loss / s.accumulate).backward()
-        total = loss.detach() if total is None else total + loss.detach()
-    assert total is not None  # there is a part at least
-    norm: Any = None
-    if config.clip_grad:
-        run.scaler.unscale_(run.optimizer)
-        norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_grad)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
-    if run.ema is not None:
-        run.ema.update(bare(run.model))
+    try:
+        done = run.training(_parts(run, batches, epoch * s.per_epoch + step))
+    except CaptureError as error:
+        raise TrainingError(f"a step {error}: give --cuda_graph false") from error
     if timer is not None:
         timer.stop()
-    losses.add(step, total / s.accumulate, norm)
+    losses.add(step, done.loss, done.grad_norm)
+
+
+def _parts(run: Run, batches: Iterator[Batch], number: int) -> Iterator[Sequence[Any]]:
+    """What the loss is given for each part of a step."""
+    for part in range(run.steps.accumulate):
+        batch = _received(run, next(batches), run.among.device)
+        yield run.task.inputs(batch, number, run.steps.place(part))
 
 
 def _received(run: Run, batch: Batch, device: torch.device) -> Batch:

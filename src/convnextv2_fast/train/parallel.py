@@ -14,7 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..graphs import side_stream
+from ..graphs.wrappers import bare, is_sharded
 from ..models import convnextv2, convnextv2_sparse
+
+__all__ = ["BLOCKS", "Processes", "bare", "is_sharded", "processes", "wrap"]
 
 T = TypeVar("T")
 BLOCKS = (convnextv2.Block, convnextv2_sparse.Block)
@@ -65,11 +69,12 @@ class Processes:
 
 
 @contextlib.contextmanager
-def processes(device: torch.device | str | None) -> Iterator[Processes]:
+def processes(device: torch.device | str | None, cuda_graph: bool = False) -> Iterator[Processes]:
     """Joins the group that torchrun started (gloo on CPUs, NCCL on GPUs), or stands alone.
 
     Args:
         device: None takes a GPU where there is one; under torchrun every process takes its own.
+        cuda_graph: communication on GPUs may become part of CUDA graphs.
     Raises:
         TrainingError: no such device here.
     """
@@ -89,6 +94,8 @@ def processes(device: torch.device | str | None) -> Iterator[Processes]:
         store, _, _ = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         on_gpu = kind.type == "cuda"
+        if on_gpu and cuda_graph:  # as PyTorch's notes on CUDA graphs ask, before the group is made
+            os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         name, bound = ("nccl", kind) if on_gpu else ("gloo", None)
         dist.init_process_group(name, store=store, rank=rank, world_size=size, device_id=bound)
     try:
@@ -121,26 +128,5 @@ def wrap(model: nn.Module, how: str, among: Processes) -> nn.Module:
     if among.size == 1:
         return model
     ids = [among.device.index] if among.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
-
-
-@contextlib.contextmanager
-def synchronised(model: nn.Module, last: bool) -> Iterator[None]:
-    """Gradients are averaged over the processes in the last backward of a step only."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        with contextlib.nullcontext() if last else model.no_sync():
-            yield
-        return
-    if is_sharded(model):
-        sharded: Any = model
-        sharded.set_requires_gradient_sync(last)
-    yield
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The model itself, out of its wrapping."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
-def is_sharded(model: nn.Module) -> bool:
-    return hasattr(model, "set_requires_gradient_sync")
+    with side_stream(among.device):
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)

@@ -81,7 +81,7 @@ class Masks:
 
 def run(config: PretrainConfig) -> dict[str, Any]:
     """See :func:`convnextv2_fast.train.pretrain`."""
-    with processes(config.device) as among:
+    with processes(config.device, config.cuda_graph) as among:
         samples, batches = _data(config)
         model = build(config)
         if config.grad_checkpointing:
@@ -95,16 +95,21 @@ def run(config: PretrainConfig) -> dict[str, Any]:
             make_optimizer=lambda m: torch.optim.AdamW(
                 optim.pretraining_groups(m, config.weight_decay, config.decay_grn), lr=rate, betas=(0.9, 0.95)
             ),
-            loss=functools.partial(_loss, masks),
+            inputs=functools.partial(_inputs, masks),
+            loss=_loss,
             batches=batches,
             epoch_samples=samples,
         )
         return train(config, task, among, find(config, among))
 
 
-def _loss(masks: Masks, model: nn.Module, batch: Batch, step: int, first: int) -> Tensor:
+def _inputs(masks: Masks, batch: Batch, step: int, first: int) -> tuple[Tensor, Tensor, int]:
     mask = masks.of(step, first, len(batch.images)).to(batch.images.device, non_blocking=True)
-    return model(batch.images, mask=mask, kept=masks.kept, full_pred=False)[0]
+    return batch.images, mask, masks.kept
+
+
+def _loss(model: nn.Module, images: Tensor, mask: Tensor, kept: int) -> Tensor:
+    return model(images, mask=mask, kept=kept, full_pred=False)[0]
 
 
 def _data(config: PretrainConfig) -> tuple[int, MakeBatches]:

@@ -24,7 +24,7 @@ from .saving import Position
 # how the same numbers are computed. A recipe's values are told one by one.
 UNTOLD = {"output_dir", "log_dir", "log_freq", "resume", "auto_resume", "start_epoch", "recipe", "details", "model_key"}
 UNTOLD |= {"save_ckpt", "save_ckpt_freq", "save_ckpt_steps", "save_ckpt_num", "time_layers", "device", "pin_mem"}
-UNTOLD |= {"grad_checkpointing", "parallel", "model_ema_force_cpu", "eval", "dist_eval"}
+UNTOLD |= {"cuda_graph", "grad_checkpointing", "parallel", "model_ema_force_cpu", "eval", "dist_eval"}
 SHAPING = ("model", "in_chans", "nb_classes", "patch_size", "decoder_depth", "decoder_embed_dim")  # of the tensors
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..graphs import TrainingStep
 from . import saving
 from .config import TrainConfig
 from .data import Batch, Steps
@@ -28,8 +29,10 @@ class Task:
     network: str  # the model's name
     model: nn.Module  # on the CPU
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
-    # of the model as it is called, a batch, the step of the run, and the place of the batch's first image in the step
-    loss: Callable[[nn.Module, Batch, int, int], Tensor]
+    # of a batch, the step of the run, and the place of the batch's first image in the step: what the loss is given,
+    # with everything in it that is drawn on the host
+    inputs: Callable[[Batch, int, int], Sequence[Any]]
+    loss: Callable[..., Tensor]  # of the model as it is called, and of these inputs
     batches: MakeBatches  # of steps, and of what earlier ones have taken from each part of a stream
     epoch_samples: int
     # metrics of a model; what it has to say of the images goes to the second argument
@@ -50,7 +53,8 @@ class Run:
     scaler: torch.amp.GradScaler
     ema: Any  # timm's ModelEmaV3, or None
     folder: saving.Folder | None
-    log: Log = field(init=False)  # from when the first step is about to be done
+    training: TrainingStep = field(init=False)  # from when the first step is about to be done
+    log: Log = field(init=False)  # likewise
     unreadable: set[str] = field(default_factory=set)
     plain: int = 0  # images that could not be augmented, of this process
     taken: dict[int, int] = field(default_factory=dict)

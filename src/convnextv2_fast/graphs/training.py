@@ -1,0 +1,283 @@
+"""A training step of two graphs: of a micro-batch, replayed for each part of a step, and of the update."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedInputError
+from . import averages, capture, wrappers
+from .calls import Call, settings, why_not_here
+from .optimizers import OnDevice
+from .shelf import Shelf
+from .watch import Memory, Watch
+
+WARM_UP = 3
+WARM_UP_REPLICATED = 11  # DistributedDataParallel takes times in its first ten steps, and orders its buckets anew
+_UPDATES = 2  # graphs of the update: with other hyper-parameters it is another one
+
+logger = logging.getLogger("convnextv2_fast")
+Loss = Callable[..., Tensor]
+
+
+class StepResult(NamedTuple):
+    """Of a step, on the device: nothing is read back."""
+
+    loss: Tensor  # the mean over the parts
+    grad_norm: Tensor | None  # before clipping, where gradients are clipped
+
+
+class TrainingStep:
+    """An optimizer step: forward, backward and update, as CUDA graphs where that is possible, else eagerly.
+
+    A step consists of `accumulate` parts. The graph of a part computes the loss and adds to the gradients; the graph of
+    the update unscales, clips, steps, updates the loss scale, sets gradients to zero and updates the moving average.
+    The first steps run eagerly and count; graphs are made behind them. A part of another shape runs eagerly, and gets a
+    graph of its own when it comes again. Eager and graphed steps compute the same, but for learning rates, which a
+    graph holds in float32.
+
+    Gradients keep their memory: leave `zero_grad` to the step. A parameter without use in a step, but in earlier ones,
+    is stepped with a gradient of zero, as after `zero_grad(set_to_none=False)`. Learning rates may be changed at any
+    time, by a schedule or by hand; weight decay and other numbers too, but an update with new numbers runs eagerly.
+
+    Args:
+        model: as it is called: bare, or in DistributedDataParallel (built within :func:`side_stream`).
+        loss: `loss(model, *inputs)`, a scalar. It must draw random numbers on the device or be given them as inputs.
+        optimizer: one of torch.optim's Adam, AdamW, SGD (in their fused form), NAdam, RAdam or RMSprop for a graph of
+            the update; with any other the update runs eagerly.
+        scaler: of float16.
+        ema: has `update(model)`; timm's ModelEmaV3 on the same device becomes part of the graph.
+        accumulate: parts of a step.
+        clip_grad: the largest norm of the gradient.
+        autocast: dtype of mixed precision.
+        most_shapes: graphs of parts that are kept, those used last.
+        generators: CUDA generators of one's own, from which the loss draws.
+        graphs: False: everything runs eagerly.
+        say: hears, once each, why a step or an update runs eagerly; by default the library's log. Nothing is said of a
+            model on a CPU.
+    Raises:
+        UnsupportedInputError: from the constructor or a call: arguments that cannot be.
+        CaptureError: from a call: the loss does what no graph can hold.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        ema: Any = None,
+        accumulate: int = 1,
+        clip_grad: float | None = None,
+        autocast: torch.dtype | None = None,
+        most_shapes: int = 4,
+        generators: Sequence[torch.Generator] = (),
+        graphs: bool = True,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        if accumulate < 1 or most_shapes < 1:
+            raise UnsupportedInputError("graphs.TrainingStep: accumulate and most_shapes must be at least 1")
+        found = next((p.device for p in model.parameters() if p.requires_grad), None)
+        if found is None:
+            raise UnsupportedInputError("graphs.TrainingStep: no parameter of the model requires a gradient")
+        self.device: torch.device = found
+        self.model, self.loss, self.optimizer, self.ema = model, loss, optimizer, ema
+        self.scaler = scaler if scaler is not None else torch.amp.GradScaler(self.device.type, enabled=False)
+        self.accumulate, self.clip_grad, self.autocast = accumulate, clip_grad, autocast
+        self._say, self._told = say or logger.warning, set[str]()
+        self._on_device = OnDevice(optimizer, self.device)
+        self._watch = Watch(wrappers.bare(model))
+        self._average = Watch(ema.module) if isinstance(getattr(ema, "module", None), nn.Module) else None
+        self._gradients: Memory | None = None
+        self._held: Memory | None = None
+        warm_up = WARM_UP_REPLICATED if wrappers.is_replicated(model) else WARM_UP
+        self._parts = Shelf(self.device, warm_up, most_shapes, generators)
+        self._updates = Shelf(self.device, warm_up, _UPDATES, generators)
+        self._stepped = False
+        self._last_key: Hashable = None
+        self._changes = 0  # in a row, of the update's numbers
+        self._off = self._why_never(graphs)
+
+    def _why_never(self, graphs: bool) -> str | None:
+        if not graphs:
+            return "graphs=False was given"
+        if self.device.type != "cuda" and capture.recorder.why_not(self.device):
+            return capture.recorder.why_not(self.device)
+        reason = wrappers.why_not(self.model)
+        if reason:
+            self._tell(reason)
+        return reason
+
+    def __call__(self, parts: Iterable[Sequence[Any]]) -> StepResult:
+        """One step. `parts` holds the inputs of `loss` for each part; an iterator is read as they are needed."""
+        reason = self._why_not()
+        if reason and reason != self._off:
+            self._tell(reason)
+        total: Tensor | None = None
+        number = 0
+        for number, inputs in enumerate(parts, 1):
+            if number > self.accumulate:
+                break
+            loss = self._part(Call.of(inputs), number == self.accumulate, graphed=not reason)
+            total = loss if total is None else total + loss
+        if number != self.accumulate or total is None:
+            raise UnsupportedInputError(
+                f"graphs.TrainingStep: a step takes accumulate={self.accumulate} parts, got {number}"
+                f"{' or more' if number > self.accumulate else ''}"
+            )
+        norm = self._update(graphed=not reason)
+        self._stepped = True
+        return StepResult(total / self.accumulate, norm)
+
+    def why_not(self, *inputs: Any) -> str | None:
+        """Why a part with these inputs would run eagerly now, in words; None: it is a replay."""
+        reason = self._why_not()
+        call = Call.of(inputs)
+        reason = reason or call.why_not(self.device)
+        if reason:
+            return reason
+        left = self._parts.left(self._key(call, True))
+        return f"parts like this one become a graph after {left} more" if left else None
+
+    def why_not_update(self) -> str | None:
+        """Why the update would run eagerly now, in words; None: it is a replay."""
+        reason = self._why_not() or self._on_device.why_not(self.scaler.is_enabled())
+        if reason:
+            return reason
+        left = self._updates.left(self._update_key())
+        return f"updates with these numbers become a graph after {left} more" if left else None
+
+    def _why_not(self) -> str | None:
+        """Forgets graphs of what is no longer so."""
+        if self._off:
+            return self._off
+        changed = self._watch.changed() or (self._average.changed() if self._average else None)
+        if changed:
+            self._watch = Watch(wrappers.bare(self.model))
+            self._average = Watch(self.ema.module) if self._average else None
+            if self._stepped:  # they are zero; of what is no longer trained or used, an eager step has none at all
+                self.optimizer.zero_grad(set_to_none=True)
+        moved = not changed and self._gradients is not None and self._gradients.changed()
+        if changed or moved:
+            self._parts.clear()
+            self._gradients = None
+        if changed or moved or (self._held is not None and self._held.changed()):
+            self._updates.clear()
+            self._held = None
+        if moved:
+            self._tell("gradients got other memory between two steps: leave zero_grad to the step")
+        if torch.is_autocast_enabled(self.device.type):
+            return "the step is called under torch.autocast; give it autocast= instead"
+        reason = why_not_here() or capture.recorder.why_not(self.device) or self._watch.never
+        reason = reason or wrappers.why_not(self.model)
+        return reason or self._watch.checkpointing or self._watch.why_not()
+
+    def _tell(self, reason: str) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            self._say(f"without CUDA graphs: {reason}")
+
+    def _key(self, call: Call, last: bool) -> Hashable:
+        return call.key(), last or not wrappers.is_replicated(self.model), settings(self.device)
+
+    def _part(self, call: Call, last: bool, graphed: bool) -> Tensor:
+        if not graphed or call.why_not(self.device):
+            if graphed:
+                self._tell(str(call.why_not(self.device)))
+            return self.forward_backward(call, last)
+        key = self._key(call, last)
+        if self._gradients is None and not self._parts.left(key):
+            self._gradients = Memory(self._grads)
+        loss, static = self._parts.run(key, call, lambda given: self.forward_backward(given, last))
+        return loss.clone() if static else loss
+
+    def _grads(self) -> list[Tensor]:
+        return [p.grad for p in self._watch.parameters if p.grad is not None]
+
+    def forward_backward(self, call: Call, last: bool) -> Tensor:
+        """What the graph of a part holds. Returns the loss."""
+        args, kwargs = call.arguments()
+        kind = self.device.type
+        amp = torch.autocast(kind, dtype=self.autocast) if self.autocast else contextlib.nullcontext()
+        with wrappers.synchronised(self.model, last):
+            with amp:
+                loss = self.loss(self.model, *args, **kwargs)
+            self.scaler.scale(loss / self.accumulate).backward()
+        return loss.detach()
+
+    def _update_key(self) -> Hashable:
+        scaler = self.scaler
+        scale: tuple[Any, ...] = ()
+        if scaler.is_enabled():
+            scale = (scaler.get_growth_factor(), scaler.get_backoff_factor(), scaler.get_growth_interval())
+        average = averages.numbers(self.ema) if self.ema is not None else ()
+        return self._on_device.numbers(), self.clip_grad, scale, average, settings(self.device)
+
+    def _update(self, graphed: bool) -> Tensor | None:
+        if self._off:
+            return self.update(in_place=False, average=True)
+        reason = self._on_device.why_not(self.scaler.is_enabled())
+        if reason:
+            self._tell(f"{reason} (the update alone)")
+            return self.update(in_place=True, average=True)
+        beside = averages.why_not(self.ema, self.device) if self.ema is not None else None
+        if beside:
+            self._tell(f"{beside} (the moving average alone)")
+        average = self.ema is not None and not beside
+        self._on_device.fill()
+        with self._on_device.form():
+            if graphed:
+                norm = self._graphed_update(average)
+            else:
+                norm = self.update(in_place=True, average=average)
+        if beside:
+            self.ema.update(wrappers.bare(self.model))
+        return norm
+
+    def _graphed_update(self, average: bool) -> Tensor | None:
+        key = self._update_key()
+        self._changes = 0 if key == self._last_key else self._changes + 1
+        self._last_key = key
+        if self._changes > _UPDATES:
+            self._tell("weight decay, or another number of the update, changes from step to step (the update alone)")
+        if self._held is None and not self._updates.left(key):
+            self._held = Memory(self._tensors)
+        if self._gradients is None and not self._updates.left(key):
+            self._gradients = Memory(self._grads)
+        found, static = self._updates.run(key, Call.of(()), lambda _: self.update(in_place=True, average=average))
+        norm: Tensor | None = found
+        return norm.clone() if static and norm is not None else norm
+
+    def _tensors(self) -> list[Tensor]:
+        scale = (getattr(self.scaler, name, None) for name in ("_scale", "_growth_tracker"))
+        return [*self._on_device.tensors(), *(t for t in scale if t is not None)]
+
+    def update(self, in_place: bool, average: bool) -> Tensor | None:
+        """What the graph of the update holds. Returns the gradient's norm, where it is clipped.
+
+        Args:
+            in_place: gradients keep their memory.
+            average: update the moving average, too.
+        """
+        norm: Any = None
+        if self.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
+            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if in_place:
+            gradients = self._on_device.gradients()
+            if gradients:
+                torch._foreach_zero_(gradients)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+        if average and self.ema is not None:
+            self.ema.update(wrappers.bare(self.model))
+        return norm
