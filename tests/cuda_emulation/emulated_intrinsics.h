@@ -109,7 +109,6 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   return result;
 }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-inline float __fdividef(float a, float b) { return a / b; }
 inline float __saturatef(float x) { return x > 0.0f ? fminf(x, 1.0f) : 0.0f; }  // 0 for NaN
 inline unsigned __float_as_uint(float x) { return cuda_emulation::bits_as<unsigned>(&x); }
 inline float __uint_as_float(unsigned bits) { return cuda_emulation::bits_as<float>(&bits); }
