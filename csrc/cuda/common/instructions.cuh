@@ -26,18 +26,16 @@ __device__ inline void store_float(BFloat16* p, float value) {
   p->bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
 
-// Two values as one word of T (BFloat16 or Half), the first in the low half. One conversion for both: from CUDA's pair
-// of bfloat16 the halves would be taken out and put together again.
+// Two values as one word of T (BFloat16 or Half), the first in the low half. One conversion for both: from CUDA's own
+// pairs the halves would be taken out and put together again, on some architectures in instructions of their own.
 template <class T>
 __device__ inline unsigned pack_pair(float low, float high) {
-  if constexpr (std::is_same<T, BFloat16>::value) {
-    unsigned pair;
+  unsigned pair;
+  if constexpr (std::is_same<T, BFloat16>::value)
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-  } else {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return __half_as_ushort(__low2half(pair)) | static_cast<unsigned>(__half_as_ushort(__high2half(pair))) << 16;
-  }
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 
 template <class T>
