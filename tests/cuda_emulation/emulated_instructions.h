@@ -26,6 +26,19 @@ unsigned pack_pair(float low, float high) {
   return pair[0].bits | static_cast<unsigned>(pair[1].bits) << 16;
 }
 
+template <class T>
+void unpack_pair(unsigned pair, float* low, float* high) {
+  *low = to_float(T{static_cast<uint16_t>(pair)});
+  *high = to_float(T{static_cast<uint16_t>(pair >> 16)});
+}
+
+// C leaves open which zero is the larger one; to the processor it is +0.
+inline float fmaxf(float a, float b) { return a == b ? (std::signbit(a) ? b : a) : ::fmaxf(a, b); }
+
+// The exact values, where the hardware's are a few units off.
+inline float exp2_approx(float x) { return cuda_emulation::flushed(exp2f(cuda_emulation::flushed(x))); }
+inline float reciprocal_approx(float x) { return cuda_emulation::flushed(1.0f / cuda_emulation::flushed(x)); }
+
 inline void store_global16(void* p, const uint4& v) { *static_cast<uint4*>(p) = v; }
 inline void store_shared16(void* p, const uint4& v) { *static_cast<uint4*>(p) = v; }
 

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -32,6 +33,9 @@ inline unsigned ballot(bool vote, unsigned mask, const Site& site) {
   for (unsigned lane = 0; lane < Block::kWarp; ++lane) votes |= unsigned{slots[lane].bytes[0]} << lane;
   return votes;
 }
+
+// As instructions with .ftz read and give a value: subnormal numbers are zeros of their sign.
+inline float flushed(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? copysignf(0.0f, x) : x; }
 
 inline unsigned lane() { return threadIdx.x % Block::kWarp; }
 // First and last lane of the run of `width` lanes, a power of 2, that this lane is in.
@@ -105,7 +109,7 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   return result;
 }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-inline float __fdividef(float a, float b) { return a / b; }
+inline float __saturatef(float x) { return x > 0.0f ? fminf(x, 1.0f) : 0.0f; }  // 0 for NaN
 inline unsigned __float_as_uint(float x) { return cuda_emulation::bits_as<unsigned>(&x); }
 inline float __uint_as_float(unsigned bits) { return cuda_emulation::bits_as<float>(&bits); }
 inline int __float_as_int(float x) { return cuda_emulation::bits_as<int>(&x); }

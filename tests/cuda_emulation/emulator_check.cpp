@@ -55,6 +55,10 @@ __global__ void warp_functions_kernel(int* wrong) {
   EXPECT(__byte_perm(0x44332211u, 0x88776655u, 0x7632) == 0x88774433u);
   EXPECT(__byte_perm(0x44332211u, 0x88776655u, 0x5410) == 0x66552211u);
   EXPECT(__uint_as_float(__float_as_uint(1.5f)) == 1.5f && rsqrtf(4.0f) == 0.5f && fmaf(2.0f, 3.0f, 1.0f) == 7.0f);
+  EXPECT(__saturatef(2.0f) == 1.0f && __saturatef(0.25f) == 0.25f && __saturatef(-1.0f) == 0.0f);
+  EXPECT(__saturatef(NAN) == 0.0f && std::isinf(reciprocal_approx(1e-39f)) && reciprocal_approx(1e38f) == 0.0f);
+  EXPECT(reciprocal_approx(4.0f) == 0.25f && exp2_approx(3.0f) == 8.0f && exp2_approx(-126.0f) > 0.0f);
+  EXPECT(exp2_approx(-126.5f) == 0.0f && exp2_approx(-INFINITY) == 0.0f && std::isnan(exp2_approx(NAN)));
   EXPECT(min(lane, 3) <= 3 && max(lane, 3) >= 3 && make_uint4(1, 2, 3, 4).z == 3 && make_float2(1, 2).y == 2);
 }
 #undef EXPECT

@@ -61,8 +61,9 @@ struct GroupWalk {
   template <class F>
   __device__ void each(F&& work) const {
     if (!inside) return;
+    const int64_t after = end * columns, step = int64_t{lines} * columns;
 #pragma unroll 2
-    for (int64_t row = begin + line; row < end; row += lines) work(row * columns + column);
+    for (int64_t at = (begin + line) * columns + column; at < after; at += step) work(at);
   }
 
   // Loads the parameters of this thread's columns from `p` [C], which has x's dtype or is float32; zeros where the

@@ -26,16 +26,41 @@ __device__ inline void store_float(BFloat16* p, float value) {
   p->bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
 
-// Two values as one word of T (BFloat16 or Half), the first in the low half.
+// Two values as one word of T (BFloat16 or Half), the first in the low half. One conversion for both: from CUDA's own
+// pairs the halves would be taken out and put together again, on some architectures in instructions of their own.
 template <class T>
 __device__ inline unsigned pack_pair(float low, float high) {
-  if constexpr (std::is_same<T, BFloat16>::value) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return __bfloat16_as_ushort(pair.x) | static_cast<unsigned>(__bfloat16_as_ushort(pair.y)) << 16;
+  unsigned pair;
+  if constexpr (std::is_same<T, BFloat16>::value)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+template <class T>
+__device__ inline void unpack_pair(unsigned pair, float* low, float* high) {
+  if constexpr (std::is_same<T, BFloat16>::value) {  // the upper half of a float32
+    *low = __uint_as_float(pair << 16);
+    *high = __uint_as_float(pair & 0xffff0000u);
   } else {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return __half_as_ushort(__low2half(pair)) | static_cast<unsigned>(__half_as_ushort(__high2half(pair))) << 16;
+    *low = __half2float(__ushort_as_half(static_cast<unsigned short>(pair)));
+    *high = __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> 16)));
   }
+}
+
+// 2^x to 2 units in the last place of float32, and 1 / x to 1: one instruction each, which reads and gives zero where
+// the value is too small for a normal number. exp2f and __fdividef spend more on those.
+__device__ inline float exp2_approx(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+__device__ inline float reciprocal_approx(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
 }
 
 // One store of 16 bytes to global or to shared memory. Assigned, a uint4 made of four values may become four stores.

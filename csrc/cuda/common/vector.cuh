@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "common/dtype.h"
 #include "cuda/common/platform.cuh"
@@ -31,35 +32,67 @@ struct WordOf<16> {
 template <class T>
 constexpr int kWide = 16 / static_cast<int>(sizeof(T));
 
+// Whether the hardware converts kCount elements of T two at a time.
+template <class T, int kCount>
+constexpr bool kPaired = sizeof(T) == 2 && kCount % 2 == 0;
+
 // kCount elements of T as they lie in memory.
 template <class T, int kCount>
 struct Vector {
   using Word = typename WordOf<sizeof(T) * kCount>::type;
+  static constexpr int kParts = kPaired<T, kCount> ? kCount / 2 : kCount;
   union {
     Word word;
     T element[kCount];
+    std::conditional_t<kPaired<T, kCount>, unsigned, T> part[kParts];  // pairs, or else single elements
   };
 };
+
+// Rounds to T.
+template <class T, int kCount>
+__device__ inline Vector<T, kCount> pack_vector(const float (&in)[kCount]) {
+  Vector<T, kCount> v;
+#pragma unroll
+  for (int i = 0; i < v.kParts; ++i) {
+    if constexpr (kPaired<T, kCount>)
+      v.part[i] = pack_pair<T>(in[2 * i], in[2 * i + 1]);
+    else
+      store_float(&v.part[i], in[i]);
+  }
+  return v;
+}
+
+template <class T, int kCount>
+__device__ inline void unpack_vector(const Vector<T, kCount>& v, float (&out)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < v.kParts; ++i) {
+    if constexpr (kPaired<T, kCount>)
+      unpack_pair<T>(v.part[i], &out[2 * i], &out[2 * i + 1]);
+    else
+      out[i] = load_float(&v.part[i]);
+  }
+}
 
 // `p` must be aligned to the vector's size.
 template <int kCount, class T>
 __device__ inline void load_vector(const T* p, float (&out)[kCount]) {
   Vector<T, kCount> v;
   v.word = *reinterpret_cast<const typename Vector<T, kCount>::Word*>(p);
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) out[i] = load_float(&v.element[i]);
+  unpack_vector(v, out);
 }
 
 // Vectors of 16 bytes can only be stored to global memory, smaller ones anywhere.
-template <int kCount, class T>
-__device__ inline void store_vector(T* p, const float (&in)[kCount]) {
-  Vector<T, kCount> v;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) store_float(&v.element[i], in[i]);
+template <class T, int kCount>
+__device__ inline void store_packed(T* p, const Vector<T, kCount>& v) {
   if constexpr (sizeof(v) == 16)
     store_global16(p, v.word);
   else
     *reinterpret_cast<typename Vector<T, kCount>::Word*>(p) = v.word;
+}
+
+template <int kCount, class T>
+__device__ inline void store_vector(T* p, const float (&in)[kCount]) {
+  store_packed(p, pack_vector<T>(in));
 }
 
 // Element `i` of a parameter that is stored in `dtype`: one branch, the same for all threads.

@@ -28,11 +28,12 @@ __global__ void __launch_bounds__(kGroupThreads, 3)
     float v[kVector];
     load_vector<kVector>(h + at, v);
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      v[i] = rounded<T>(gelu<T>(v[i] + bias[i]).value);
-      sums[0][i] = fmaf(v[i], v[i], sums[0][i]);
-    }
-    store_vector<kVector>(a + at, v);
+    for (int i = 0; i < kVector; ++i) v[i] = gelu<T>(v[i] + bias[i]).value;
+    const auto stored = pack_vector<T>(v);
+    unpack_vector(stored, v);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) sums[0][i] = fmaf(v[i], v[i], sums[0][i]);
+    store_packed(a + at, stored);
   });
   walk.add_up(sums, shared, partial, groups.count, t.splits);
 }
@@ -55,8 +56,11 @@ __global__ void __launch_bounds__(kGroupThreads, 3)
     load_vector<kVector>(dg + at, g);
     load_vector<kVector>(h + at, v);
 #pragma unroll
+    for (int i = 0; i < kVector; ++i) v[i] = gelu<T>(v[i] + bias[i]).value;
+    unpack_vector(pack_vector<T>(v), v);
+#pragma unroll
     for (int i = 0; i < kVector; ++i) {
-      sums[0][i] = fmaf(g[i], rounded<T>(gelu<T>(v[i] + bias[i]).value), sums[0][i]);
+      sums[0][i] = fmaf(g[i], v[i], sums[0][i]);
       sums[1][i] += g[i];
     }
   });
@@ -82,15 +86,20 @@ __global__ void __launch_bounds__(kGroupThreads, 2)
   walk.of_group(scale, s);
   walk.of_group(factor, f);
   walk.each([&](int64_t at) {
-    float d[kVector], v[kVector];
+    float d[kVector], v[kVector], slope[kVector];
     load_vector<kVector>(dg + at, d);
     load_vector<kVector>(h + at, v);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       const Gelu act = gelu<T>(v[i] + bias[i]);
-      const float a = rounded<T>(act.value);
-      v[i] = fmaf(a, s[i], b[i]);
-      d[i] = fmaf(d[i], s[i], a * f[i]) * act.slope;
+      v[i] = act.value;
+      slope[i] = act.slope;
+    }
+    unpack_vector(pack_vector<T>(v), v);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      d[i] = fmaf(d[i], s[i], v[i] * f[i]) * slope[i];
+      v[i] = fmaf(v[i], s[i], b[i]);
       sums[0][i] += d[i];
     }
     store_vector<kVector>(g + at, v);

@@ -79,6 +79,48 @@ def test_gelu_over_its_whole_range(dtype):
         assert ((got - want).abs() <= 0.55 * eps * want.abs() + floor).all()
 
 
+def every_value(dtype: torch.dtype) -> torch.Tensor:
+    """Of a type of 16 bits, as rows of 8."""
+    return torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype).view(-1, 8)
+
+
+def phi(x: torch.Tensor) -> torch.Tensor:
+    return torch.erfc(x * -(0.5**0.5)) / 2
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+def test_gelu_of_every_value(dtype):
+    """Little beyond the rounding of the result, for numbers whose square overflows too; zeros keep their sign."""
+    x, zero = every_value(dtype), torch.full((8,), -0.0)  # added to -0 it leaves -0
+    got = mlp_grn._activate(x, zero, torch.ones(8), 1e-6, x.shape[0], 1, None, None)[0]
+    assert torch.equal(got.isnan(), x.isnan())
+    infinite = x.isinf()
+    assert torch.equal(got[infinite], torch.where(x > 0, x, -0.0)[infinite])  # the limits
+    kept = x.isfinite()
+    x, got = x[kept], got[kept]
+    assert torch.equal(got.signbit(), x.signbit())
+    want, eps = x.double() * phi(x.double()), torch.finfo(dtype).eps
+    floor = torch.finfo(dtype).smallest_normal * (eps / 2 if dtype == F16 else 4)  # exp's own end
+    assert ((got.double() - want).abs() <= 0.52 * eps * want.abs() + floor).all()
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
+def test_the_slope_at_every_value(dtype):
+    """With gamma = 0 the gradient of h is the slope times that of GRN's output, which is the activation, the bits of
+    the forward."""
+    x = every_value(dtype)
+    x = torch.where(x.abs() < 1e30, x, 0)  # of a sum over the rows there is no overflow
+    zero, groups = torch.zeros(8), (x.shape[0], 1, None, None)
+    stored, norm, _ = mlp_grn._activate(x, zero, zero, 1e-6, *groups)
+    dh, g, *_ = mlp_grn._backward(torch.ones_like(x), x, zero, zero, zero, norm.clamp(max=1.0), 1e-6, *groups)
+    assert torch.equal(g, stored)
+    z, eps = x.double(), torch.finfo(dtype).eps
+    part = z * torch.exp(z * z / -2) / (2 * torch.pi) ** 0.5
+    want, before_cancelling = phi(z) + part, phi(z) + part.abs()
+    floor = torch.finfo(dtype).smallest_normal * (eps / 2 if dtype == F16 else 4)
+    assert ((dh.double() - want).abs() <= 0.5 * eps * want.abs() + 2**-14 * before_cancelling + floor).all()
+
+
 @pytest.mark.parametrize("strategy", ["recompute", "chunked"])
 def test_other_strategies_are_refused(strategy):
     problem = make("mlp_grn", 1, 2, 2, 8).to(F32)
