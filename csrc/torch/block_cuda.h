@@ -108,11 +108,11 @@ inline void check_parameters(const char* op, const Tensor& x, const BlockPlaces&
 class BlockWeights {
  public:
   BlockWeights(const Tensor& x, const BlockParameters& p) : x_(x), p_(p), c_(p.w2.size(0)), k_(p.w1.size(0)) {
-    if (!(p.kernel.dim() == 2 && p.kernel.scalar_type() == ScalarType::Float))
-      taps_ = pieces_.place_floats(kDwconvTaps * c_);
     const auto bytes = static_cast<int64_t>(x.element_size()) * c_ * k_;
     if (p.w1.scalar_type() != x.scalar_type()) w1_ = pieces_.place(bytes);
     if (p.w2.scalar_type() != x.scalar_type()) w2_ = pieces_.place(bytes);
+    if (!(p.kernel.dim() == 2 && p.kernel.scalar_type() == ScalarType::Float))
+      taps_ = pieces_.place_floats(kDwconvTaps * c_);
   }
 
   // Memory for the copies; empty where there are none.

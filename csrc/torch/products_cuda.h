@@ -40,8 +40,8 @@ class Pieces {
  public:
   int64_t place(int64_t bytes) {
     constexpr int64_t kAligned = 256;
-    const int64_t at = size_;
-    size_ += (bytes + kAligned - 1) / kAligned * kAligned;
+    const int64_t at = (size_ + kAligned - 1) / kAligned * kAligned;
+    size_ = at + bytes;
     return at;
   }
   int64_t place_floats(int64_t count) { return place(count * int64_t{sizeof(float)}); }

@@ -1,12 +1,13 @@
 """What inspection has found of a block that runs as one operator for each direction, kept until something changes.
 
-To inspect a block in every call takes longer than to call its operator. So the finding is kept as an attribute of the
-block, with all that it depends on: the modules (:class:`Unchanged`), what was asked for of :mod:`dispatch`, the dtype
-and the device. Copies and pickles of the block begin without one.
+To inspect a block in every call takes longer than to call its operator. So the finding is kept for as long as the block
+lives, with all that it depends on: the modules (:class:`Unchanged`), what was asked for of :mod:`dispatch`, the dtype
+and the device.
 """
 
 from __future__ import annotations
 
+import weakref
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -28,7 +29,8 @@ from .ops._shared.sites import Sites
 from .unchanged import Unchanged
 
 Maps = TypeVar("Maps", Tensor, SparseTensor)
-_NAME = "_block_plan"
+# A plan refers to what its block holds, never to the block.
+_plans: weakref.WeakKeyDictionary[nn.Module, Plan] = weakref.WeakKeyDictionary()
 _requires_grad = attrgetter("requires_grad")
 
 
@@ -38,7 +40,7 @@ class Plan:
     def __init__(
         self, block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float, float], x: Tensor
     ) -> None:
-        self.unchanged = Unchanged(block, _NAME)
+        self.unchanged = Unchanged(block)
         self.weights, self.eps = weights, eps
         self.dtype, self.device, self.kind = x.dtype, x.get_device(), x.device.type
         self.param_dtype, self.cast = weights[0].dtype, autocast_dtype(x)
@@ -46,13 +48,10 @@ class Plan:
         self.mma, self.mma_of_rows = uses_mma(x, None), uses_mma(x, x)  # of dense planes; of sparse ones
         drops = p.drop_path.training and type(p.drop_path) is not nn.Identity
         self.drop_path, self.row_scale = p.drop_path, p.known.row_scale if drops else None
-        self.rows_per_group = p.rows_per_group
+        self.grn, self.rows_per_group = p.grn, p.rows_per_group
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _none, ()
-
-    def fits(self, own: dict[str, Any], x: Tensor) -> bool:
-        """Whether the plan still is that of the block whose attributes are `own`, for rows x."""
+    def fits(self, x: Tensor) -> bool:
+        """Whether the plan still is that of its block, for activations x."""
         return (
             x.dtype is self.dtype
             and x.get_device() == self.device
@@ -63,12 +62,8 @@ class Plan:
             and not _has_any_global_hook()
             and dispatch.registered() == self.registered
             and cuda.DWCONV is self.dwconv
-            and self.unchanged.holds(own)
+            and self.unchanged.holds()
         )
-
-
-def _none() -> None:
-    return None
 
 
 def keep(block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float, float], x: Tensor) -> None:
@@ -85,20 +80,21 @@ def keep(block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float,
     ):
         return
     if dispatch.choose(dispatch.spec_of("block", x, *weights)) is block_cuda.CUDA:
-        vars(block)[_NAME] = Plan(block, p, weights, eps, x)
+        _plans[block] = Plan(block, p, weights, eps, x)
 
 
 def run(block: nn.Module, x: Maps) -> Maps | None:
     """Runs a block by its plan; None if it has none that fits."""
     if torch.compiler.is_compiling():
         return None
-    own = vars(block)
-    plan = own.get(_NAME)
+    plan = _plans.get(block)
     if plan is None:
         return None
     rows: Any = x.F if type(x) is SparseTensor else x
-    if type(rows) is not Tensor or not plan.fits(own, rows):
-        own.pop(_NAME, None)
+    if type(rows) is not Tensor or rows.ndim != (4 if rows is x else 2):  # the modules say what is wrong
+        return None
+    if not plan.fits(rows):
+        _plans.pop(block, None)
         return None
     row_scale = None if plan.row_scale is None else plan.row_scale(plan.drop_path, x)
     if row_scale is not None:
@@ -124,6 +120,6 @@ def _run_planes(plan: Plan, x: Tensor, row_scale: Tensor | None) -> Any:
 def _run_sites(plan: Plan, x: Any, row_scale: Tensor | None) -> Any:
     rows, sites = x.F.contiguous(), Sites.of(x.F, x.layout)
     mma = plan.mma if sites.site_map is None else plan.mma_of_rows
-    rows_per_group = None if plan.rows_per_group is None else plan.rows_per_group(x)
+    rows_per_group = None if plan.rows_per_group is None else plan.rows_per_group(plan.grn, x)
     options = Options(*plan.eps, mma, sites, Groups.of("block", rows, rows_per_group))
     return x.replace(block_cuda.apply(options, rows, *plan.weights, None, row_scale))

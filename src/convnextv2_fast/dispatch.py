@@ -109,7 +109,8 @@ def requested(*ops: str) -> list[tuple[str, str]]:
     """For which of these ops context or environment ask for a backend, and which: `(op, backend)`."""
     if not _overrides.stack and ENVIRONMENT not in os.environ:
         return []
-    return [(op, name) for op in ops if (name := _requested(op, None)[0]) != "auto"]
+    names = [(op, _requested(op, None)[0]) for op in ops]
+    return [(op, name) for op, name in names if name != "auto"]
 
 
 _Asked = tuple[Any, ...]

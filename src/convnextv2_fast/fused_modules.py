@@ -25,7 +25,7 @@ def run_block(p: Parts, x: Maps, block: nn.Module | None = None) -> Maps:
     any_op = fusion.why_not_any() is None and not is_traced(x)
     first, second = any_op and fusion.why_not_dwconv_layer_norm(p) is None, any_op and fusion.why_not_mlp_grn(p) is None
     drops = second and p.drop_path.training and type(p.drop_path) is not nn.Identity
-    groups = p.rows_per_group(x) if second and p.rows_per_group is not None else None
+    groups = p.rows_per_group(p.grn, x) if second and p.rows_per_group is not None else None
     layout = x.layout if isinstance(x, SparseTensor) else None
     rows = _rows(x)
     if first:

@@ -48,9 +48,8 @@ class Parts(NamedTuple):
     drop_path: Any
     drops: Sequence[Any] = ()  # dropout: fused while it does nothing
     layer_scale: Tensor | None = None
-    rows_per_group: Callable[[Any], int | Tensor] | None = (
-        None  # of GRN, from the block's maps; None: those of a sample
-    )
+    # Of GRN, from its module and the block's maps; None: those of a sample.
+    rows_per_group: Callable[[Any, Any], int | Tensor] | None = None
     run_first: Callable[[Any], Any] | None = None  # maps to maps; None: conv, then norm, which takes rows
     run_second: Callable[[Any], Any] | None = None  # maps to maps, before layer scale; None: fc1 to fc2, on rows
     first_wrappers: Sequence[Wrapper] = ()

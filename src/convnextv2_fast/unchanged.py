@@ -19,20 +19,16 @@ class Unchanged:
     Values are compared by identity or equality, tensors by identity: what is written into a parameter does not matter.
 
     Args:
-        module: its own hooks do not count: whoever calls it has run them.
-        without: a name among its attributes that does not count either.
+        module: its own hooks do not count: whoever calls it has run them. It is not kept alive.
     """
 
-    def __init__(self, module: nn.Module, without: str) -> None:
-        self.own = vars(module)
-        self._rows = [_row(m, m is module, without) for m in module.modules()]
+    def __init__(self, module: nn.Module) -> None:
+        self._rows = [_row(m, m is module) for m in module.modules()]
         self._classes = tuple({type(m) for m in module.modules()})
         self._code = _codes(self._classes)
 
-    def holds(self, own: dict[str, Any]) -> bool:
-        """Whether all of it is still so. `own`: the attributes of the module; a copy of it has others."""
-        if own is not self.own:
-            return False
+    def holds(self) -> bool:
+        """Whether all of it is still so."""
         try:
             for attributes, size, get, values in self._rows:
                 if len(attributes) != size or get(attributes) != values:
@@ -42,15 +38,13 @@ class Unchanged:
             return False
 
 
-def _row(m: nn.Module, outermost: bool, without: str) -> tuple[dict[str, Any], int, Any, tuple[Any, ...]]:
+def _row(m: nn.Module, outermost: bool) -> tuple[dict[str, Any], int, Any, tuple[Any, ...]]:
     attributes = vars(m)
     names = ["training", "_parameters", "_modules"] + [name for name in attributes if name not in _OF_EVERY_MODULE]
     if not outermost:
         names += _HOOKS
-    names = [name for name in names if not (outermost and name == without)]
     get = itemgetter(*names)
-    size = len(attributes) + (outermost and without not in attributes)
-    return attributes, size, get, tuple([_copied(value) for value in get(attributes)])
+    return attributes, len(attributes), get, tuple([_copied(value) for value in get(attributes)])
 
 
 def _copied(value: Any) -> Any:

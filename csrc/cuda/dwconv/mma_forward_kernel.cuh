@@ -83,11 +83,12 @@ __device__ inline uint4 add_vectors(const T* addend, const uint4& value) {
   constexpr int kCount = kWide<T>;
   Vector<T, kCount> sum;
   sum.word = value;
-  float other[kCount];
+  float v[kCount], other[kCount];
+  unpack_vector(sum, v);
   load_vector<kCount>(addend, other);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) store_float(&sum.element[i], load_float(&sum.element[i]) + other[i]);
-  return sum.word;
+  for (int i = 0; i < kCount; ++i) v[i] += other[i];
+  return pack_vector<T>(v).word;
 }
 
 // The grid has blocks that share the groups of slots (x) and chunks of 16 channels (y). kAdd: p.addend is added.

@@ -125,11 +125,12 @@ __global__ void __launch_bounds__(kGroupThreads, 4)
     float v[kVector];
     load_vector<kVector>(dout + at, v);
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      v[i] = rounded<T>(v[i] * scale);
-      sums[0][i] += v[i];
-    }
-    if (dy != nullptr) store_vector<kVector>(dy + at, v);
+    for (int i = 0; i < kVector; ++i) v[i] *= scale;
+    const auto stored = pack_vector<T>(v);
+    unpack_vector(stored, v);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) sums[0][i] += v[i];
+    if (dy != nullptr) store_packed(dy + at, stored);
   });
   if (partial != nullptr) walk.add_up(sums, shared, partial, groups.count, t.splits);
 }

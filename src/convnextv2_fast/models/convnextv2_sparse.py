@@ -71,7 +71,7 @@ class Block(nn.Module):
             drop_path=drop_path,
             run_first=self._first,
             run_second=self._second,
-            rows_per_group=self._rows_per_group,
+            rows_per_group=_rows_per_group,
             first_wrappers=((norm, (MinkowskiLayerNorm,), "the norm"),),
             second_wrappers=(
                 (fc1, (MinkowskiLinear,), "the first linear layer"),
@@ -90,8 +90,9 @@ class Block(nn.Module):
     def _second(self, u: SparseTensor) -> SparseTensor:
         return self.pwconv2(self.grn(self.act(self.pwconv1(u))))
 
-    def _rows_per_group(self, x: SparseTensor) -> int | Tensor:
-        return grn_groups(x, self.grn.grn_scope)
+
+def _rows_per_group(grn: MinkowskiGRN, x: SparseTensor) -> int | Tensor:
+    return grn_groups(x, grn.grn_scope)
 
 
 def _inside(wrapper: Any, name: str) -> nn.Module | None:

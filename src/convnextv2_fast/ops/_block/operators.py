@@ -16,15 +16,12 @@ def copies_bytes(x: Tensor, kernel: Tensor, w1: Tensor, w2: Tensor) -> int:
     """The size of the weights' copies that forward makes and backward takes, see `BlockWeights` in
     csrc/torch/block_cuda.h: taps as float32 `[49, C]`, matrices in x's dtype."""
 
-    def rounded(size: int) -> int:
-        return (size + PIECE - 1) // PIECE * PIECE
-
-    total = 0
+    pieces = [x.dtype.itemsize * w.numel() for w in (w1, w2) if w.dtype != x.dtype]
     if kernel.ndim != 2 or kernel.dtype != torch.float32:
-        total += rounded(4 * kernel.numel())
-    for w in (w1, w2):
-        if w.dtype != x.dtype:
-            total += rounded(x.dtype.itemsize * w.numel())
+        pieces.append(4 * kernel.numel())
+    total = 0
+    for size in pieces:
+        total = (total + PIECE - 1) // PIECE * PIECE + size
     return total
 
 
