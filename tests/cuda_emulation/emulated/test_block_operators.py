@@ -19,8 +19,8 @@ def arguments(dtype=BF16, param_dtype=BF16, planes=False, c=8, k=32):
         return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
 
     x = rand(2, 4, 3, c, dtype=dtype)
-    vectors = rand(c), rand(c) + 2, rand(c)
-    parameters = (rand(c, 1, 7, 7), *vectors, rand(k, c), rand(k), rand(1, 1, 1, k), rand(1, 1, 1, k), rand(c, k), rand(c))
+    mlp = rand(k, c), rand(k), rand(1, 1, 1, k), rand(1, 1, 1, k), rand(c, k), rand(c)
+    parameters = (rand(c, 1, 7, 7), rand(c), rand(c) + 2, rand(c), *mlp)
     places = (1e-6, 1e-6, True, True) if planes else (1e-6, 1e-6, True, False, 4, 3, None, 12, 2, None, None)
     return x.permute(0, 3, 1, 2) if planes else x, parameters, places
 
@@ -50,7 +50,8 @@ def test_only_what_is_wanted(planes):
     """Each gradient alone has the bits that it has among all, in the dtype that is asked for."""
     x, parameters, places = arguments(planes=planes)
     for code in (1, 2):
-        everything = operators.backward(*backward_arguments(x, parameters, places, sum(code << 2 * i for i in range(11))))
+        all_of_them = sum(code << 2 * i for i in range(11))
+        everything = operators.backward(*backward_arguments(x, parameters, places, all_of_them))
         for i, name in enumerate(NAMES):
             alone = operators.backward(*backward_arguments(x, parameters, places, code << 2 * i))
             assert [g.numel() > 0 for g in alone] == [i == j for j in range(11)], name

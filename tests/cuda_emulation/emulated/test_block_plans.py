@@ -1,5 +1,5 @@
-"""A block that has been called keeps what inspection found: what a later call computes is what a fresh block of the same
-modules computes, whatever was changed in between."""
+"""A block that has been called keeps what inspection found. What a later call computes is what a fresh block of the
+same modules computes, whatever was changed in between."""
 
 import copy
 import pickle
@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.checkpoint import checkpoint
 
 import convnextv2_fast as cf
 from convnextv2_fast import block_plans, dispatch
@@ -57,7 +58,10 @@ def assert_equal(got, want):
     assert all(torch.equal(a, b) if a is not None else b is None for a, b in zip(got, want, strict=True))
 
 
-@pytest.mark.parametrize("make", [dense, lambda: dense(BF16), lambda: dense(drop_path=0.5), sparse, lambda: sparse("batch")])
+MAKE = (dense, lambda: dense(BF16), lambda: dense(drop_path=0.5), sparse, lambda: sparse("batch"))
+
+
+@pytest.mark.parametrize("make", MAKE)
 def test_a_block_with_a_plan_gives_the_same_bits(make):
     block, x = make()
     want = everything(block, x)
@@ -268,9 +272,10 @@ def test_blocks_are_not_kept_alive():
     assert len(block_plans._plans) == number - 1
 
 
-@pytest.mark.parametrize(
-    "wrong", [torch.randn(2, 9, 5, 4), torch.randn(2, 8, 5), torch.randn(2, 8, 5, 4).to(BF16), torch.zeros(2, 8, 5, 4).int()]
-)
+WRONG = (torch.randn(2, 9, 5, 4), torch.randn(2, 8, 5), torch.randn(2, 8, 5, 4).to(BF16), torch.ones(2, 8, 5, 4).int())
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_inputs_get_the_same_error(wrong):
     block, x = dense()
     fresh = copy.deepcopy(block)
@@ -306,3 +311,21 @@ def test_twice_differentiable():
     for a, b in zip(got, want, strict=True):
         if b is not None:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("make", [dense, sparse])
+def test_activation_checkpointing(make):
+    """The first call has no plan, its recomputation has one; PyTorch compares what both save."""
+    block, x = make()
+    rows = x.F if isinstance(x, SparseTensor) else x
+
+    def run(rows):
+        y = block(x.replace(rows) if isinstance(x, SparseTensor) else rows)
+        return y.F if isinstance(y, SparseTensor) else y
+
+    given = rows.clone().requires_grad_()
+    checkpoint(run, given, use_reentrant=False).sum().backward()
+    assert has_plan(block)
+    got, given.grad = given.grad, None
+    run(given).sum().backward()
+    assert torch.equal(got, given.grad)

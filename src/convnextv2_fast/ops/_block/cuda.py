@@ -42,15 +42,25 @@ def run(call: BlockCall) -> Tensor:
             return composed.run(call._replace(row_scale=lambda _: row_scale))
         row_scale = row_scale.to(statistics_dtype(row_scale)).contiguous()
     weights = _weights(call.weights)
-    groups = Groups.of("block", x, call.rows_per_group)
-    sites = Sites.of(x, call.layout)
-    eps = constant(call.ln_eps), constant(call.grn_eps)
-    options = Options(*eps, uses_mma(x, sites.site_map), sites, groups)
     try:
+        if call.layout is None and call.rows_per_group is None and not torch.compiler.is_compiling():
+            return _apply_to_planes(call, x, *weights, residual, row_scale)
+        sites, groups = Sites.of(x, call.layout), Groups.of("block", x, call.rows_per_group)
+        eps = constant(call.ln_eps), constant(call.grn_eps)
+        options = Options(*eps, uses_mma(x, sites.site_map), sites, groups)
         return apply(options, x, *weights, residual, row_scale)
     except ValueError:
         _check(call, x, weights)  # says more; looked at only now, for speed
         raise
+
+
+def _apply_to_planes(call: BlockCall, x: Tensor, *args: Any) -> Tensor:
+    """The operators on `[N, C, H, W]`, as plans call them: activation checkpointing compares what the first call of a
+    block, which has no plan yet, saves with what a later one does."""
+    *weights, residual, row_scale = args
+    residual = None if residual is None else residual.permute(0, 3, 1, 2)
+    options = Options(call.ln_eps, call.grn_eps, uses_mma(x, None), None, None)
+    return apply(options, x.permute(0, 3, 1, 2), *weights, residual, row_scale).permute(0, 2, 3, 1)
 
 
 def apply(options: Options, x: Tensor, *args: Any) -> Tensor:
