@@ -4,24 +4,13 @@
 
 #include "block_cuda.h"
 #include "cuda/layer_norm/layer_norm.h"
+#include "wanted.h"
 
 namespace cnv2 {
 namespace {
 
-// Which gradients are wanted, and in which dtype: two bits each, from the lowest, in this order.
+// The gradients, in the order of `wanted`.
 enum class Of { kX, kKernel, kBias, kLnWeight, kLnBias, kW1, kB1, kGamma, kBeta, kW2, kB2 };
-
-class Wanted {
- public:
-  Wanted(int64_t code, ScalarType narrow) : code_(code), narrow_(narrow) {}
-  bool operator()(Of which) const { return bits(which) != 0; }
-  ScalarType type(Of which) const { return bits(which) == 2 ? narrow_ : ScalarType::Float; }
-
- private:
-  int64_t bits(Of which) const { return code_ >> 2 * static_cast<int>(which) & 3; }
-  int64_t code_;
-  ScalarType narrow_;
-};
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -53,7 +42,7 @@ Gradients block_cuda_bwd(const Tensor& dout, const Tensor& x, const Tensor& z, c
   const RowGroups groups = places.groups(op, x, rows);
   const float* const norms = of_groups(op, "norm", rows, groups, k, norm);
   const int64_t runs = runs_of(op, rows, row_scale), g = groups.count;
-  const Wanted wanted(wanted_code, type);
+  const Wanted<Of> wanted(wanted_code, type);
   const bool wants_conv = wanted(Of::kKernel) || wanted(Of::kBias);
   const bool wants_norm = wants_conv || wanted(Of::kX) || wanted(Of::kLnWeight) || wanted(Of::kLnBias);
 

@@ -6,6 +6,7 @@
 #include "cuda/weights/weights.h"
 #include "dwconv_check.h"
 #include "groups.h"
+#include "planes.h"
 #include "products_cuda.h"
 
 namespace cnv2 {
@@ -43,13 +44,7 @@ struct BlockPlaces {
   int64_t width(const Tensor& x) const { return planes ? x.size(3) : w; }
 
   // Whether t's rows follow each other.
-  bool in_rows(const Tensor& t) const {
-    if (!planes) return t.dim() >= 2 && t.is_contiguous();
-    if (t.dim() != 4) return false;
-    const int64_t c = t.size(1), across = t.size(3), down = t.size(2), plane = down * across;
-    const auto fits = [&](int64_t d, int64_t stride) { return t.size(d) == 1 || t.stride(d) == stride; };
-    return t.numel() == 0 || (fits(1, 1) && fits(3, c) && fits(2, across * c) && fits(0, plane * c));
-  }
+  bool in_rows(const Tensor& t) const { return planes ? in_channels_last(t) : t.dim() >= 2 && t.is_contiguous(); }
 
   RowGroups groups(const char* op, const Tensor& x, const Tensor& rows) const {
     if (!planes) return groups_of(op, rows, rows_per_group, count, row_group, offsets);
@@ -60,8 +55,7 @@ struct BlockPlaces {
   // Like x, in another dtype.
   Tensor like(const Tensor& x, ScalarType type) const {
     if (!planes) return empty(x, x.sizes().data(), x.dim(), type);
-    const int64_t c = x.size(1), row = x.size(3) * c, plane = x.size(2) * row;
-    return empty_strided(x, {x.size(0), c, x.size(2), x.size(3)}, {plane, 1, row, c}, type);
+    return empty_planes(x, x.size(0), x.size(1), x.size(2), x.size(3), type);
   }
 };
 

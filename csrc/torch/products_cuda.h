@@ -7,11 +7,14 @@
 namespace cnv2 {
 
 // A view of t with these sizes and strides, from its first element.
-inline Tensor view_of(const Tensor& t, std::initializer_list<int64_t> sizes, std::initializer_list<int64_t> strides) {
+inline Tensor view_of(const Tensor& t, const int64_t* sizes, const int64_t* strides, int64_t ndim) {
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(t.get(), static_cast<int64_t>(sizes.size()),
-                                                               sizes.begin(), strides.begin(), 0, &made));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(t.get(), ndim, sizes, strides, 0, &made));
   return Tensor(made);
+}
+
+inline Tensor view_of(const Tensor& t, std::initializer_list<int64_t> sizes, std::initializer_list<int64_t> strides) {
+  return view_of(t, sizes.begin(), strides.begin(), static_cast<int64_t>(sizes.size()));
 }
 
 inline Tensor rows_view(const Tensor& t, int64_t rows, int64_t columns) {
@@ -54,6 +57,11 @@ class Pieces {
 // out = a b, of matrices in one dtype.
 inline void product(const Tensor& out, const Tensor& a, const Tensor& b) {
   STABLE_TORCH_ERROR_CODE_CHECK(CNV2_PRODUCTS(mm_out)(out.get(), a.get(), b.get()));
+}
+
+// out = a b, with `vector` added to each row, all in one dtype.
+inline void product_plus(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& vector) {
+  STABLE_TORCH_ERROR_CODE_CHECK(CNV2_PRODUCTS(addmm_out)(out.get(), vector.get(), a.get(), b.get(), 1.0, 1.0));
 }
 
 // out[i] = a[i] b[i].

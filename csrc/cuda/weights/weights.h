@@ -1,4 +1,4 @@
-// Brings the weights of a block into the form that its kernels and products take, all in one launch. No framework
+// Brings weights into the form that kernels and products take, all those of an operator in one launch. No framework
 // header.
 #pragma once
 
@@ -27,7 +27,24 @@ struct BlockCasts {
   DType dtype;  // of the matrices' copies
 };
 
-// Enqueues work on `stream` of the current device and returns the error of the launch.
+// The weight of a k x k convolution of stride k, as its parameter has it and as a product with blocks (ky, kx, cin)
+// takes it: [c_out, c_in, k, k] and [c_out, k, k, c_in], or with `by_taps` [k * k, c_in, c_out], tap = kx * k + ky, and
+// the same with tap = ky * k + kx. The numbers of a filter, or of a tap, stay together.
+struct PatchWeight {
+  const void* from;  // from_dtype
+  void* to;          // to_dtype, which is from_dtype unless that is kFloat32; or null: not wanted
+  int64_t c_out, c_in;
+  int k;
+  bool by_taps;
+  bool back;            // from the product's form to the parameter's
+  const float* vector;  // [count], to be cast beside
+  void* vector_to;      // [count] vector_dtype, 16 bits; or null: not wanted
+  int64_t count;
+  DType from_dtype, to_dtype, vector_dtype;
+};
+
+// Each enqueues work on `stream` of the current device and returns the error of the launch.
 cudaError_t launch_block_casts(const BlockCasts& p, cudaStream_t stream);
+cudaError_t launch_patch_weight(const PatchWeight& p, cudaStream_t stream);
 
 }  // namespace cnv2

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import library
-
-PIECE = 256  # bytes: where a piece of memory may begin, see `Pieces` in csrc/torch/products_cuda.h
+from .._shared.cuda import bytes_of
 
 
 def copies_bytes(x: Tensor, kernel: Tensor, w1: Tensor, w2: Tensor) -> int:
@@ -19,10 +18,7 @@ def copies_bytes(x: Tensor, kernel: Tensor, w1: Tensor, w2: Tensor) -> int:
     pieces = [x.dtype.itemsize * w.numel() for w in (w1, w2) if w.dtype != x.dtype]
     if kernel.ndim != 2 or kernel.dtype != torch.float32:
         pieces.append(4 * kernel.numel())
-    total = 0
-    for size in pieces:
-        total = (total + PIECE - 1) // PIECE * PIECE + size
-    return total
+    return bytes_of(pieces)
 
 
 def _like(x: Tensor, dtype: torch.dtype, planes: bool) -> Tensor:

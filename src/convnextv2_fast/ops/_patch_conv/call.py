@@ -6,11 +6,10 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from ... import library
 from ...layouts import Layout
 from .._layer_norm.call import Kernels as LayerNorm
 from .._shared.checks import flat, in_one_dtype
-from .gather import GATHER, Gather
+from .gather import Gather
 from .weights import edge
 
 Norm = tuple[Tensor, Tensor] | tuple[None, None]  # weight and bias of a LayerNorm, contiguous and of one dtype
@@ -129,18 +128,3 @@ def blocks_fake(x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None,
 
 def scatter_fake(blocks: Tensor, sources: int, covers: bool, *gather: Any) -> Tensor:
     return blocks.new_empty((sources, blocks.shape[1] // Gather(*gather).k ** 2))
-
-
-# csrc/torch/patch_conv_cuda.cpp.
-_gather = library.define(
-    f"patch_conv_gather(Tensor x, Tensor? norm_weight, Tensor? norm_bias, float eps, {GATHER}) -> Tensor", blocks_fake
-)
-scatter = library.define(
-    f"patch_conv_scatter(Tensor blocks, SymInt sources, bool covers, {GATHER}) -> Tensor", scatter_fake
-)
-
-
-def blocks(
-    x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, eps: float, gather: Gather, *_: Tensor
-) -> Tensor:
-    return _gather(x, norm_weight, norm_bias, eps, *gather)

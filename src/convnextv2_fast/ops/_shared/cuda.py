@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,12 +15,21 @@ from ...spec import Implementation, Spec
 WIDEST = 8192  # channels: LayerNorm's parameters fit shared memory
 NORMALISED = ("layer_norm", "dwconv_layer_norm", "patch_conv", "block")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+PIECE = 256  # bytes: where a piece of an operator's memory may begin
 # Where the operators' implementations are registered. The tests' emulation registers them for "cpu" and sets this.
 DEVICE = "cuda"
 
 # Which kernel convolves 16-bit dense planes: "fma" multiplies and adds in float32, "mma" runs on the tensor cores.
 DWCONV_ENVIRONMENT = "CONVNEXTV2_FAST_DWCONV"
 DWCONV_KERNELS = ("auto", "fma", "mma")
+
+
+def bytes_of(pieces: Iterable[int]) -> int:
+    """The size of a memory that has pieces of so many bytes, see `Pieces` in csrc/torch/products_cuda.h."""
+    total = 0
+    for size in pieces:
+        total = (total + PIECE - 1) // PIECE * PIECE + size
+    return total
 
 
 def _dwconv_kernel() -> str:
