@@ -34,24 +34,18 @@ _plans: weakref.WeakKeyDictionary[nn.Module, Plan] = weakref.WeakKeyDictionary()
 _requires_grad = attrgetter("requires_grad")
 
 
-class Plan:
-    """How a block of these parts runs, on rows x like these."""
+class Kept:
+    """What a module of these weights was found with, for activations like x. Plans of all kinds of modules are made of
+    it."""
 
-    def __init__(
-        self, block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float, float], x: Tensor
-    ) -> None:
-        self.unchanged = Unchanged(block)
-        self.weights, self.eps = weights, eps
+    def __init__(self, module: nn.Module, weights: tuple[Any, ...], x: Tensor) -> None:
+        self.unchanged, self.weights = Unchanged(module), weights
         self.dtype, self.device, self.kind = x.dtype, x.get_device(), x.device.type
         self.param_dtype, self.cast = weights[0].dtype, autocast_dtype(x)
         self.asked, self.registered, self.dwconv = dispatch.asked(), dispatch.registered(), cuda.DWCONV
-        self.mma, self.mma_of_rows = uses_mma(x, None), uses_mma(x, x)  # of dense planes; of sparse ones
-        drops = p.drop_path.training and type(p.drop_path) is not nn.Identity
-        self.drop_path, self.row_scale = p.drop_path, p.known.row_scale if drops else None
-        self.grn, self.rows_per_group = p.grn, p.rows_per_group
 
     def fits(self, x: Tensor) -> bool:
-        """Whether the plan still is that of its block, for activations x."""
+        """Whether the plan still is that of its module, for activations x."""
         return (
             x.dtype is self.dtype
             and x.get_device() == self.device
@@ -64,6 +58,24 @@ class Plan:
             and cuda.DWCONV is self.dwconv
             and self.unchanged.holds()
         )
+
+    def records(self, x: Tensor) -> bool:
+        """Whether autograd must record what is done with x and the weights."""
+        return torch.is_grad_enabled() and (x.requires_grad or any(map(_requires_grad, self.weights)))
+
+
+class Plan(Kept):
+    """How a block of these parts runs, on rows x like these."""
+
+    def __init__(
+        self, block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float, float], x: Tensor
+    ) -> None:
+        super().__init__(block, weights, x)
+        self.eps = eps
+        self.mma, self.mma_of_rows = uses_mma(x, None), uses_mma(x, x)  # of dense planes; of sparse ones
+        drops = p.drop_path.training and type(p.drop_path) is not nn.Identity
+        self.drop_path, self.row_scale = p.drop_path, p.known.row_scale if drops else None
+        self.grn, self.rows_per_group = p.grn, p.rows_per_group
 
 
 def keep(block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float, float], x: Tensor) -> None:
@@ -105,14 +117,10 @@ def run(block: nn.Module, x: Maps) -> Maps | None:
         return None
 
 
-def _records(plan: Plan, x: Tensor) -> bool:
-    return torch.is_grad_enabled() and (x.requires_grad or any(map(_requires_grad, plan.weights)))
-
-
 def _run_planes(plan: Plan, x: Tensor, row_scale: Tensor | None) -> Any:
     if not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous(memory_format=torch.channels_last)
-    if not _records(plan, x):
+    if not plan.records(x):
         return operators.forward(x, *plan.weights, None, row_scale, *plan.eps, plan.mma, True)
     return Block.apply(Options(*plan.eps, plan.mma, None, None), x, *plan.weights, None, row_scale)
 

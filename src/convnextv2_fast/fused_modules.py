@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from . import block_plans, fusion, ops
+from . import block_plans, fusion, ops, pair_plans
 from .fusion import Pair, Parts
 from .graph import is_traced
 from .layouts import Layout, SparseTensor
@@ -59,12 +59,13 @@ def run_block(p: Parts, x: Maps, block: nn.Module | None = None) -> Maps:
     return _like(x, rows + _rows(p.drop_path(_like(x, y))))
 
 
-def run_pair(p: Pair | str, x: Tensor, layout: Layout | None = None) -> Tensor | None:
+def run_pair(p: Pair | str, x: Tensor, layout: Layout | None = None, module: nn.Module | None = None) -> Tensor | None:
     """Runs convolution and LayerNorm as one op; None if they must run as modules (as where `p` is a reason).
 
     Args:
         x: planes `[N, Cin, H, W]`, or rows `[T, Cin]`.
         layout: that of the rows, or of the result where x are planes of which it takes some sites.
+        module: the module of these parts, if it may keep a plan.
     Returns:
         Planes `[N, Cout, H//k, W//k]` with channels_last strides, or with a layout rows `[T', Cout]`.
     """
@@ -79,6 +80,8 @@ def run_pair(p: Pair | str, x: Tensor, layout: Layout | None = None) -> Tensor |
     y = ops.patch_conv(
         rows, _kernel(p.conv), p.conv.bias, norm_before=before, norm_after=after, eps=p.norm.eps, layout=layout
     )
+    if module is not None and layout is None:
+        pair_plans.keep(module, p, x)
     return y.permute(0, 3, 1, 2) if y.ndim == 4 else y
 
 

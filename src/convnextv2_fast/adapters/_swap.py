@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from .. import block_plans
+from .. import block_plans, pair_plans
 from ..errors import UnsupportedInputError
 from ..fused_modules import run_block, run_pair
 from ..fusion import Pair, Parts, why_not_any
@@ -117,7 +117,7 @@ def run(module: nn.Module, found: Parts | Pair | str | None, x: Tensor, *, plann
     """Runs an accelerated module of these parts on planes x `[N, C, H, W]`; without parts its original forward.
 
     Args:
-        planned: whether a block may keep a plan. Not where classes are judged by their code, which may read what
+        planned: whether the module may keep a plan. Not where classes are judged by their code, which may read what
             :class:`convnextv2_fast.unchanged.Unchanged` does not see.
     """
     node = as_leaf(module, x)
@@ -125,7 +125,8 @@ def run(module: nn.Module, found: Parts | Pair | str | None, x: Tensor, *, plann
         return node
     if not isinstance(found, Parts | Pair) or replaced_forward(module) or why_not_any() is not None:
         return original_forward(module, x)  # which calls every module, as hooks on all modules want
-    y = run_block(found, x, module if planned else None) if isinstance(found, Parts) else run_pair(found, x)
+    keeper = module if planned else None
+    y = run_block(found, x, keeper) if isinstance(found, Parts) else run_pair(found, x, module=keeper)
     return original_forward(module, x) if y is None else y
 
 
@@ -133,6 +134,12 @@ def run_planned(module: nn.Module, parts: Callable[[Any], Parts | str | None], x
     """:func:`run` of an accelerated block, whose parts are asked for only where it has no plan."""
     y = None if replaced_forward(module) else block_plans.run(module, x)
     return run(module, parts(module), x, planned=True) if y is None else y
+
+
+def run_planned_pair(module: nn.Module, pair: Callable[[Any], Pair | str | None], x: Tensor) -> Tensor:
+    """The same of a stem or downsampling layer."""
+    y = None if replaced_forward(module) else pair_plans.run(module, x)
+    return run(module, pair(module), x, planned=True) if y is None else y
 
 
 def replaced_forward(module: nn.Module) -> bool:

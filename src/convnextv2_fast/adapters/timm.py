@@ -12,7 +12,7 @@ from .. import fusion
 from ..fusion import Known, Pair, Parts
 from ._drop_paths import row_scale, scale_of
 from ._forwards import require
-from ._swap import Swap, find_pair, run, run_planned
+from ._swap import Swap, find_pair, run_planned, run_planned_pair
 
 NORMS = tuple(getattr(layers, name) for name in ("LayerNorm", "LayerNormFp32") if hasattr(layers, name))
 NORMS_2D = tuple(getattr(layers, name) for name in ("LayerNorm2d", "LayerNorm2dFp32") if hasattr(layers, name))
@@ -89,7 +89,7 @@ def pair(m: nn.Sequential) -> Pair | None:
 
 
 def patch_conv_forward(self: nn.Sequential, input: Tensor) -> Tensor:
-    return run(self, pair(self), input)
+    return run_planned_pair(self, pair, input)
 
 
 SWAPS = (Swap(ConvNeXtBlock, block_forward, parts), Swap(nn.Sequential, patch_conv_forward, pair))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import block_plans, changes, fused_modules, fusion, plain
+from .. import block_plans, changes, fused_modules, fusion, pair_plans, plain
 from ..errors import UnsupportedInputError
 from ..graph import as_leaf, is_traced
 from ._groups import ParameterGroups
@@ -88,7 +88,10 @@ class PatchConv(nn.Sequential):
         node = as_leaf(self, input)
         if node is not None:
             return node
-        y = fused_modules.run_pair(self.parts(), input)
+        y = pair_plans.run(self, input)
+        if y is not None:
+            return y
+        y = fused_modules.run_pair(self.parts(), input, module=self)
         return super().forward(input) if y is None else y
 
 
