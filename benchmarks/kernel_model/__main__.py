@@ -46,13 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--provider", choices=PROVIDERS, default="ours")
     parser.add_argument("--resolution", type=int, default=224, help="pixels")
     parser.add_argument("--markdown", action="store_true", help="the tables of docs/gpu-model.md instead")
+    parser.add_argument("--instructions", type=float, help="of an element where GELU is computed: not those counted")
     options = parser.parse_args(arguments)
     if options.markdown:
         print(markdown())
         return 0
     given = (options.chip, options.model, options.batch, options.mode, options.dtype, options.provider)
     try:
-        print(tables.text(Pass(*given, options.resolution)))
+        print(tables.text(Pass(*given, options.resolution, options.instructions)))
     except ValueError as error:
         parser.error(str(error))
     return 0
