@@ -14,6 +14,8 @@ from benchmarks.kernel_model import (
     chips,
     comparison,
     depthwise,
+    host,
+    host_tables,
     measured,
     models,
     ops,
@@ -263,7 +265,7 @@ def test_lines_add_up_to_the_total():
 
 def test_the_page_labels_what_nobody_measured():
     text = gpu_model.markdown()
-    part = text[text.index("predicted only") : text.index("### Where")]
+    part = text[text.index("predicted only") : text.index("### Steps")]
     rows = [line for line in part.splitlines() if line.startswith("| NVIDIA")]
     assert len(rows) >= 8 and all(line.endswith("predicted |") for line in rows)
 
@@ -307,3 +309,69 @@ def test_launches_of_whole_steps_are_those_counted_at_the_dispatcher(name):
         assert found == pytest.approx(launches, rel=0.03 if mode == "fcmae" else 0.01)
     table = {(f.name, f.unit): f.value for f in figures.read().figures}
     assert table[name, "launches"] in counted
+
+
+# The host's part ----------------------------------------------------------------------------------------------------
+
+
+def test_the_hosts_time_is_a_sum():
+    this = Pass("h100", "tiny", 64, "training")
+    count = host.launches(this)
+    assert (count.blocks, count.all - count.elsewhere) == (18, 18 * 22)
+    eager = 18 * host.TRAINING["ours"] + count.elsewhere * host.ELSEWHERE + count.all * host.LAUNCH
+    assert host.seconds(this, "eager", 1.0) == pytest.approx(eager * 1e-6)
+    assert host.seconds(this, "graphed", 1.0) == pytest.approx(1e-5)
+    fcmae = host.launches(Pass("h100", "tiny", 64, "fcmae"))
+    assert (fcmae.blocks, fcmae.all - fcmae.elsewhere) == (19, 18 * 20 + 3 + 22)
+
+
+@pytest.mark.parametrize("chip", chips.CHIPS)
+@pytest.mark.parametrize("slowdown", [1.0, host.SLOWDOWN])
+def test_a_step_takes_as_long_as_the_slower_of_host_and_kernels(chip, slowdown):
+    for way in host.WAYS:
+        for this, before, after in host_tables.both(chip, way, slowdown, None):
+            assert before.ms == max(before.kernels_ms, before.host_ms)
+            assert after.kernels_ms < before.kernels_ms and after.ms < before.ms
+            assert after.kernels_ms == pytest.approx(1e3 * this.total().seconds)
+            assert after.host_ms == pytest.approx(slowdown * 1e3 * host.seconds(this, way, 1.0))
+            if way == "graphed":
+                assert after.ms == after.kernels_ms and after.host_ms == before.host_ms
+    found = [[after.ms for _, _, after in host_tables.both(chip, way, slowdown, None)] for way in host.WAYS]
+    assert all(eager >= compiled >= graphed for eager, compiled, graphed in zip(*found, strict=True))
+
+
+def test_steps_that_were_launched_one_by_one_are_near_what_is_predicted():
+    """Nothing but the slowdown of their host was chosen by them; two processes of a day differ by 40 %."""
+    found = host_tables.checked()
+    assert len(found) >= 4
+    assert all(0.85 < predicted / seen < 1.7 for _, predicted, seen in found), found
+
+
+def test_the_hosts_figures_are_those_of_the_table():
+    """In bare autograd.Functions, which is how far the figures of two machines can be compared."""
+    table = {(f.name, f.unit): f.value for f in figures.read().figures}
+    bare = table["a bare autograd.Function, forward and backward", "µs"]
+    for name, known in (
+        ("a block, inference, bfloat16 parameters", host.INFERENCE),
+        ("a block, forward and backward, autocast with float32 parameters", host.TRAINING),
+    ):
+        ratios = [table[name, "µs"] / bare * host.BARE / us for us in known.values()]
+        assert any(1 / 1.6 < ratio < 1.6 for ratio in ratios), (name, ratios)
+
+
+@pytest.mark.parametrize(
+    ("way", "provider", "says"), [("soon", "ours", "unknown way"), ("eager", "compile", "not for")]
+)
+def test_what_the_host_is_not_counted_for(way, provider, says):
+    with pytest.raises(ValueError, match=says):
+        host.seconds(Pass("h100", "tiny", 8, provider=provider), way)
+
+
+def test_the_command_prints_steps_with_the_host(capsys):
+    assert gpu_model.main(["--host", "--slowdown", "2", "--instructions", "20"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("| graphed |") == 8 and "predicted, not measured on a GPU" in out and "takes 2 times" in out
+    text = gpu_model.markdown()
+    assert text.count("Predicted, not measured on a GPU.") == 2
+    lines = [line for line in text.splitlines() if "| eager |" in line]
+    assert len(lines) == 8 + 4 and len({line.count("|") for line in lines}) == 2
