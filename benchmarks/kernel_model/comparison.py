@@ -12,7 +12,7 @@ from .chips import CHIPS, Chip
 from .depthwise import Plane
 from .kernel import Kernel
 from .ops import WIDTH, Setting
-from .passes import COUNTS, DTYPES, Pass
+from .passes import COUNTS, DTYPES, PROVIDERS, Pass
 
 _OP = re.compile(r"(\w+)-(\d+)x\d+x(\d+)(?:to(\d+)k(\d))?-(forward|dgrad|wgrad|backward)")
 _PASS = re.compile(r"(convnextv2|fcmae)_(\w+?)-(\d+)px(?:-grn_batch)?-(forward|forward_backward)")
@@ -39,12 +39,17 @@ def sparse(batch: int, side: int, c: int) -> Plane:
     return Plane(batch, side, c, kept / _GRID**2, side // _GRID)
 
 
+def gelu(row: Row) -> ops.Gelu:
+    """What GELU cost in the kernels that a row measured."""
+    return ops.EARLIER if row.commit in measured.COMPOSED else ops.COUNTED
+
+
 def op_kernels(row: Row, chip: Chip) -> tuple[Kernel, ...]:
     """What a row of an op ran on the CUDA backend; empty if that is not counted here."""
     match = _OP.fullmatch(row.case)
     if match is None or row.provider != OURS or row.dtype != "bfloat16" or row.batch is None:
         return ()
-    op, what, batch, setting = match[1], match[6], row.batch, Setting(chip, amp=False)
+    op, what, batch, setting = match[1], match[6], row.batch, Setting(chip, amp=False, gelu=gelu(row))
     side, c = int(match[2]), int(match[3])
     plane = Plane(batch, side, c)
     how, _, graph = row.mode.partition(" ")
@@ -88,7 +93,7 @@ def compared_ops(chip: Chip) -> list[Compared]:
 def pass_of(row: Row, chip: Chip) -> Pass | None:
     """The pass that a row measured; None if it is not counted here."""
     match = _PASS.fullmatch(row.case)
-    provider = next((name for name in ("ours", "compile") if measured.is_from(row, name)), None)
+    provider = next((name for name in PROVIDERS if measured.is_from(row, name)), None)
     if match is None or provider is None or row.batch is None:
         return None
     mode = "fcmae" if match[1] == "fcmae" else "forward" if match[4] == "forward" else "training"

@@ -69,12 +69,13 @@ def rounds_and_blocks(plane: Plane, slots_at_once: int, chip: Chip) -> tuple[int
     return rounds, ceil(groups / rounds)
 
 
-def convolution(plane: Plane, width: int, chip: Chip, what: str = "forward") -> Kernel:
-    """Forward, or the input's gradient ("dgrad"), on the tensor cores; `width` bytes an element."""
+def convolution(plane: Plane, width: int, chip: Chip, what: str = "forward", addend: bool = False) -> Kernel:
+    """Forward, or the input's gradient ("dgrad"), on the tensor cores; `width` bytes an element. `addend`: a tensor of
+    the result's shape is added."""
     rounds, _ = rounds_and_blocks(plane, CONVOLUTION_SLOTS, chip)
     return Kernel(
         f"dwconv {what}",
-        2 * plane.elements * width + TAPS * plane.channels * FLOAT,
+        (3 if addend else 2) * plane.elements * width + TAPS * plane.channels * FLOAT,
         waiting=rounds * STEPS * STEP_SECONDS,
         fixed=CONVOLUTION_SECONDS,
         case=f"dwconv7x7-{plane.sample}-{what}",
@@ -112,9 +113,10 @@ def multiply_adds(plane: Plane, moved: float, passes: int, name: str) -> Kernel:
     return Kernel(name, moved, instructions=instructions, fixed=MULTIPLY_SECONDS)
 
 
-def sparse_backward(plane: Plane, width: int, chip: Chip) -> tuple[Kernel, Kernel]:
-    """Both gradients in one pass, and the sum over its blocks."""
+def sparse_backward(plane: Plane, width: int, chip: Chip, addend: bool = False) -> tuple[Kernel, Kernel]:
+    """Both gradients in one pass, and the sum over its blocks. `addend`: as of `convolution`."""
     chunks = ceil(plane.channels / (32 if plane.channels % 32 == 0 else 16))
     parts = max(1, BACKWARD_RESIDENT * chip.processors // chunks) * (TAPS + 1) * plane.channels * FLOAT
-    kernel = multiply_adds(plane, 3 * plane.elements * width + parts, 2, "sparse dwconv backward")
+    moved = (4 if addend else 3) * plane.elements * width + parts
+    kernel = multiply_adds(plane, moved, 2, "sparse dwconv backward")
     return kernel, Kernel("its sums", parts + (TAPS + 1) * plane.channels * FLOAT)

@@ -14,6 +14,8 @@ PARTS = {"forward": "inference", "training": "training", "fcmae": "pretraining"}
 # How the CUDA backend's kernels run in results of whole passes: launched one by one, or as a graph. Where the mode has
 # another word (`triton`, `torch`, `preferred`, `compile`), other kernels run.
 OUR_MODES = ("cuda", "cuda graph", "eager", "graph")
+# Commits of results that were taken when a block still was two ops, each of a dozen calls.
+COMPOSED = ("7e9d51227315be899e68f3aabc279cf0472cbdd8", "a5f7155f68509806a39f87d31a388fe1e2e943fd")
 
 
 @functools.cache
@@ -43,11 +45,12 @@ def case_of(mode: str, size: str, resolution: int) -> str:
 
 
 def is_from(row: Row, provider: str) -> bool:
-    """Whether a row of a whole pass is of our CUDA kernels ("ours"), or of torch.compile's default mode ("compile")."""
+    """Whether a row of a whole pass is of our CUDA kernels ("ours", or "composed" while a block was two ops), or of
+    torch.compile's default mode ("compile")."""
     how = row.mode.partition(",")[0]
-    return (
-        row.provider == OURS and how in OUR_MODES if provider == "ours" else row.provider != OURS and how == "compile"
-    )
+    if provider == "compile":
+        return row.provider != OURS and how == "compile"
+    return row.provider == OURS and how in OUR_MODES and (row.commit in COMPOSED) == (provider == "composed")
 
 
 def passes(chip: Chip, mode: str, size: str, batch: int, resolution: int, dtype: str, provider: str) -> list[Row]:

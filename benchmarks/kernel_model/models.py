@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..rivals.sizes import SIZES
+from . import block as one_operator
 from . import ops
 from .depthwise import FLOAT, Plane
 from .kernel import Kernel, Step
@@ -82,6 +83,8 @@ def patches(setting: Setting, stage: Stage, resolution: int, backward: bool = Fa
 def block(setting: Setting, stage: Stage, groups: int, case: bool = True) -> list[Step]:
     """A stage's blocks, forward; `groups` of rows have a norm of GRN each."""
     plane = stage.plane
+    if not setting.composed:
+        return [step.at(stage.place, stage.depth) for step in one_operator.forward(setting, plane, groups, case)]
     name = f"mlp_grn-{plane.sample}-forward" if case else ""
     steps = (ops.dwconv_layer_norm(setting, plane), ops.mlp_grn(setting, plane.rows, groups, plane.channels, name))
     return [step.at(stage.place, stage.depth) for step in steps]
@@ -90,6 +93,8 @@ def block(setting: Setting, stage: Stage, groups: int, case: bool = True) -> lis
 def block_backward(setting: Setting, stage: Stage, groups: int) -> list[Step]:
     """A stage's blocks, backward."""
     plane = stage.plane
+    if not setting.composed:
+        return [step.at(stage.place, stage.depth) for step in one_operator.backward(setting, plane, groups)]
     steps = (
         ops.mlp_grn_backward(setting, plane.rows, groups, plane.channels),
         ops.dwconv_layer_norm_backward(setting, plane),

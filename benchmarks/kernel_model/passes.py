@@ -9,17 +9,20 @@ from ..reports.tidy import Row
 from . import chips, compiled, measured, models, pretraining
 from .chips import Chip
 from .kernel import Step, Total, total
-from .ops import Setting
+from .ops import COUNTED, EARLIER, Gelu, Setting
 
 Count = Callable[[Setting, str, int, int], list[Step]]
 COUNTS: dict[tuple[str, str], Count] = {
     ("ours", "forward"): models.forward,
     ("ours", "training"): models.training,
     ("ours", "fcmae"): pretraining.step,
+    ("composed", "forward"): models.forward,
+    ("composed", "training"): models.training,
+    ("composed", "fcmae"): pretraining.step,
     ("compile", "forward"): compiled.forward,
     ("compile", "training"): compiled.training,
 }
-PROVIDERS, MODES = ("ours", "compile"), ("forward", "training", "fcmae")
+PROVIDERS, MODES = ("ours", "composed", "compile"), ("forward", "training", "fcmae")
 DTYPES = {"forward": ("bfloat16", "amp"), "training": ("amp",), "fcmae": ("amp",)}  # the usual one first
 
 
@@ -30,8 +33,10 @@ class Pass:
     Attributes:
         mode: "forward" (inference), "training" (forward, loss, backward) or "fcmae" (the same of pre-training).
         dtype: "bfloat16" for everything, or "amp": float32 parameters under autocast; empty for the usual one.
-        provider: "ours", the CUDA backend; or "compile", torch.compile's default mode.
+        provider: "ours", the CUDA backend; "composed", the same while a block was two ops, each of a dozen calls; or
+            "compile", torch.compile's default mode.
         resolution: edge of the images in pixels.
+        instructions: of an element in the kernels that compute GELU, instead of those counted in their code.
     """
 
     chip_name: str
@@ -41,6 +46,7 @@ class Pass:
     dtype: str = ""
     provider: str = "ours"
     resolution: int = 224
+    instructions: float | None = None
 
     @property
     def chip(self) -> Chip:
@@ -62,7 +68,11 @@ class Pass:
             raise ValueError(f"{self.provider} {self.mode} is not counted: choose one of {known}")
         if self.precision not in DTYPES[self.mode]:
             raise ValueError(f"{self.mode} is counted in {', '.join(DTYPES[self.mode])}, not in {self.precision}")
-        setting = Setting(chip, amp=self.precision == "amp")
+        composed = self.provider == "composed"
+        gelu = EARLIER if composed else COUNTED
+        if self.instructions is not None:
+            gelu = Gelu(self.instructions, self.instructions, self.instructions, gelu.special)
+        setting = Setting(chip, self.precision == "amp", composed, gelu)
         return COUNTS[self.provider, self.mode](setting, self.size, self.batch, self.resolution)
 
     def total(self) -> Total:

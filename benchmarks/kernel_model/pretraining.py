@@ -18,7 +18,7 @@ def layouts(stages: list[Stage]) -> Step:
     kernels = [Kernel("patches", 0, launches=9)]
     for stage in stages:
         sites = stage.plane.batch * stage.plane.side**2
-        kernels.append(Kernel("sites", 2 * stage.plane.rows * INDEX + 2 * sites * FLOAT, launches=13))
+        kernels.append(Kernel("sites", 2 * stage.plane.rows * INDEX + 2 * sites * FLOAT, launches=18))
     return Step("stem", "layouts", "forward", tuple(kernels))
 
 

@@ -94,8 +94,8 @@ NAMES = {"forward": "inference", "training": "training step", "fcmae": "FCMAE st
 
 def label(this: Pass) -> str:
     """A pass in words."""
-    ours = "" if this.provider == "ours" else ", torch.compile"
-    return f"{this.size}, {NAMES[this.mode]}{ours}, {this.precision}"
+    how = {"ours": "", "composed": ", composed", "compile": ", torch.compile"}[this.provider]
+    return f"{this.size}, {NAMES[this.mode]}{how}, {this.precision}"
 
 
 def passes() -> str:
