@@ -14,7 +14,7 @@ from tools.kernels import prefer
 
 def test_every_op_has_a_prior_and_only_known_names():
     table = preferences.read()
-    assert {row.op for row in table if row.family == ANY and row.layout == ANY} == {*KERNEL_OPS, DWCONV_KERNEL}
+    assert {row.op for row in table if row.family == ANY and row.layout == ANY} == {*KERNEL_OPS, DWCONV_KERNEL, "block"}
     for row in table:
         kernel = row.op == DWCONV_KERNEL
         assert row.backend in (prefer.KERNELS if kernel else {i.backend for i in dispatch.implementations(row.op)})

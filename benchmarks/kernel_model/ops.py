@@ -192,9 +192,15 @@ def patch_conv(setting: Setting, rows: int, c_in: int, c_out: int, k: int, case:
     wide = k * k * c_in
     gathered = 2 * rows * wide * WIDTH
     stem = k == 4
+    if setting.composed:
+        weight: tuple[Kernel, ...] = (
+            copy("weight as a matrix", wide * c_out, setting.parameter, setting.parameter),
+            *casts(setting, 2, wide * c_out),  # and the bias's
+        )
+    else:
+        weight = (copy("weight as a matrix, casts", wide * c_out, setting.parameter, WIDTH),)
     kernels = (
-        copy("weight as a matrix", wide * c_out, setting.parameter, setting.parameter),
-        *casts(setting, 2, wide * c_out),  # and the bias's
+        *weight,
         Kernel("gather" if stem else "layer_norm, gather", gathered, share=STREAM_SHARE if stem else NORM_SHARE),
         product("product", rows, wide, c_out),
     )
@@ -207,18 +213,17 @@ def patch_conv_backward(setting: Setting, rows: int, c_in: int, c_out: int, k: i
     """The stem's input wants no gradient; the blocks are gathered again."""
     wide = k * k * c_in
     stem = k == 4
-    kernels: tuple[Kernel, ...] = norm_backward(setting, rows * c_out, c_out) if stem else ()
-    kernels += (
-        Kernel("gather again", 2 * rows * wide * WIDTH, share=STREAM_SHARE if stem else NORM_SHARE),
-        product("product dW", rows, wide, c_out),
-        Kernel("sum of bias", rows * c_out * WIDTH),
-        *casts(setting, 1, wide * c_out, back=True),
-        copy("weight's gradient", wide * c_out, FLOAT, FLOAT),
-    )
-    if not stem:
-        kernels += (
-            product("product dx", rows, c_out, wide),
-            copy("scatter", rows * wide),
-            *norm_backward(setting, rows * wide, c_in),
-        )
+    norm, norm_sums = norm_backward(setting, rows * (c_out if stem else wide), c_out if stem else c_in)
+    gathered = Kernel("gather again", 2 * rows * wide * WIDTH, share=STREAM_SHARE if stem else NORM_SHARE)
+    columns = Kernel("sum of bias", rows * c_out * WIDTH)
+    to_input = (product("product dx", rows, c_out, wide), copy("scatter", rows * wide))
+    if setting.composed:
+        weight = (*casts(setting, 1, wide * c_out, back=True), copy("weight's gradient", wide * c_out, FLOAT, FLOAT))
+    else:
+        weight = (copy("weight's gradient", wide * c_out, setting.parameter, setting.parameter),)
+    kernels = (gathered, product("product dW", rows, wide, c_out), columns, *weight)
+    if stem:
+        kernels = (norm, norm_sums, *kernels)
+    else:
+        kernels = (*kernels, *to_input, norm, norm_sums)
     return Step("", "patch_conv", "backward", kernels)

@@ -294,9 +294,9 @@ def test_instructions_and_launches_are_those_counted_in_the_code():
 
 STEPS = {
     "convnextv2_tiny, inference, bfloat16 parameters": ("forward", "bfloat16", 227, 179),
-    "convnextv2_tiny, inference, autocast with float32 parameters": ("forward", "amp", 264, 192),
-    "convnextv2_tiny, training step, autocast with float32 parameters": ("training", "amp", 749, 479),
-    "convnextv2_tiny, FCMAE step, autocast with float32 parameters": ("fcmae", "amp", 804, 573),
+    "convnextv2_tiny, inference, autocast with float32 parameters": ("forward", "amp", 264, 184),
+    "convnextv2_tiny, training step, autocast with float32 parameters": ("training", "amp", 749, 467),
+    "convnextv2_tiny, FCMAE step, autocast with float32 parameters": ("fcmae", "amp", 804, 561),
 }
 
 
@@ -308,7 +308,7 @@ def test_launches_of_whole_steps_are_those_counted_at_the_dispatcher(name):
         found = Pass("h100", "tiny", 8, mode, dtype, provider).total().launches
         assert found == pytest.approx(launches, rel=0.03 if mode == "fcmae" else 0.01)
     table = {(f.name, f.unit): f.value for f in figures.read().figures}
-    assert table[name, "launches"] in counted
+    assert table[name, "launches"] == counted[1]
 
 
 # The host's part ----------------------------------------------------------------------------------------------------

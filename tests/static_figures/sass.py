@@ -105,8 +105,10 @@ def _strip(kernel: str, body: Listing) -> float:
 
 CONVOLUTIONS: dict[str, tuple[str, Callable[[str, Listing], float]]] = {
     # kernel: what it multiplies with, outputs of a turn
-    "dwconv_forward_mma_kernel<BFloat16>": ("HMMA", _stored),
-    "dwconv_forward_mma_kernel<Half>": ("HMMA", _stored),
+    "dwconv_forward_mma_kernel<BFloat16, false>": ("HMMA", _stored),
+    "dwconv_forward_mma_kernel<BFloat16, true>": ("HMMA", _stored),  # adds the residual's gradient
+    "dwconv_forward_mma_kernel<Half, false>": ("HMMA", _stored),
+    "dwconv_forward_mma_kernel<Half, true>": ("HMMA", _stored),
     "dwconv_taps_mma_kernel<BFloat16>": ("HMMA", _staged),
     "dwconv_taps_mma_kernel<Half>": ("HMMA", _staged),
     "dwconv_forward_kernel<float, 16, 7, 2, false>": ("FFMA", _strip),  # dense planes
