@@ -64,6 +64,18 @@ def test_mlp_grn_strategies(strategy, c, tma):
         compare(problem.to(torch.float64), problem.to(bf16, device="cuda"), bf16, "triton", strategy=strategy)
 
 
+def test_gelu_as_ptx():
+    """Triton's, which its interpreter cannot run: as without PTX for every bfloat16, infinities and NaN among them."""
+    pytest.importorskip("triton")
+    from tests.triton.interpreted.test_activation import evaluate
+
+    if not chips.of(torch.device("cuda")).family.startswith("sm_"):
+        pytest.skip("not an NVIDIA GPU")
+    x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).cuda()
+    for got, want in zip(evaluate(x, True, True), evaluate(x, True, False), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-38, equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("n", "size", "c"), [(2, 56, 96), (3, 28, 160), (2, 14, 384), (2, 7, 768), (2, 1, 768), (1, 61, 41), (1, 64, 96)]
 )

@@ -18,7 +18,7 @@ if library.triton_why_not() is None:
     from convnextv2_fast.ops._triton import chip as chips
     from convnextv2_fast.testing import KERNEL_OPS, make
     from tools.kernels import resources, sources
-    from tools.kernels.compiling import Resources, compile_all, launches
+    from tools.kernels.compiling import Resources, compile_all, compiled, launches
 
 RENEW = "python -m tools.kernels.resources --write"
 
@@ -70,6 +70,25 @@ def test_a_launch_that_takes_more_is_seen():
     row = resources.Row("", {"sm_90": (64, 0, 1024)})
     assert not row.exceeded("sm_90", Resources(64, 0, 512, "")) and row.exceeded("sm_90", Resources(65, 0, 512, ""))
     assert row.exceeded("sm_90", Resources(10, 8, 0, "")) and row.exceeded("sm_90", Resources(10, 0, 2048, ""))
+
+
+@pytest.mark.parametrize("family", ["sm_90", "gfx942"])
+def test_what_the_hidden_tile_is_made_of(family):
+    """On NVIDIA an exponential, a reciprocal and half a rounding an element, and a few shuffles a tile.
+    On AMD no PTX."""
+    problem = make("mlp_grn", 1, 8, 8, 96).to(torch.bfloat16, requires_grad=False)
+    with chips.assume(chips.KNOWN[family]):
+        call = partial(problem.public, backend="triton", strategy="materialize")
+        (job,) = (job for job in launches(call) if job.kernel == "hidden_kernel")
+    made, sizes = compiled(job, family), dict(job.constants)
+    assert sizes["PTX"] == (family != "gfx942")
+    if not sizes["PTX"]:
+        return
+    elements = sizes["BM"] * sizes["BN"] // (32 * dict(job.options)["num_warps"])
+    ptx = made.asm["ptx"]
+    assert ptx.count("ex2.approx.ftz.f32") == ptx.count("rcp.approx.ftz.f32") == elements
+    assert ptx.count("cvt.rn.bf16x2.f32") == elements // 2
+    assert ptx.count("shfl.sync") <= 12  # two columns a thread, over four lanes; masked and not
 
 
 @pytest.mark.parametrize("plane", [(1, 1), (9, 1), (1, 16), (16, 16)], ids=str)

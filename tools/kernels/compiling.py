@@ -114,8 +114,8 @@ def launches(call: Callable[[], Any]) -> list[Job]:
     return list(found)
 
 
-def compile_one(job: Job, family: str) -> Resources:
-    """Compiles a launch for a family of chips."""
+def compiled(job: Job, family: str) -> Any:
+    """A launch, compiled by Triton for a family of chips."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -130,23 +130,32 @@ def compile_one(job: Job, family: str) -> Resources:
         attrs={(i,): [["tt.divisibility", 16]] for i in job.aligned},
     )
     if family.startswith("gfx"):
-        compiled = triton.compile(source, target=GPUTarget("hip", family, 64), options=dict(job.options))
-        text = compiled.asm["amdgcn"]
+        target = GPUTarget("hip", family, 64)
+    else:
+        target = GPUTarget("cuda", int(family.removeprefix("sm_")), 32)
+    return triton.compile(source, target=target, options=dict(job.options))
+
+
+def compile_one(job: Job, family: str) -> Resources:
+    """What a launch takes of a family of chips."""
+    import triton
+
+    made = compiled(job, family)
+    if family.startswith("gfx"):
+        text = made.asm["amdgcn"]
         number = lambda key: int(re.search(rf"\.{key}:\s*(\d+)", text).group(1))  # noqa: E731
         matrix = "mfma" if "v_mfma" in text else ""
-        return Resources(number("vgpr_count"), number("vgpr_spill_count"), compiled.metadata.shared, matrix)
-    target = GPUTarget("cuda", int(family.removeprefix("sm_")), 32)
-    compiled = triton.compile(source, target=target, options=dict(job.options))
-    ptx = compiled.asm["ptx"]
+        return Resources(number("vgpr_count"), number("vgpr_spill_count"), made.metadata.shared, matrix)
+    ptx = made.asm["ptx"]
     matrix = next((m for m in ("tcgen05.mma", "wgmma.mma_async", "mma.sync") if m in ptx), "")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
-        path.write_bytes(compiled.asm["cubin"])
+        path.write_bytes(made.asm["cubin"])
         tool = shutil.which("cuobjdump") or str(Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump")
         said = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
     registers = int(re.search(r"REG:(\d+)", said).group(1))
     local = int(re.search(r"LOCAL:(\d+)", said).group(1)) + int(re.search(r"STACK:(\d+)", said).group(1))
-    return Resources(registers, local, compiled.metadata.shared, matrix)
+    return Resources(registers, local, made.metadata.shared, matrix)
 
 
 def _compile(task: tuple[Job, str]) -> tuple[Job, str, Resources | str]:

@@ -18,7 +18,7 @@ import torch
 from convnextv2_fast.ops._triton import chip as chips
 from convnextv2_fast.ops._triton import tiles
 from convnextv2_fast.ops._triton.tiles import WIDEST, WIDTHS, Sizes
-from convnextv2_fast.testing import make
+from convnextv2_fast.testing import kinds, make
 
 from .compiling import Job, compile_one, launches
 from .resources import FAMILIES, passes
@@ -48,6 +48,7 @@ def candidates(kernel: str, family: str, c: int, wide: bool) -> Iterator[Sizes]:
                         yield fewer, 0, part, warps, ahead, persistent
         yield 16, 0, 16, 8, 2, persistent
         return
+    yield first
     for fewer in (rows, rows // 2, rows // 4):
         for part in dict.fromkeys((depth, 32, 16)):
             warps = 4 if fewer * columns <= 4096 else 8
@@ -76,7 +77,8 @@ def _launches(kernel: str, sizes: Sizes, family: str, c: int, dtype: torch.dtype
     """All launches of the kernel with these sizes, forward and backward."""
     name = kernel.removesuffix(" tma")
     op = "mlp_grn" if name.startswith("mlp_grn") else "dwconv_layer_norm"
-    problems = [make(op, 1, 8, 8, c, kind).to(dtype) for kind in (("dense", "ragged") if c == 96 else ("dense",))]
+    layouts = kinds(op) if c == 96 else ("dense",)  # those that tools.kernels.resources compiles
+    problems = [make(op, 1, 8, 8, c, kind).to(dtype) for kind in layouts]
     for problem in problems:
         problem.tensors.pop("row_scale", None)
     strategies = [{}] if op != "mlp_grn" else [{"strategy": "materialize"}]

@@ -1,4 +1,5 @@
-"""The GELU of the Triton kernels, over every number that half precision has, and over the range of float32."""
+"""The GELU of the Triton kernels, over every number that half precision has, and over the range of float32. As PTX it
+is compared with this one on a GPU, by `tests/test_cuda.py`."""
 
 import pytest
 import torch
@@ -9,19 +10,22 @@ from convnextv2_fast.ops._triton.activation import gelu, gelu_and_grad
 
 
 @triton.jit
-def _both(x_ptr, y_ptr, slope_ptr, again_ptr, n, FAST: tl.constexpr, BLOCK: tl.constexpr):
+def _both(x_ptr, y_ptr, slope_ptr, again_ptr, n, FAST: tl.constexpr, PTX: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + at, mask=at < n, other=0.0).to(tl.float32)
-    y, slope = gelu_and_grad(x, FAST)
+    y, slope = gelu_and_grad(x, FAST, PTX)
     tl.store(y_ptr + at, y, mask=at < n)
     tl.store(slope_ptr + at, slope, mask=at < n)
-    tl.store(again_ptr + at, gelu(x, FAST), mask=at < n)
+    tl.store(again_ptr + at, gelu(x, FAST, PTX), mask=at < n)
 
 
-def evaluate(x, fast):
-    y, slope, again = (torch.empty(x.shape, dtype=torch.float32) for _ in range(3))
-    _both[(1,)](x, y, slope, again, x.numel(), FAST=fast, BLOCK=triton.next_power_of_2(x.numel()))
-    assert torch.equal(y, again)
+def evaluate(x, fast, ptx=False):
+    y, slope, again = (torch.empty(x.shape, dtype=torch.float32, device=x.device) for _ in range(3))
+    step = 1024 if x.is_cuda else x.numel()
+    for parts in zip(*(t.split(step) for t in (x, y, slope, again)), strict=True):
+        n = parts[0].numel()
+        _both[(1,)](*parts, n, FAST=fast, PTX=ptx, BLOCK=triton.next_power_of_2(n))
+    assert torch.equal(y.nan_to_num(), again.nan_to_num())
     return y.double(), slope.double()
 
 
@@ -45,6 +49,13 @@ def test_error_is_below_the_rounding_of_half_precision_everywhere(dtype):
     assert (y - want)[~normal].abs().max() <= 2e-38
     # the slope crosses zero: absolute there
     assert ((slope - want_slope).abs() / want_slope.abs().clamp_min(0.1)).max() <= torch.finfo(dtype).eps / 4
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_infinities_and_nan_are_those_of_torchs_float64(fast):
+    x = torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 0.0, -0.0])
+    y, _ = evaluate(x, fast)
+    assert torch.equal(y.nan_to_num(nan=7), torch.nn.functional.gelu(x.double()).nan_to_num(nan=7))
 
 
 def test_float32_is_as_good_as_torch():

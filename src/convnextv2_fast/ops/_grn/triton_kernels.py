@@ -12,6 +12,7 @@ from .._triton.group_sums import (
     grn_grad,
     grn_scale,
     groups_of_rows,
+    groups_of_tile,
     new_partials,
     reduce_groups,
     store_group_sums,
@@ -28,6 +29,7 @@ def sums_kernel(
     product_ptr,  # slots of sum x^2, or of sum dy x if GRAD
     sum_ptr,  # slots of sum dy, if GRAD
     row_group_ptr,
+    offsets_ptr,
     T,
     C,
     rows_per_group,
@@ -39,16 +41,16 @@ def sums_kernel(
     tile = tl.program_id(0)
     rows = tile * BM + tl.arange(0, BM)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
-    group = groups_of_rows(rows, T, row_group_ptr, rows_per_group, RAGGED)
+    first, last = groups_of_tile(tile * BM, T, row_group_ptr, rows_per_group, RAGGED, BM)
     mask = (rows < T)[:, None] & (columns < C)[None, :]
     at = (tile * BM).to(tl.int64) * C + tl.arange(0, BM)[:, None] * C + columns[None, :]
     x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
     if GRAD:
         dy = tl.load(dy_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        store_group_sums(product_ptr, dy * x, group, tile, columns, C)
-        store_group_sums(sum_ptr, dy, group, tile, columns, C)
+        store_group_sums(product_ptr, dy * x, first, last, tile, columns, C, offsets_ptr, rows_per_group, RAGGED, 0, BM)
+        store_group_sums(sum_ptr, dy, first, last, tile, columns, C, offsets_ptr, rows_per_group, RAGGED, 0, BM)
     else:
-        store_group_sums(product_ptr, x * x, group, tile, columns, C)
+        store_group_sums(product_ptr, x * x, first, last, tile, columns, C, offsets_ptr, rows_per_group, RAGGED, 0, BM)
 
 
 @triton.jit
@@ -99,7 +101,7 @@ def forward(
     groups, (rows, c) = Groups(rows_per_group, count, row_group, offsets), x.shape
     grid, sizes = (triton.cdiv(rows, BM), triton.cdiv(c, BN)), dict(RAGGED=row_group is not None, BM=BM, BN=BN)
     partial = new_partials(rows, c, BM, groups, x)
-    launch(sums_kernel, grid, x, None, partial, None, row_group, rows, c, rows_per_group, GRAD=False, **sizes)
+    launch(sums_kernel, grid, x, None, partial, None, row_group, offsets, rows, c, rows_per_group, GRAD=False, **sizes)
     squares = reduce_groups(partial, groups, BM)
     norm, y = torch.empty_like(squares), torch.empty_like(x)
     scale = grn_scale(squares, gamma, eps, norm)
@@ -123,7 +125,7 @@ def backward(
     groups, (rows, c) = Groups(rows_per_group, count, row_group, offsets), x.shape
     grid, sizes = (triton.cdiv(rows, BM), triton.cdiv(c, BN)), dict(RAGGED=row_group is not None, BM=BM, BN=BN)
     product, total = (new_partials(rows, c, BM, groups, x) for _ in range(2))
-    launch(sums_kernel, grid, x, dy, product, total, row_group, rows, c, rows_per_group, GRAD=True, **sizes)
+    launch(sums_kernel, grid, x, dy, product, total, row_group, offsets, rows, c, rows_per_group, GRAD=True, **sizes)
     scale, factor, dgamma = grn_grad(reduce_groups(product, groups, BM), gamma, norm, eps)
     dx = torch.empty_like(x)
     args = (dy, scale, x, factor, None, dx, row_group, rows, c, rows_per_group)

@@ -6,7 +6,7 @@ A row tile's whole result stays in registers, C cut into powers of two (96 = 64 
 import triton
 import triton.language as tl
 
-from .._triton.activation import gelu
+from .._triton.activation import gelu, rounded
 from .._triton.group_sums import groups_of_rows
 from .triton_products import finish, vector
 
@@ -61,6 +61,7 @@ def fused_kernel(
     run,
     TMA: tl.constexpr,
     FAST: tl.constexpr,
+    PTX: tl.constexpr,
     IEEE: tl.constexpr,
     RAGGED: tl.constexpr,
     BM: tl.constexpr,
@@ -95,13 +96,13 @@ def fused_kernel(
             h = tl.dot(u1, _w1_piece(w1_1, k0, k, K, C, TMA, C0, C1), h, input_precision=precision)
         if C2 > 0:
             h = tl.dot(u2, _w1_piece(w1_2, k0, k, K, C, TMA, C0 + C1, C2), h, input_precision=precision)
-        a = gelu(h + vector(b1_ptr, k, k < K), FAST).to(dtype).to(tl.float32)
+        a = rounded(gelu(h + vector(b1_ptr, k, k < K), FAST, PTX), dtype, PTX).to(tl.float32)
         beta = vector(beta_ptr, k, k < K)
         if one:
             g = a * tl.load(scale_ptr + first.to(tl.int64) * K + k, mask=k < K, other=0.0)[None, :] + beta
         else:
             g = a * tl.load(scale_ptr + of_group + k[None, :], mask=(k < K)[None, :], other=0.0) + beta
-        g = g.to(dtype)
+        g = rounded(g, dtype, PTX)
         acc0 = tl.dot(g, _w2_piece(w2_0, k0, k, K, C, TMA, 0, C0), acc0, input_precision=precision)
         if C1 > 0:
             acc1 = tl.dot(g, _w2_piece(w2_1, k0, k, K, C, TMA, C0, C1), acc1, input_precision=precision)

@@ -8,9 +8,9 @@ all the same.
 import triton
 import triton.language as tl
 
-from .._triton.activation import gelu, gelu_and_grad
-from .._triton.group_sums import groups_of_rows, store_group_sums
-from .triton_products import finish, product, scaled_product, share, vector
+from .._triton.activation import gelu, gelu_and_grad, rounded
+from .._triton.group_sums import groups_of_rows, groups_of_tile, rows_of_group, store_group_sums
+from .triton_products import column, finish, product, scaled_product, share
 
 
 @triton.jit
@@ -21,6 +21,7 @@ def hidden_kernel(
     a_ptr,  # [T, K], written if STORE
     partial_ptr,  # slots of sum a^2
     row_group_ptr,
+    offsets_ptr,
     T,
     units,  # C / UNIT
     K,
@@ -29,6 +30,7 @@ def hidden_kernel(
     STORE: tl.constexpr,
     TMA: tl.constexpr,
     FAST: tl.constexpr,
+    PTX: tl.constexpr,
     IEEE: tl.constexpr,
     RAGGED: tl.constexpr,
     BM: tl.constexpr,
@@ -39,20 +41,21 @@ def hidden_kernel(
     C = units * UNIT
     dtype: tl.constexpr = u_ptr.dtype if TMA else u_ptr.dtype.element_ty
     blocks = tl.cdiv(K, BN)
-    first, end, step = share(tl.cdiv(T, BM) * blocks, TMA)
-    for work in range(first, end, step):
+    start, end, step = share(tl.cdiv(T, BM) * blocks, TMA)
+    for work in range(start, end, step):
         tile, block = work // blocks, work % blocks
         columns = block * BN + tl.arange(0, BN)
-        h = product(u_ptr, w1_ptr, tile * BM, block * BN, T, K, C, True, TMA, IEEE, BM, BN, BD)
-        a = gelu(h + vector(b1_ptr, columns, columns < K), FAST).to(dtype)
-        rows = tile * BM + tl.arange(0, BM)
-        mask = (rows < T)[:, None] & (columns < K)[None, :]
+        row0 = tile * BM
+        h = product(u_ptr, w1_ptr, row0, block * BN, T, K, C, True, TMA, IEEE, BM, BN, BD)
+        a = rounded(gelu(h + column(b1_ptr, columns, columns < K), FAST, PTX), dtype, PTX)
         if STORE:
-            at = (tile * BM).to(tl.int64) * K + tl.arange(0, BM)[:, None] * K + columns[None, :]
+            local = tl.arange(0, BM)
+            mask = (columns < K)[:, None] & (row0 + local < T)[None, :]
+            at = row0.to(tl.int64) * K + local[None, :] * K + columns[:, None]
             tl.store(a_ptr + at, a, mask=mask)
-        group = groups_of_rows(rows, T, row_group_ptr, rows_per_group, RAGGED)
-        a = tl.where(mask, a.to(tl.float32), 0.0)
-        store_group_sums(partial_ptr, a * a, group, tile, columns, K)
+        first, last = groups_of_tile(row0, T, row_group_ptr, rows_per_group, RAGGED, BM)
+        a = a.to(tl.float32)
+        store_group_sums(partial_ptr, a * a, first, last, tile, columns, K, offsets_ptr, rows_per_group, RAGGED, 1, BM)
 
 
 @triton.jit
@@ -113,6 +116,7 @@ def backward_kernel(
     product_ptr,  # first pass: slots of sum dg a; SECOND: [tiles, K], column sums of dh
     sum_ptr,  # first pass: slots of sum dg
     row_group_ptr,
+    offsets_ptr,
     T,
     units,  # C / UNIT
     K,
@@ -123,6 +127,7 @@ def backward_kernel(
     KEEP: tl.constexpr,
     TMA: tl.constexpr,
     FAST: tl.constexpr,
+    PTX: tl.constexpr,
     IEEE: tl.constexpr,
     RAGGED: tl.constexpr,
     BM: tl.constexpr,
@@ -135,36 +140,53 @@ def backward_kernel(
     C, C_OUT = units * UNIT, units_out * UNIT
     dtype: tl.constexpr = h_ptr.dtype.element_ty
     blocks = tl.cdiv(K, BN)
-    first, end, step = share(tl.cdiv(T, BM) * blocks, TMA)
-    for work in range(first, end, step):
+    start, end, step = share(tl.cdiv(T, BM) * blocks, TMA)
+    for work in range(start, end, step):
         tile, block = work // blocks, work % blocks
         row0, col0 = tile * BM, block * BN
         local, columns = tl.arange(0, BM), col0 + tl.arange(0, BN)
         live = columns < K
-        mask = (row0 + local < T)[:, None] & live[None, :]
-        at = row0.to(tl.int64) * K + local[:, None] * K + columns[None, :]
+        mask = live[:, None] & (row0 + local < T)[None, :]
+        at = row0.to(tl.int64) * K + local[None, :] * K + columns[:, None]
         if SECOND and KEEP:
             h = tl.load(h_ptr + at, mask=mask, other=0.0).to(tl.float32)
             dg = tl.load(dg_ptr + at, mask=mask, other=0.0).to(tl.float32)
         else:
             h = product(u_ptr, w1_ptr, row0, col0, T, K, C, True, TMA, IEEE, BM, BN, BD)
-            h += vector(b1_ptr, columns, live)
+            h += column(b1_ptr, columns, live)
             dg = product(dy_ptr, w2_ptr, row0, col0, T, K, C_OUT, False, TMA, IEEE, BM, BN, BD)
-        group = groups_of_rows(row0 + local, T, row_group_ptr, rows_per_group, RAGGED)
+        first, last = groups_of_tile(row0, T, row_group_ptr, rows_per_group, RAGGED, BM)
         if SECOND:
-            a, slope = gelu_and_grad(h, FAST)
-            of_group = group.to(tl.int64)[:, None] * K + columns[None, :]
-            scale = tl.load(scale_ptr + of_group, mask=mask, other=0.0)
-            factor = tl.load(factor_ptr + of_group, mask=mask, other=0.0)
-            dh = tl.where(mask, (dg * scale + a * factor) * slope, 0.0)
-            tl.store(h_ptr + at, a.to(dtype).to(tl.float32) * scale + vector(beta_ptr, columns, live), mask=mask)
-            tl.store(dg_ptr + at, dh, mask=mask)
-            tl.store(product_ptr + tile.to(tl.int64) * K + columns, tl.sum(dh, 0), mask=live)
+            a, slope = gelu_and_grad(h, FAST, PTX)
+            part, beta = rounded(a, dtype, PTX).to(tl.float32), column(beta_ptr, columns, live)
+            if KEEP:  # a thread holds few columns, in the order of the factors in memory
+                group = groups_of_rows(row0 + local, T, row_group_ptr, rows_per_group, RAGGED)
+                at_group = group.to(tl.int64)[None, :] * K + columns[:, None]
+                scale = tl.load(scale_ptr + at_group, mask=mask, other=0.0)
+                factor = tl.load(factor_ptr + at_group, mask=mask, other=0.0)
+                g, dh = part * scale + beta, (dg * scale + a * factor) * slope
+            else:
+                at_group = first.to(tl.int64) * K + columns
+                scale, factor = column(scale_ptr, at_group, live), column(factor_ptr, at_group, live)
+                g, dh = part * scale + beta, (dg * scale + a * factor) * slope
+                for i in range(1, last - first + 1):
+                    group = first + i
+                    begin, _ = rows_of_group(group, offsets_ptr, rows_per_group, RAGGED)
+                    after = (row0 + local >= begin)[None, :]
+                    at_group = group.to(tl.int64) * K + columns
+                    scale, factor = column(scale_ptr, at_group, live), column(factor_ptr, at_group, live)
+                    g = tl.where(after, part * scale + beta, g)
+                    dh = tl.where(after, (dg * scale + a * factor) * slope, dh)
+            tl.store(h_ptr + at, rounded(g, dtype, PTX), mask=mask)
+            tl.store(dg_ptr + at, rounded(dh, dtype, PTX), mask=mask)
+            dh = tl.where(mask, dh, 0.0)
+            tl.store(product_ptr + tile.to(tl.int64) * K + columns, tl.sum(dh, 1), mask=live)
         else:
             if KEEP:
-                tl.store(h_ptr + at, h, mask=mask)
-                tl.store(dg_ptr + at, dg, mask=mask)
-            a = tl.where(mask, gelu(h, FAST), 0.0)
-            dg = tl.where(mask, dg, 0.0)
-            store_group_sums(product_ptr, dg * a, group, tile, columns, K)
-            store_group_sums(sum_ptr, dg, group, tile, columns, K)
+                tl.store(h_ptr + at, rounded(h, dtype, PTX), mask=mask)
+                tl.store(dg_ptr + at, rounded(dg, dtype, PTX), mask=mask)
+            a = gelu(h, FAST, PTX)
+            store_group_sums(
+                product_ptr, dg * a, first, last, tile, columns, K, offsets_ptr, rows_per_group, RAGGED, 1, BM
+            )
+            store_group_sums(sum_ptr, dg, first, last, tile, columns, K, offsets_ptr, rows_per_group, RAGGED, 1, BM)

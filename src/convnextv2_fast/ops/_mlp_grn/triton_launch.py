@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from .._shared.groups import Groups
-from .._triton import autotune, tma
+from .._triton import activation, autotune, tma
 from .._triton import chip as chips
 from .._triton.group_sums import grn_grad, grn_scale, new_partials, reduce_groups
 from .._triton.launch import launch
@@ -37,7 +37,9 @@ class _Mlp:
     tf32: bool
 
     def flags(self, groups: Groups) -> dict[str, bool]:
-        return dict(FAST=self.w1.dtype != torch.float32, IEEE=not self.tf32, RAGGED=groups.row_group is not None)
+        fast = self.w1.dtype != torch.float32
+        ptx = fast and activation.ptx(chips.of(self.w1.device))
+        return dict(FAST=fast, PTX=ptx, IEEE=not self.tf32, RAGGED=groups.row_group is not None)
 
     def hidden(self, u: Tensor, a: Tensor | None, groups: Groups) -> Tensor:
         """Runs GEMM 1; the sums of squares `[G, K]`. The activations go to `a`, if given."""
@@ -50,7 +52,7 @@ class _Mlp:
             sizes = (rows, c // unit, k, groups.rows_per_group)
             flags = self.flags(groups) | dict(UNIT=unit, STORE=a is not None)
             grid = _grid(tile, u, rows, k)
-            args = (*products, self.b1, a, partial, groups.row_group, *sizes)
+            args = (*products, self.b1, a, partial, groups.row_group, groups.offsets, *sizes)
             launch(kernels.hidden_kernel, grid, *args, **flags, **tile.options("BD"))
             return partial
 
@@ -146,7 +148,7 @@ def _materialize(
     squares = mlp.hidden(u, a, groups)
     scale = grn_scale(squares, mlp.gamma, mlp.eps, norm)
     flags = mlp.flags(groups)
-    del flags["FAST"]
+    del flags["FAST"], flags["PTX"]
     flags["UNIT"] = unit = _unit(c_out)
     args = (mlp.b2, scale, mlp.beta, row_scale, residual, out, groups.row_group)
     sizes = (rows, k, c_out // unit, groups.rows_per_group, _rows_per_factor(rows, row_scale))
@@ -245,7 +247,7 @@ def backward(
     g, dh = (u.new_empty((rows, k)) for _ in range(2))
     save = strategies.save_hidden(chips.of(u.device), c, u.dtype)
     unit = math.gcd(_unit(c), _unit(c_out))
-    sizes = (groups.row_group, rows, c // unit, k, c_out // unit, groups.rows_per_group)
+    sizes = (groups.row_group, groups.offsets, rows, c // unit, k, c_out // unit, groups.rows_per_group)
     flags = mlp.flags(groups) | dict(UNIT=unit, KEEP=save)
 
     def start(tile: Tile, *args: Tensor | None, second: bool) -> None:

@@ -20,31 +20,34 @@ def share(tiles, PERSISTENT: tl.constexpr):
 
 @triton.jit
 def product(
-    a_ptr, b_ptr, row0, col0, T, N, D, TRANSPOSED: tl.constexpr,
+    x_ptr, w_ptr, row0, col0, T, N, D, TRANSPOSED: tl.constexpr,
     TMA: tl.constexpr, IEEE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Tile of `a b`: a `[T, D]` in tiles `[BM, BD]`, b `[D, N]` in tiles `[BD, BN]`; of `a b'` where TRANSPOSED:
-    b `[N, D]` in tiles `[BN, BD]`."""
-    local, columns = tl.arange(0, BM), col0 + tl.arange(0, BN)
-    a_at = a_ptr
+    """Tile `[BN, BM]` of `(x w)'`: x `[T, D]` in tiles `[BM, BD]`, w `[D, N]` in tiles `[BD, BN]`; of `(x w')'` where
+    TRANSPOSED: w `[N, D]` in tiles `[BN, BD]`.
+
+    A row of x is a column of the tile, along which matrix units leave a thread many elements: it adds up most of a sum
+    over rows by itself, and needs few elements of a vector of N."""
+    local, columns = tl.arange(0, BM), tl.arange(0, BN)
+    x_at, w_at = x_ptr, w_ptr
     if not TMA:
-        a_at = a_ptr + row0.to(tl.int64) * D + local[:, None] * D
-    a_live, b_live = (row0 + local < T)[:, None], (columns < N)[None, :]
-    acc = tl.zeros([BM, BN], tl.float32)
+        x_at = x_ptr + row0.to(tl.int64) * D + local[None, :] * D
+        if TRANSPOSED:
+            w_at = w_ptr + col0.to(tl.int64) * D + columns[:, None] * D
+        else:
+            w_at = w_ptr + col0 + columns[:, None]
+    x_live, w_live = (row0 + local < T)[None, :], (col0 + columns < N)[:, None]
+    acc = tl.zeros([BN, BM], tl.float32)
     for d0 in range(0, D, BD):
-        if TMA and TRANSPOSED:
-            a, b = a_ptr.load([row0, d0]), b_ptr.load([col0, d0]).T
-        elif TMA:
-            a, b = a_ptr.load([row0, d0]), b_ptr.load([d0, col0])
+        if TMA:
+            x = x_ptr.load([row0, d0]).T
+            w = w_ptr.load([col0, d0]) if TRANSPOSED else w_ptr.load([d0, col0]).T
         else:
             d = d0 + tl.arange(0, BD)
-            a = tl.load(a_at + d[None, :], mask=a_live & (d < D)[None, :], other=0.0)
-            if TRANSPOSED:
-                b_at = b_ptr + columns.to(tl.int64)[None, :] * D + d[:, None]
-            else:
-                b_at = b_ptr + d.to(tl.int64)[:, None] * N + columns[None, :]
-            b = tl.load(b_at, mask=b_live & (d < D)[:, None], other=0.0)
-        acc = tl.dot(a, b, acc, input_precision="ieee" if IEEE else "tf32")
+            x = tl.load(x_at + d[:, None], mask=x_live & (d < D)[:, None], other=0.0)
+            w_step = d if TRANSPOSED else d.to(tl.int64) * N
+            w = tl.load(w_at + w_step[None, :], mask=w_live & (d < D)[None, :], other=0.0)
+        acc = tl.dot(w, x, acc, input_precision="ieee" if IEEE else "tf32")
     return acc
 
 
@@ -63,7 +66,7 @@ def scaled_product(
         a_at = a_ptr + row0.to(tl.int64) * K + local[:, None] * K
         w_at = w2_ptr + columns.to(tl.int64)[None, :] * K
     acc = tl.zeros([BM, BN], tl.float32)
-    for k0 in range(0, K, BK):
+    for k0 in tl.range(0, K, BK, num_stages=None if ONE_GROUP else 2):
         k = k0 + tl.arange(0, BK)
         if TMA:
             a, w = a_ptr.load([row0, k0]), w2_ptr.load([col0, k0]).T
@@ -85,6 +88,12 @@ def scaled_product(
 def vector(ptr, at, live):
     """A float32 row `[1, n]` of a parameter."""
     return tl.load(ptr + at, mask=live, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def column(ptr, at, live):
+    """A float32 column `[n, 1]` of a parameter."""
+    return tl.load(ptr + at, mask=live, other=0.0).to(tl.float32)[:, None]
 
 
 @triton.jit

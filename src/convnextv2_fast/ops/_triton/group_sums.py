@@ -27,10 +27,41 @@ def groups_of_rows(rows, T, row_group_ptr, rows_per_group, RAGGED: tl.constexpr)
 
 
 @triton.jit
-def store_group_sums(partial_ptr, value, group, tile, columns, K):
-    """Writes the column sums of a float32 tile `[BM, BN]`, for every group that its rows `group` `[BM]` span."""
-    for g in range(tl.min(group, 0), tl.max(group, 0) + 1):
-        total = tl.sum(tl.where((group == g)[:, None], value, 0.0), 0)
+def groups_of_tile(row0, T, row_group_ptr, rows_per_group, RAGGED: tl.constexpr, BM: tl.constexpr):
+    """The first and the last group that a tile's rows, from row0 on, are of."""
+    last = tl.minimum(row0 + BM, T) - 1
+    if RAGGED:
+        return tl.load(row_group_ptr + row0), tl.load(row_group_ptr + last)
+    else:
+        return row0 // rows_per_group, last // rows_per_group
+
+
+@triton.jit
+def rows_of_group(g, offsets_ptr, rows_per_group, RAGGED: tl.constexpr):
+    """Its first row, and the row after its last."""
+    if RAGGED:
+        return tl.load(offsets_ptr + g), tl.load(offsets_ptr + g + 1)
+    else:
+        return g * rows_per_group, (g + 1) * rows_per_group
+
+
+@triton.jit
+def store_group_sums(
+    partial_ptr, value, first, last, tile, columns, K, offsets_ptr, rows_per_group,
+    RAGGED: tl.constexpr, AXIS: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """Writes the column sums of a float32 tile, whose BM rows lie along AXIS, for each of its groups first .. last.
+
+    A group is told by its first row and its end, not by the groups of the rows: a thread that holds many rows, and so
+    needs few shuffles, would divide for each. A tile of one group, as most are, is not masked."""
+    row0 = tile * BM
+    rows = tl.expand_dims(row0 + tl.arange(0, BM), 1 - AXIS)
+    for g in range(first, last + 1):
+        begin, end = rows_of_group(g, offsets_ptr, rows_per_group, RAGGED)
+        if begin <= row0 and row0 + BM <= end:
+            total = tl.sum(value, AXIS)
+        else:
+            total = tl.sum(tl.where((rows >= begin) & (rows < end), value, 0.0), AXIS)
         tl.store(partial_ptr + (tile + g).to(tl.int64) * K + columns, total, mask=columns < K)
 
 
@@ -48,10 +79,7 @@ def reduce_kernel(
 ):
     g = tl.program_id(0)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
-    if RAGGED:
-        begin, end = tl.load(offsets_ptr + g), tl.load(offsets_ptr + g + 1)
-    else:
-        begin, end = g * rows_per_group, (g + 1) * rows_per_group
+    begin, end = rows_of_group(g, offsets_ptr, rows_per_group, RAGGED)
     first = begin // BM
     count = tl.where(end > begin, (end - 1) // BM - first + 1, 0)
     total = tl.zeros([BN], tl.float32)

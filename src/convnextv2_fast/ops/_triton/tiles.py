@@ -34,11 +34,34 @@ def rule(kernel: str, family: str, c: int, wide: bool) -> Sizes:
     persistent = int(variant == ["tma"])
     if name == "fused":
         return (64, 0, 16, 4, 1, persistent) if wide else (128, 0, 32, 4 if c <= 64 else 8, 2, persistent)
-    covered = c if name == "output" else 4 * c
-    columns = next((n for n in ((64,) if wide else (128, 64)) if covered % n == 0), 32)
-    short = wide or (c % 64 and name != "output") or family in ("sm_89", "sm_120", "gfx942")
-    rows = 64 if wide or name == "backward" else 128
-    return rows, columns, 32 if short else 64, 4 if rows * columns <= 4096 else 8, 2 if wide else 3, persistent
+    if wide:
+        covered = c if name == "output" else 4 * c
+        return 64, 32 if covered % 64 else 64, 32, 4, 2, persistent
+    rows, columns, depth = (_output_tile if name == "output" else _hidden_tile)(name, family, c)
+    # With 64 sums a thread two blocks or more fit a multiprocessor: one multiplies while another does its GELU.
+    # "backward" has two products.
+    sums = 32 if name == "backward" else 64
+    return rows, columns, depth, max(4, rows * columns // (32 * sums)), 3, persistent
+
+
+def _hidden_tile(name: str, family: str, c: int) -> Sizes:
+    """Columns are padded rather than fewer than 64, of which the matrix units of sm_90 and sm_100 take as many."""
+    columns = 64 if 4 * c % 128 else 128
+    if family in ("sm_90", "gfx942"):
+        # sm_90's matrix units read no operand from registers: large tiles fit twice, and read the least from the cache.
+        rows = 64 if name == "backward" else 128
+    else:
+        rows = 64
+        if name == "backward" and family != "sm_100":
+            columns = 64
+    return rows, columns, 64 if c % 64 == 0 and family in ("sm_90", "sm_100") else 32
+
+
+def _output_tile(name: str, family: str, c: int) -> Sizes:
+    """Each block of columns scales all of the activations anew: few blocks, even padded ones."""
+    if c % 128:
+        return 64, 128 if c > 64 else 64, 32
+    return 128, 128, 32 if family in ("sm_89", "sm_120", "gfx942") else 64
 
 
 @functools.cache
