@@ -32,6 +32,12 @@ Maps = TypeVar("Maps", Tensor, SparseTensor)
 # A plan refers to what its block holds, never to the block.
 _plans: weakref.WeakKeyDictionary[nn.Module, Plan] = weakref.WeakKeyDictionary()
 _requires_grad = attrgetter("requires_grad")
+_forward = operators.forward._op  # what calling the operator calls
+_any_autocast = torch._C._is_any_autocast_enabled  # without naming a device, which takes longer than the answer
+
+
+def _autocast_dtype(kind: str) -> torch.dtype | None:
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 class Kept:
@@ -50,7 +56,7 @@ class Kept:
             x.dtype is self.dtype
             and x.get_device() == self.device
             and self.weights[0].dtype is self.param_dtype
-            and (torch.get_autocast_dtype(self.kind) if torch.is_autocast_enabled(self.kind) else None) is self.cast
+            and (_autocast_dtype(self.kind) if _any_autocast() else None) is self.cast
             and dispatch.asked() == self.asked
             and plain.why(self.kind) is None
             and not _has_any_global_hook()
@@ -112,17 +118,16 @@ def run(block: nn.Module, x: Maps) -> Maps | None:
     if row_scale is not None:
         row_scale = row_scale.to(statistics_dtype(row_scale)).contiguous()
     try:
-        return _run_planes(plan, rows, row_scale) if rows is x else _run_sites(plan, x, row_scale)
+        if rows is not x:
+            return _run_sites(plan, x, row_scale)
+        if not rows.is_contiguous(memory_format=torch.channels_last):
+            rows = rows.contiguous(memory_format=torch.channels_last)
+        if not plan.records(rows):
+            return _forward(rows, *plan.weights, None, row_scale, *plan.eps, plan.mma, True)
+        planes: Any = Block.apply(Options(*plan.eps, plan.mma, None, None), rows, *plan.weights, None, row_scale)
+        return planes
     except ValueError:  # the block's modules say better what does not fit
         return None
-
-
-def _run_planes(plan: Plan, x: Tensor, row_scale: Tensor | None) -> Any:
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        x = x.contiguous(memory_format=torch.channels_last)
-    if not plan.records(x):
-        return operators.forward(x, *plan.weights, None, row_scale, *plan.eps, plan.mma, True)
-    return Block.apply(Options(*plan.eps, plan.mma, None, None), x, *plan.weights, None, row_scale)
 
 
 def _run_sites(plan: Plan, x: Any, row_scale: Tensor | None) -> Any:

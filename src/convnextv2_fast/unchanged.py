@@ -14,7 +14,8 @@ _CODE = attrgetter("forward", "forward.__code__", "__call__")
 
 
 class Unchanged:
-    """Remembers a module and all modules in it: attributes, parameters, submodules, hooks, the code of their classes.
+    """Remembers a module's attributes, parameters and submodules, of the modules in it also hooks, classes and the code
+    of these.
 
     Values are compared by identity or equality, tensors by identity: what is written into a parameter does not matter.
 
@@ -24,7 +25,9 @@ class Unchanged:
 
     def __init__(self, module: nn.Module) -> None:
         self._rows = [_row(m, m is module) for m in module.modules()]
-        self._classes = tuple({type(m) for m in module.modules()})
+        self._inner = [m for m in module.modules() if m is not module]
+        self._types = [*map(type, self._inner)]
+        self._classes = tuple(dict.fromkeys(self._types))
         self._code = _codes(self._classes)
 
     def holds(self) -> bool:
@@ -33,14 +36,16 @@ class Unchanged:
             for attributes, size, get, values in self._rows:
                 if len(attributes) != size or get(attributes) != values:
                     return False
-            return _codes(self._classes) == self._code
+            return [*map(type, self._inner)] == self._types and [*map(_CODE, self._classes)] == self._code
         except Exception:  # an attribute is gone, or a tensor in the place of another was compared by value
             return False
 
 
 def _row(m: nn.Module, outermost: bool) -> tuple[dict[str, Any], int, Any, tuple[Any, ...]]:
     attributes = vars(m)
-    names = ["training", "_parameters", "_modules"] + [name for name in attributes if name not in _OF_EVERY_MODULE]
+    names = ["training", "_parameters", *(name for name in attributes if name not in _OF_EVERY_MODULE)]
+    if m._modules:
+        names.append("_modules")
     if not outermost:
         names += _HOOKS
     get = itemgetter(*names)

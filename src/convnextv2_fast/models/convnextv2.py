@@ -57,11 +57,11 @@ class Block(nn.Module):
         return fusion.Parts(_KNOWN, conv, norm, fc1, act, grn, fc2, drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        node = as_leaf(self, x)
-        if node is not None:
-            return node
         y = block_plans.run(self, x)
-        return fused_modules.run_block(self.parts(), x, self) if y is None else y
+        if y is not None:
+            return y
+        node = as_leaf(self, x)
+        return fused_modules.run_block(self.parts(), x, self) if node is None else node
 
 
 def _row_scale(drop_path: DropPath, u: Tensor) -> Tensor | None:
