@@ -8,6 +8,7 @@ and the device.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -40,6 +41,14 @@ def _autocast_dtype(kind: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
+def can_tell(module: nn.Module, parts: Iterable[Any], weights: Iterable[Tensor | None]) -> bool:
+    """Whether :class:`Unchanged` sees all changes of a module of these parts and weights: every part is registered in
+    it, and no weight is a single number, which may equal another."""
+    registered = {*module.modules()}
+    found = [part for part in parts if part is not None]
+    return all(part in registered for part in found) and all(w is None or w.numel() != 1 for w in weights)
+
+
 class Kept:
     """What a module of these weights was found with, for activations like x. Plans of all kinds of modules are made of
     it."""
@@ -50,7 +59,7 @@ class Kept:
         self.param_dtype, self.cast = weights[0].dtype, autocast_dtype(x)
         self.asked, self.registered, self.dwconv = dispatch.asked(), dispatch.registered(), cuda.DWCONV
 
-    def fits(self, x: Tensor) -> bool:
+    def fits(self, module: nn.Module, x: Tensor) -> bool:
         """Whether the plan still is that of its module, for activations x."""
         return (
             x.dtype is self.dtype
@@ -62,7 +71,7 @@ class Kept:
             and not _has_any_global_hook()
             and dispatch.registered() == self.registered
             and cuda.DWCONV is self.dwconv
-            and self.unchanged.holds()
+            and self.unchanged.holds(module)
         )
 
     def records(self, x: Tensor) -> bool:
@@ -93,7 +102,8 @@ def keep(block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float,
         or p.layer_scale is not None
         or (cast is not None and cast is not x.dtype)
         or type(x) is not Tensor
-        or any(w is None or not w.is_contiguous() or w.numel() == 1 for w in weights)  # one number may equal another
+        or any(w is None or not w.is_contiguous() for w in weights)
+        or not can_tell(block, (*p[1:8], *p.drops, *(w[0] for w in (*p.first_wrappers, *p.second_wrappers))), weights)
         or len({w.dtype for w in weights[1:4]}) != 1
     ):
         return
@@ -111,7 +121,7 @@ def run(block: nn.Module, x: Maps) -> Maps | None:
     rows: Any = x.F if type(x) is SparseTensor else x
     if type(rows) is not Tensor or rows.ndim != (4 if rows is x else 2):  # the modules say what is wrong
         return None
-    if not plan.fits(rows):
+    if not plan.fits(block, rows):
         _plans.pop(block, None)
         return None
     row_scale = None if plan.row_scale is None else plan.row_scale(plan.drop_path, x)

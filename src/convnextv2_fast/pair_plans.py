@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import dispatch
-from .block_plans import Kept
+from .block_plans import Kept, can_tell
 from .fusion import Pair
 from .ops._patch_conv import cuda as patch_conv_cuda
 from .ops._patch_conv import cuda_autograd
@@ -44,6 +44,7 @@ def keep(module: nn.Module, p: Pair, x: Tensor) -> None:
         or type(x) is not Tensor
         or p.norm.weight.dtype is not p.norm.bias.dtype
         or p.norm.weight.shape[0] > cuda.WIDEST
+        or not can_tell(module, (p.conv, p.norm), (p.conv.weight, p.conv.bias, p.norm.weight, p.norm.bias))
     ):
         return
     plan = Plan(module, p, x)
@@ -59,7 +60,7 @@ def run(module: nn.Module, x: Tensor) -> Tensor | None:
     plan = _plans.get(module)
     if plan is None or type(x) is not Tensor or x.ndim != 4:  # the modules say what is wrong
         return None
-    if not plan.fits(x):
+    if not plan.fits(module, x):
         _plans.pop(module, None)
         return None
     (n, _, h, w), k = x.shape, plan.k

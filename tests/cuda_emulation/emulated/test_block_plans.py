@@ -145,6 +145,20 @@ def class_of_a_module(block):
     block.act.__class__ = Halved
 
 
+def replaced_attributes(block):
+    block.norm.__dict__ = dict(block.norm.__dict__)
+    block.norm.eps = 0.5
+
+
+class OtherParts(convnextv2.Block):
+    def parts(self):
+        return super().parts()._replace(act=nn.ReLU())
+
+
+def class_of_the_block(block):
+    block.__class__ = OtherParts
+
+
 def eps(block):
     block.norm.eps = 0.1
 
@@ -172,7 +186,7 @@ def narrow(block):
 CHANGES = (
     *(hook, pre_hook, backward_hook, replaced_hooks, forward_of_an_instance, parameter, parameter_of_the_same_value),
     *(written_in_place, other_memory, frozen_parameter, module, derived_module),
-    *(class_of_a_module, eps, eps_of_grn, approximate, dilation),
+    *(class_of_a_module, replaced_attributes, class_of_the_block, eps, eps_of_grn, approximate, dilation),
     *(dropped, narrow),
 )
 
@@ -338,3 +352,48 @@ def test_activation_checkpointing(make):
     got, given.grad = given.grad, None
     run(given).sum().backward()
     assert torch.equal(got, given.grad)
+
+
+def held_as_a_buffer(block):
+    weight = block.norm.weight.detach().clone()
+    del block.norm.weight
+    block.norm.register_buffer("weight", weight)
+
+
+@pytest.mark.parametrize("how", ["assigned", "converted", "functional_call"])
+def test_a_weight_that_is_a_buffer(how):
+    block, x = dense()
+    held_as_a_buffer(block)
+    with torch.no_grad():
+        before = block(x)
+        assert has_plan(block)
+        if how == "functional_call":
+            fresh, other = copy.deepcopy(block), {"norm.weight": block.norm.weight * 3}
+            got, want = (torch.func.functional_call(b, other, (x,)) for b in (block, fresh))
+        else:
+            if how == "assigned":
+                block.norm.weight = block.norm.weight * 3
+            else:
+                block.bfloat16().float()
+            got, want = block(x), copy.deepcopy(block)(x)
+    assert torch.equal(got, want) and not torch.equal(got, before)
+
+
+def test_a_part_that_is_not_registered():
+    block, x = dense()
+    grn = block.grn
+    del block.grn
+    block.__dict__["grn"] = grn
+    everything(block, x)
+    grn.eps, grn.gamma = 0.5, nn.Parameter(grn.gamma.detach() * 3)
+    assert_equal([block(x)], [copy.deepcopy(block)(x)])
+
+
+def test_one_number_in_the_place_of_an_equal_one():
+    pair = convnextv2.PatchConv(nn.Conv2d(3, 1, 2, 2), convnextv2.LayerNorm(1, data_format="channels_first"))
+    x = torch.randn(2, 3, 6, 4)
+    pair(x)
+    old = pair[1].bias
+    pair[1].bias = nn.Parameter(old.detach().clone())
+    pair(x).sum().backward()
+    assert old.grad is None and pair[1].bias.grad.item() == 12.0
