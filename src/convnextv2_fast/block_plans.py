@@ -86,8 +86,7 @@ class Plan(Kept):
         self, block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float, float], x: Tensor
     ) -> None:
         super().__init__(block, weights, x)
-        self.eps = eps
-        self.mma, self.mma_of_rows = uses_mma(x, None), uses_mma(x, x)  # of dense planes; of sparse ones
+        self.eps, self.mma = eps, uses_mma(x, None)
         drops = p.drop_path.training and type(p.drop_path) is not nn.Identity
         self.drop_path, self.row_scale = p.drop_path, p.known.row_scale if drops else None
         self.grn, self.rows_per_group = p.grn, p.rows_per_group
@@ -142,7 +141,7 @@ def run(block: nn.Module, x: Maps) -> Maps | None:
 
 def _run_sites(plan: Plan, x: Any, row_scale: Tensor | None) -> Any:
     rows, sites = x.F.contiguous(), Sites.of(x.F, x.layout)
-    mma = plan.mma if sites.site_map is None else plan.mma_of_rows
+    mma = plan.mma and sites.site_map is None
     rows_per_group = None if plan.rows_per_group is None else plan.rows_per_group(plan.grn, x)
     options = Options(*plan.eps, mma, sites, Groups.of("block", rows, rows_per_group))
     return x.replace(block_cuda.apply(options, rows, *plan.weights, None, row_scale))

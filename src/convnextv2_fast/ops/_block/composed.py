@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
+from ... import dispatch
 from ...spec import Implementation, Spec, always
 from .._dwconv_layer_norm import dwconv_layer_norm
 from .._mlp_grn import mlp_grn
@@ -26,6 +29,18 @@ def run(call: BlockCall) -> Tensor:
         rows_per_group=call.rows_per_group,
         backend=backend,
     )
+
+
+def why_not_together(backend: str, halves: Mapping[str, Implementation]) -> list[str]:
+    """Why one operator of a backend may not stand for both ops, a sentence each. `halves`: what it contains of each."""
+    found = []
+    for op, half in halves.items():
+        if not any(candidate is half for candidate in dispatch.implementations(op)):
+            found.append(f"another implementation of {op} was registered in the place of the one it contains")
+    for op, asked in dispatch.requested(*halves):
+        if asked != backend:
+            found.append(f"{op} is asked to run on {asked}")
+    return found
 
 
 def _notes(spec: Spec) -> list[str]:

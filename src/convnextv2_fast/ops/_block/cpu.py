@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import dispatch, library
+from ... import library
 from ...spec import Implementation, Spec
 from .._dwconv_layer_norm.cpu import CPU as DWCONV_LAYER_NORM
 from .._mlp_grn.cpu import CPU as MLP_GRN
@@ -78,12 +78,7 @@ def reasons(spec: Spec) -> list[str]:
         found.append(f"it takes dense planes, not the {spec.layout} layout")
     if not packed.enabled:
         found.append(f"it runs on packed weights, which {packed.ENVIRONMENT}=0 forbids")
-    for op, half in _HALVES.items():
-        if not any(candidate is half for candidate in dispatch.implementations(op)):
-            found.append(f"another implementation of {op} was registered in the place of the one it contains")
-    for op, asked in dispatch.requested(*_HALVES):
-        if asked != "cpu":
-            found.append(f"{op} is asked to run on {asked}")
+    found += composed.why_not_together("cpu", _HALVES)
     if spec.extras:
         found += [_WORDS.get(extra, f"it does not take {extra}") for extra in spec.extras]
     return found

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import dispatch
 from ...constants import constant
 from ...spec import Implementation, Spec
 from .._dwconv.cuda import notes as dwconv_notes
@@ -92,13 +91,7 @@ def _check(call: BlockCall, x: Tensor, weights: tuple[Any, ...]) -> None:
 
 def reasons(spec: Spec) -> list[str]:
     """Why one operator for each direction cannot stand for the two ops, a sentence each."""
-    found = cuda.reasons(spec)
-    for op, half in _HALVES.items():
-        if not any(candidate is half for candidate in dispatch.implementations(op)):
-            found.append(f"another implementation of {op} was registered in the place of the one it contains")
-    for op, asked in dispatch.requested(*_HALVES):
-        if asked != "cuda":
-            found.append(f"{op} is asked to run on {asked}")
+    found = cuda.reasons(spec) + composed.why_not_together("cuda", _HALVES)
     if "parameters in float64" in spec.extras:
         found.append("it does not take parameters in float64")
     return found
