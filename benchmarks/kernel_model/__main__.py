@@ -31,9 +31,10 @@ def markdown() -> str:
         tables.unmeasured(),
         tables.sizes(),
         "### Steps with the host's part, predicted",
-        f"Predicted, not measured on a GPU. The host takes {host.SLOWDOWN:g} times as long as the one of the figures.",
+        f"Predicted, not measured on a GPU. The host is taken to be {host.SLOWDOWN:g} times as slow as the CPU of the "
+        "static figures.",
         host_tables.steps(),
-        "The same steps on an H100, with hosts that take 1, 2 or 3.5 times as long. Predicted, not measured on a GPU.",
+        "The same steps on an H100, with slowdowns of 1, 2 and 3.5. Predicted, not measured on a GPU.",
         host_tables.slowdowns(),
         "Steps that were measured while kernels were launched one by one, and what this predicts for them.",
         host_tables.check(),

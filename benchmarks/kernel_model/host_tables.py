@@ -53,7 +53,7 @@ def slowdowns() -> str:
             this = found[0][0]
             cells = (ms(step.ms) for _, *pair in found for step in pair)
             lines.append((NAMES[this.mode], str(this.batch), way, *cells))
-    names = (f"step, {when}, host {slow:g} times, ms" for slow in hosts for when in ("before", "after"))
+    names = (f"step, {when}, slowdown {slow:g}, ms" for slow in hosts for when in ("before", "after"))
     return markdown_table(("pass of tiny", "batch", "run", *names), lines)
 
 

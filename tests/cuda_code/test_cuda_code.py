@@ -34,8 +34,10 @@ def test_the_table_has_every_architecture():
 VECTORS = re.compile(r"\b(float, 4|BFloat16, 8|Half, 8)\b|<uint4\b")
 # And those that take it from the type
 ALWAYS_VECTORS = re.compile(r"^dwconv_(forward|backward)_kernel<")
-# These write sums over rows, a float per thread, or pairs of channels.
-NARROW_STORES = re.compile(r"^(\w+_(squares|products)_kernel|dwconv_backward_kernel)<")
+# These write sums over rows, a float per thread, or pairs of channels; or 4 floats as 4 halves.
+NARROW_STORES = re.compile(
+    r"^(\w+_(squares|products)_kernel|dwconv_backward_kernel)<|^mlp_output_gradient_kernel<(BFloat16|Half), float, 4>"
+)
 WIDE_LOAD, WIDE_STORE = re.compile(r"^(LDG|LDGSTS)\..*\b128\b"), re.compile(r"^STG\..*\b128\b")
 
 

@@ -13,7 +13,7 @@ import convnextv2_fast as cf
 from convnextv2_fast import graphs
 from convnextv2_fast.models import _masks
 from tests import peers
-from tests.ecosystem.subjects import SMALL
+from tests.ecosystem.subjects import NAMES, SMALL, build
 
 # Learning rates that float32 holds, as a graph's are: what is compared is then equal to the last bit.
 RATES = [2.0**-k for k in (10, 9, 8, 9, 10, 11, 10, 12)]
@@ -110,6 +110,15 @@ def test_a_step_is_the_eager_one(recorder, optimizer):
     assert [r.replays for r in recorder.recordings] == [5, 5] and not graphed.said
     assert graphed.step.why_not(*dense_batch()) is None and graphed.step.why_not_update() is None
     assert all(p.grad is not None and not p.grad.any() for p in graphed.model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_accelerated_models(recorder, name):
+    def train(on):
+        return Trial(on, build(name).train(), average=True, accumulate=2).train(batches(parts=2, size=2))
+
+    graphed = compare(train, recorder, 2)
+    assert [r.replays for r in recorder.recordings] == [13, 5] and not graphed.said
 
 
 def test_everything_at_once(recorder):
@@ -374,13 +383,47 @@ def test_reading_back_is_one_clear_error(recorder):
         trial.train(batches())
 
 
+@pytest.mark.parametrize("at", [0, 2, 5], ids=["first", "warm", "graphed"])
+@pytest.mark.parametrize("fault", ["loss", "parts"])
+def test_a_step_that_fails_leaves_nothing(recorder, fault, at):
+    """The second part fails, or is missing: the first is forgotten, and the step can be taken again."""
+
+    def failing(model, images, labels):
+        if len(labels) == 3:
+            raise ValueError("three")
+        return classify(model, images, labels)
+
+    def train(on):
+        data, trial = batches(parts=2, size=2), Trial(on, loss=failing, accumulate=2)
+        for i, (batch, rate) in enumerate(zip(data, RATES, strict=True)):
+            if i == at and on != "twin":
+                random = torch.get_rng_state()
+                with pytest.raises(ValueError if fault == "loss" else cf.UnsupportedInputError):
+                    trial.step([batch[0], dense_batch(3)] if fault == "loss" else iter(batch[:1]))
+                torch.set_rng_state(random)
+                assert all(p.grad is None or not p.grad.any() for p in trial.model.parameters())
+            trial.train([batch], [rate])
+        return trial
+
+    plain, eager, graphed = train("twin"), train(False), train(True)
+    same(eager, plain)
+    same(graphed, plain)
+
+
 def test_bad_arguments():
     model = dense()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
     step = graphs.TrainingStep(model, classify, optimizer, accumulate=2)
-    for parts, got in (([dense_batch()], "got 1"), ([dense_batch()] * 3, "got 3 or more"), ([], "got 0")):
-        with pytest.raises(cf.UnsupportedInputError, match=f"takes accumulate=2 parts, {got}"):
-            step(parts)
+    for kind in (list, iter):
+        for parts, got in (([dense_batch()], "got 1"), ([dense_batch()] * 3, "got 3"), ([], "got 0")):
+            with pytest.raises(cf.UnsupportedInputError, match=f"takes accumulate=2 parts, {got}"):
+                step(kind(parts))
+    peers.timm()
+    from timm.utils import ModelEmaV3
+
+    for option in ({"use_warmup": True}, {"update_after_step": 5}):
+        with pytest.raises(cf.UnsupportedInputError, match=r"call ema.update\(model, step=...\) yourself"):
+            graphs.TrainingStep(model, classify, optimizer, ema=ModelEmaV3(model, **option))
     with pytest.raises(cf.UnsupportedInputError, match="must be at least 1"):
         graphs.TrainingStep(model, classify, optimizer, accumulate=0)
     with pytest.raises(cf.UnsupportedInputError, match="no parameter of the model requires a gradient"):

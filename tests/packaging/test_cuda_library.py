@@ -13,6 +13,7 @@ from convnextv2_fast import library
 from tools.wheels import trial
 from tools.wheels.process import run
 
+PRODUCTS = ("mm", "addmm", "bmm")  # csrc/torch/products_cuda.h
 PATH = Path(library.__file__).parent / "_C_cuda.so"
 CUDA_TORCH = os.environ.get("CUDA_TORCH_PYTHON", "")
 
@@ -37,6 +38,7 @@ def check_what_only_a_cuda_torch_has(path: Path) -> None:
     names = {line.split()[-1] for line in undefined.splitlines()}
     torch_names = {name for name in names if name.startswith(("aoti_torch_", "torch_"))}
     cuda_only = {"aoti_torch_get_current_cuda_stream", "torch_c10_cuda_check_msg", "torch_c10_cuda_free_error_msg"}
+    cuda_only |= {f"aoti_torch_cuda_{product}_out" for product in PRODUCTS}
     assert cuda_only <= torch_names
     lib = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     exported = subprocess.run(["nm", "-D", "--defined-only", lib], capture_output=True, text=True, check=True).stdout

@@ -46,7 +46,8 @@ def test_no_figure_is_above_its_ceiling(part):
 def test_every_operator_of_ours_launches():
     """If not, the count is of something else than the launchers start."""
     of_calls = {f.name: f.value for f in found("launches") if f.unit.startswith("launches of a call")}
-    assert len(of_calls) > 8 and min(of_calls.values()) >= 1
+    operators = {f"{op}_cuda_{way}" for op in ("block", "patch_conv") for way in ("fwd", "fwd_train", "bwd")}
+    assert set(of_calls) == operators and min(of_calls.values()) >= 1
 
 
 def test_an_operator_that_launches_more():

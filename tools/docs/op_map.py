@@ -29,7 +29,7 @@ def op_map() -> str:
     rows = [head, tuple("---" for _ in head)]
     for op in ALL_OPS:
         csrc = _CSRC.get(op, op)
-        cuda = "" if op == "block" else _code(f"csrc/cuda/{csrc}/")
+        cuda = _code("csrc/torch/block_cuda.cpp" if op == "block" else f"csrc/cuda/{csrc}/")
         rows.append(
             (
                 f"`{op}`",

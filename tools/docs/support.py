@@ -19,8 +19,20 @@ _ROWS = (
     (
         "Linux, NVIDIA H100",
         "`cuda` (C++), `triton`",
-        "yes",
+        "yes, on 27 November 2026",
         "every operation, in each memory layout and dtype, compared with float64; blocks; models",
+    ),
+    (
+        "the newer operators of a whole block and of `patch_conv`, which `cuda` prefers on every GPU",
+        "`cuda` (C++)",
+        "**never**",
+        "in an emulator on a CPU, compared with float64; the kernels that they call are mostly those of 27 November",
+    ),
+    (
+        "CUDA graphs: `convnextv2_fast.graphs`, `--cuda_graph`",
+        "any",
+        "**never**",
+        "on CPUs, where a recording of operators takes the place of a graph; on fake CUDA tensors",
     ),
     (
         "Linux, other NVIDIA GPUs, compute capability 8.0 to 12.0",

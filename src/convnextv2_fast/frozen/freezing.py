@@ -129,7 +129,7 @@ def _check(model: nn.Module) -> None:
             raise UnsupportedInputError("freeze: the model's parameters are on the meta device and have no values")
         raise UnsupportedInputError(
             f"freeze: the model is on {device}, and frozen models run on the CPU; on a GPU use "
-            'torch.compile(model, mode="reduce-overhead")'
+            "convnextv2_fast.graphs.inference(model)"
         )
     for name, m in model.named_modules():
         if m.training:

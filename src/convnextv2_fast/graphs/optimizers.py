@@ -28,7 +28,7 @@ _WARNED = "_warned_capturable_if_run_uncaptured"  # that a capturable step ran e
 class OnDevice:
     """An optimizer that is to step on the device alone.
 
-    Its groups get the form of :data:`_FORMS` while :meth:`form` is entered, and only then: outside they are what their
+    Its groups get the form of :data:`_FORMS` while it is :meth:`entered`, and only then: outside they are what their
     owner made them, a learning rate a float that schedules set, and so is what `state_dict` gives. Checkpoints of
     graphs and of eager steps are therefore the same.
     """
@@ -73,7 +73,7 @@ class OnDevice:
                 self._filled[i] = rate
 
     @contextlib.contextmanager
-    def form(self) -> Iterator[None]:
+    def entered(self) -> Iterator[None]:
         """In which a step stays on the device."""
         of: Any = self.optimizer
         form = _FORMS[type(of)]
@@ -117,7 +117,7 @@ class OnDevice:
 
     def numbers(self) -> Hashable:
         """What a graph of a step holds as numbers: weight decay and whatever else is no tensor, but for learning rates
-        and what :meth:`form` sets."""
+        and what :meth:`entered` sets."""
         left_out = {"params", "lr", *_FORMS.get(type(self.optimizer), ())}
         return tuple(
             tuple((name, _hashable(value)) for name, value in group.items() if name not in left_out)

@@ -1,10 +1,11 @@
-"""A training step of two graphs: of a micro-batch, replayed for each part of a step, and of the update."""
+"""A training step of two graphs: of a micro-batch, replayed for each part of a step, and of the update
+(:mod:`.updates`)."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -13,13 +14,12 @@ from torch import Tensor, nn
 from ..errors import UnsupportedInputError
 from . import averages, capture, wrappers
 from .calls import Call, settings, why_not_here
-from .optimizers import OnDevice
 from .shelf import Shelf
+from .updates import Update
 from .watch import Memory, Watch
 
 WARM_UP = 3
 WARM_UP_REPLICATED = 11  # DistributedDataParallel takes times in its first ten steps, and orders its buckets anew
-_UPDATES = 2  # graphs of the update: with other hyper-parameters it is another one
 
 logger = logging.getLogger("convnextv2_fast")
 Loss = Callable[..., Tensor]
@@ -86,22 +86,20 @@ class TrainingStep:
         found = next((p.device for p in model.parameters() if p.requires_grad), None)
         if found is None:
             raise UnsupportedInputError("graphs.TrainingStep: no parameter of the model requires a gradient")
+        averages.check(ema)
         self.device: torch.device = found
         self.model, self.loss, self.optimizer, self.ema = model, loss, optimizer, ema
         self.scaler = scaler if scaler is not None else torch.amp.GradScaler(self.device.type, enabled=False)
-        self.accumulate, self.clip_grad, self.autocast = accumulate, clip_grad, autocast
+        self.accumulate, self.autocast = accumulate, autocast
         self._say, self._told = say or logger.warning, set[str]()
-        self._on_device = OnDevice(optimizer, self.device)
         self._watch = Watch(wrappers.bare(model))
         self._average = Watch(ema.module) if isinstance(getattr(ema, "module", None), nn.Module) else None
         self._gradients: Memory | None = None
-        self._held: Memory | None = None
         warm_up = WARM_UP_REPLICATED if wrappers.is_replicated(model) else WARM_UP
         self._parts = Shelf(self.device, warm_up, most_shapes, generators)
-        self._updates = Shelf(self.device, warm_up, _UPDATES, generators)
+        graphs_of_update = Shelf(self.device, warm_up, 2, generators)  # with other hyper-parameters it is another one
+        self.update = Update(model, optimizer, self.scaler, ema, clip_grad, graphs_of_update, self._tell)
         self._stepped = False
-        self._last_key: Hashable = None
-        self._changes = 0  # in a row, of the update's numbers
         self._off = self._why_never(graphs)
 
     def _why_never(self, graphs: bool) -> str | None:
@@ -115,25 +113,41 @@ class TrainingStep:
         return reason
 
     def __call__(self, parts: Iterable[Sequence[Any]]) -> StepResult:
-        """One step. `parts` holds the inputs of `loss` for each part; an iterator is read as they are needed."""
+        """One step. `parts` holds the inputs of `loss` for each part; an iterator is read as they are needed.
+
+        If a part fails, those before it are forgotten: gradients are zero again.
+        """
+        if isinstance(parts, Sized):
+            self._check_number(len(parts))
         reason = self._why_not()
         if reason and reason != self._off:
             self._tell(reason)
-        total: Tensor | None = None
-        number = 0
-        for number, inputs in enumerate(parts, 1):
-            if number > self.accumulate:
-                break
-            loss = self._part(Call.of(inputs), number == self.accumulate, graphed=not reason)
-            total = loss if total is None else total + loss
-        if number != self.accumulate or total is None:
-            raise UnsupportedInputError(
-                f"graphs.TrainingStep: a step takes accumulate={self.accumulate} parts, got {number}"
-                f"{' or more' if number > self.accumulate else ''}"
-            )
-        norm = self._update(graphed=not reason)
+        try:
+            loss = self._all_parts(parts, graphed=not reason)
+        except Exception:
+            with contextlib.suppress(RuntimeError):  # of a GPU that has failed; what it was is being raised
+                self.update.zero_grad(in_place=not self._off)
+            raise
+        norm = self._finish(graphed=not reason)
         self._stepped = True
-        return StepResult(total / self.accumulate, norm)
+        return StepResult(loss, norm)
+
+    def _all_parts(self, parts: Iterable[Sequence[Any]], graphed: bool) -> Tensor:
+        """Adds all parts to the gradients. Returns the mean of their losses."""
+        losses: list[Tensor] = []
+        for inputs in parts:
+            if len(losses) == self.accumulate:
+                self._check_number(self.accumulate + 1)
+            losses.append(self._part(Call.of(inputs), len(losses) + 1 == self.accumulate, graphed))
+        self._check_number(len(losses))
+        return sum(losses[1:], losses[0]) / self.accumulate
+
+    def _check_number(self, of_parts: int) -> None:
+        if of_parts != self.accumulate:
+            more = " or more" if of_parts > self.accumulate else ""
+            raise UnsupportedInputError(
+                f"graphs.TrainingStep: a step takes accumulate={self.accumulate} parts, got {of_parts}{more}"
+            )
 
     def why_not(self, *inputs: Any) -> str | None:
         """Why a part with these inputs would run eagerly now, in words; None: it is a replay."""
@@ -147,10 +161,10 @@ class TrainingStep:
 
     def why_not_update(self) -> str | None:
         """Why the update would run eagerly now, in words; None: it is a replay."""
-        reason = self._why_not() or self._on_device.why_not(self.scaler.is_enabled())
+        reason = self._why_not() or self.update.why_not()
         if reason:
             return reason
-        left = self._updates.left(self._update_key())
+        left = self.update.left()
         return f"updates with these numbers become a graph after {left} more" if left else None
 
     def _why_not(self) -> str | None:
@@ -167,9 +181,8 @@ class TrainingStep:
         if changed or moved:
             self._parts.clear()
             self._gradients = None
-        if changed or moved or (self._held is not None and self._held.changed()):
-            self._updates.clear()
-            self._held = None
+        if changed or moved or self.update.moved():
+            self.update.clear()
         if moved:
             self._tell("gradients got other memory between two steps: leave zero_grad to the step")
         if torch.is_autocast_enabled(self.device.type):
@@ -211,73 +224,9 @@ class TrainingStep:
             self.scaler.scale(loss / self.accumulate).backward()
         return loss.detach()
 
-    def _update_key(self) -> Hashable:
-        scaler = self.scaler
-        scale: tuple[Any, ...] = ()
-        if scaler.is_enabled():
-            scale = (scaler.get_growth_factor(), scaler.get_backoff_factor(), scaler.get_growth_interval())
-        average = averages.numbers(self.ema) if self.ema is not None else ()
-        return self._on_device.numbers(), self.clip_grad, scale, average, settings(self.device)
-
-    def _update(self, graphed: bool) -> Tensor | None:
+    def _finish(self, graphed: bool) -> Tensor | None:
         if self._off:
             return self.update(in_place=False, average=True)
-        reason = self._on_device.why_not(self.scaler.is_enabled())
-        if reason:
-            self._tell(f"{reason} (the update alone)")
-            return self.update(in_place=True, average=True)
-        beside = averages.why_not(self.ema, self.device) if self.ema is not None else None
-        if beside:
-            self._tell(f"{beside} (the moving average alone)")
-        average = self.ema is not None and not beside
-        self._on_device.fill()
-        with self._on_device.form():
-            if graphed:
-                norm = self._graphed_update(average)
-            else:
-                norm = self.update(in_place=True, average=average)
-        if beside:
-            self.ema.update(wrappers.bare(self.model))
-        return norm
-
-    def _graphed_update(self, average: bool) -> Tensor | None:
-        key = self._update_key()
-        self._changes = 0 if key == self._last_key else self._changes + 1
-        self._last_key = key
-        if self._changes > _UPDATES:
-            self._tell("weight decay, or another number of the update, changes from step to step (the update alone)")
-        if self._held is None and not self._updates.left(key):
-            self._held = Memory(self._tensors)
-        if self._gradients is None and not self._updates.left(key):
+        if graphed and self._gradients is None and not self.update.left() and not self.update.why_not():
             self._gradients = Memory(self._grads)
-        found, static = self._updates.run(key, Call.of(()), lambda _: self.update(in_place=True, average=average))
-        norm: Tensor | None = found
-        return norm.clone() if static and norm is not None else norm
-
-    def _tensors(self) -> list[Tensor]:
-        scale = (getattr(self.scaler, name, None) for name in ("_scale", "_growth_tracker"))
-        return [*self._on_device.tensors(), *(t for t in scale if t is not None)]
-
-    def update(self, in_place: bool, average: bool) -> Tensor | None:
-        """What the graph of the update holds. Returns the gradient's norm, where it is clipped.
-
-        Args:
-            in_place: gradients keep their memory.
-            average: update the moving average, too.
-        """
-        norm: Any = None
-        if self.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
-            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if in_place:
-            gradients = self._on_device.gradients()
-            if gradients:
-                torch._foreach_zero_(gradients)
-        else:
-            self.optimizer.zero_grad(set_to_none=True)
-        if average and self.ema is not None:
-            self.ema.update(wrappers.bare(self.model))
-        return norm
+        return self.update.on_device(graphed)

@@ -14,7 +14,7 @@ from convnextv2_fast.graphs import capture, watch
 from convnextv2_fast.graphs.calls import Call
 from convnextv2_fast.graphs.optimizers import _FORMS
 
-from .test_steps import MAE, MODELS, expect, on_gpu, zeros
+from .test_steps import MAE, MODELS, NAMES, expect, on_gpu, zeros
 
 # torch has no fakes of these three, which write into what they are given. On CUDA they take `lr` by its address.
 FUSED = torch.library.Library("aten", "IMPL")
@@ -41,10 +41,10 @@ def pretrain(model, images, mask, kept):
 def two_steps(step, inputs):
     """As graphs would hold them: the first makes the optimizer's state, the second is what is captured."""
     for _ in range(2):
-        step._on_device.fill()
+        step.update.form.fill()
         for last in (False, True):
             loss = step.forward_backward(Call.of(inputs), last)
-        with step._on_device.form():
+        with step.update.form.entered():
             norm = step.update(in_place=True, average=True)
     assert loss.is_cuda and norm.is_cuda
     assert all(p.grad is not None and p.grad.is_cuda for p in step.model.parameters())
@@ -65,10 +65,19 @@ def test_every_optimizer_stays_on_the_device(kind, scaled):
         model, classify, optimizer, scaler=scaler, ema=average, accumulate=2, clip_grad=1.0, autocast=dtype
     )
     if scaled and "fused" not in _FORMS[kind]:
-        assert "overflowed" in step._on_device.why_not(scaled)
+        assert "overflowed" in step.update.why_not()
         return
-    assert step._on_device.why_not(scaled) is None
+    assert step.update.why_not() is None
     two_steps(step, (zeros(4, 3, 64, 64), zeros(4, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_step_of_accelerated_models(name, called, backend):
+    model = on_gpu(MODELS[name].train())
+    optimizer = torch.optim.AdamW(model.parameters())
+    step = graphs.TrainingStep(model, classify, optimizer, ema=ModelEmaV3(model), accumulate=2, clip_grad=1.0)
+    two_steps(step, (zeros(4, 3, 64, 64), zeros(4, dtype=torch.int64)))
+    expect(called, backend, ["dwconv", "layer_norm", "patch_conv"] + ["mlp_grn"] * (name != "v1"))
 
 
 @pytest.mark.parametrize("scope", MAE)
@@ -96,8 +105,8 @@ def test_a_step_count_on_the_host_is_noticed():
     model = on_gpu(MODELS["ours"].train())
     step = graphs.TrainingStep(model, classify, torch.optim.AdamW(model.parameters()))
     step.forward_backward(Call.of((zeros(4, 3, 64, 64), zeros(4, dtype=torch.int64))), True)
-    step._on_device.fill()
-    with step._on_device.form():
+    step.update.form.fill()
+    with step.update.form.entered():
         step.update(in_place=True, average=False)
     with pytest.raises(DataDependentOutputException):
         step.update(in_place=True, average=False)
