@@ -196,11 +196,12 @@ def _with(model, act):
     return model
 
 
-def test_a_model_on_a_gpu(monkeypatch):
+@pytest.mark.parametrize("devices", [["mps"], ["cpu", "cuda:0"], ["cuda:0", "cuda:1"]])
+def test_a_model_elsewhere(monkeypatch, devices):
     model = build("ours")
-    device = torch.device("cuda")
-    monkeypatch.setattr(type(model), "parameters", lambda self: iter([type("P", (), {"device": device})]))
-    with pytest.raises(cf.UnsupportedInputError, match=r"on cuda, .* use convnextv2_fast.graphs.inference\(model\)"):
+    parameters = [type("P", (), {"device": torch.device(device)}) for device in devices]
+    monkeypatch.setattr(type(model), "parameters", lambda self: iter(parameters))
+    with pytest.raises(cf.UnsupportedInputError, match=f"on {' and '.join(devices)}; .* on one CUDA GPU"):
         cf.freeze(model)
 
 

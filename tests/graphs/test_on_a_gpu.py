@@ -1,5 +1,7 @@
 """CUDA graphs themselves, which the other tests of this folder replace by a tape."""
 
+import copy
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -41,6 +43,33 @@ def test_inference(name):
     for _ in range(4):
         assert torch.equal(fast(x.double()), model(x.double()))
     assert fast.why_not(x.double()) is None
+
+
+@pytest.mark.parametrize("name", ["ours", "timm", "transformers"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_frozen(name, dtype):
+    """A private copy, replayed: writes into the model's weights are not seen until it is frozen again."""
+    model = build(name).to("cuda", dtype)
+    inputs = [images(n).to(dtype) for n in (1, 2, 5)]
+    want = [model(x) for x in inputs]
+    frozen = getattr(model, "model", model)
+    cf.freeze(frozen)
+    for _ in range(4):
+        for x, w in zip(inputs, want, strict=True):
+            assert torch.equal(model(x), w)
+    for p in model.parameters():
+        p.mul_(1.1)
+    if name != "transformers":  # its head is not frozen
+        assert torch.equal(model(inputs[0]), want[0])
+    twin = cf.unfreeze(copy.deepcopy(frozen))
+    assert torch.equal(_first(cf.freeze(frozen)(inputs[1])), _first(twin(inputs[1])))
+    with pytest.raises(cf.UnsupportedInputError, match="it runs on cuda:0"):
+        model(inputs[0].cpu())
+
+
+def _first(result):
+    return result if isinstance(result, torch.Tensor) else result.logits
 
 
 @torch.no_grad()

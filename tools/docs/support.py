@@ -29,7 +29,7 @@ _ROWS = (
         "in an emulator on a CPU, compared with float64; the kernels that they call are mostly those of 27 November",
     ),
     (
-        "CUDA graphs: `convnextv2_fast.graphs`, `--cuda_graph`",
+        "CUDA graphs: `convnextv2_fast.graphs`, `freeze` on a GPU, `--cuda_graph`",
         "any",
         "**never**",
         "on CPUs, where a recording of operators takes the place of a graph; on fake CUDA tensors",

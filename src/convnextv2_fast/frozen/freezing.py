@@ -20,6 +20,7 @@ from .call import what_is_at_work
 from .guards import Guarded, frozen_class, record_of, refuse_released
 from .plan import plain_class, refuse
 from .record import PROGRAM, RECORD, Draft, Record, Seen, forward_before, give_back
+from .replay import Replay, copy_of
 
 Model = TypeVar("Model", bound=nn.Module)
 Drafter = Callable[[Any], Draft]
@@ -31,30 +32,33 @@ _LIBRARIES = {  # modules that define models that can be frozen, and the class w
 
 
 def freeze(model: Model, *, release_weights: bool = False) -> Model:
-    """Makes a model for inference on the CPU one native operator, from the image to features or logits, in place. (In
-    transformers' models the embeddings and the encoder are one each.)
+    """Makes a model for inference one native operator on a CPU, or one CUDA graph for each form of the images on a GPU,
+    from the image to features or logits, in place. (In transformers' models the embeddings and the encoder are one
+    each.)
 
-    The weights are constants from now on: they are packed once, and no call looks at them again. A write into a weight
+    The weights are constants from now on: they are packed or copied once, and no call looks at them again. A write into a weight
     (by an optimizer, `.data`, NumPy) is ignored until `freeze` is called again, which packs anew, or :func:`unfreeze`.
     `load_state_dict`, :func:`load_checkpoint`, a change of dtype or device, `train()` and `reset_classifier` raise an
     error, and so does a call with another module or parameter in the place of one. `state_dict()`, pickles, copies,
-    hooks on the model itself, `torch.compile` and `torch.export` work.
+    hooks on the model itself, and on a CPU `torch.compile` and `torch.export` work.
     A program is for the instruction set of the CPU that made it. Threads may share a frozen model, also while it is
-    packed anew.
+    packed anew. On a GPU the first two calls of a form (sizes, strides, backend) run eagerly; the eight forms used last
+    keep their graphs.
 
     Args:
         model: a :class:`ConvNeXtV2`, upstream's, timm's `convnext*` or `convnextv2*`, also with `features_only`, or
             transformers' ConvNext and ConvNextV2 model, classifier or backbone; accelerated or not; in evaluation mode,
-            on the CPU, in float32, bfloat16 or float16. Every module that the operator stands for must be as it was
+            on a CPU or a CUDA GPU, in float32, bfloat16 or float16. Every module that the operator stands for must be as it was
             written.
         release_weights: frees the memory of the weights that are in the program. The model then has no `state_dict`
-            and cannot be unfrozen.
+            and cannot be unfrozen. Without it the weights are in memory twice.
     Returns:
         The model.
     Raises:
         UnsupportedInputError: the model is none of these, or holds a frozen model or lies in one, or a module was
             changed (hooks, adapters, quantised or parametrised layers, another activation), is in training mode, on
-            another device, in another dtype, or this installation has no CPU kernels; nothing was changed.
+            another device, in another dtype, or this installation has no CPU kernels for a model on a CPU; nothing was
+            changed.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedInputError(f"freeze: wants an nn.Module, got {type(model).__name__}")
@@ -66,13 +70,15 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     if before is None:
         _refuse_frozen_parts(model)
     draft = drafter(model)
-    program = draft.plan.pack()
+    draft.plan.check()
+    program = Replay(_plain_copy(model)) if _is_replayed(draft.plan.device) else draft.plan.pack()
     modules = dict(model.named_modules())
     forwards = before.forwards if before is not None else {name: forward_before(modules[name]) for name in draft.mixins}
     for name, part in draft.parts.items():
         record = Record(
             type(model).__name__,
             draft.plan.dtype,
+            draft.plan.device,
             part.channels,
             part.least,
             part.calls,
@@ -120,25 +126,37 @@ def is_frozen(model: nn.Module) -> bool:
     return isinstance(model, Guarded)
 
 
+def _is_replayed(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _plain_copy(model: Model) -> Model:
+    """A copy of a model, which may be frozen, as it was before."""
+    programs = [vars(m)[PROGRAM] for m in model.modules() if PROGRAM in vars(m)]
+    made: Any = copy_of(model, without=programs)
+    return unfreeze(made)
+
+
 def _check(model: nn.Module) -> None:
-    missing = library.why_not("cpu")
+    devices = {p.device for p in model.parameters()}
+    if any(device.type == "meta" for device in devices):
+        raise UnsupportedInputError("freeze: the model's parameters are on the meta device and have no values")
+    if len(devices) > 1 or any(device.type not in ("cpu", "cuda") for device in devices):
+        where = " and ".join(sorted(map(str, devices)))
+        raise UnsupportedInputError(f"freeze: the model is on {where}; frozen models run on a CPU or on one CUDA GPU")
+    device = next(iter(devices), torch.device("cpu"))
+    missing = library.why_not("cpu") if device.type == "cpu" else None
     if missing is not None:
         raise UnsupportedInputError(f"freeze: there are no CPU kernels: {missing}")
-    for device in {p.device.type for p in model.parameters()} - {"cpu"}:
-        if device == "meta":
-            raise UnsupportedInputError("freeze: the model's parameters are on the meta device and have no values")
-        raise UnsupportedInputError(
-            f"freeze: the model is on {device}, and frozen models run on the CPU; on a GPU use "
-            "convnextv2_fast.graphs.inference(model)"
-        )
     for name, m in model.named_modules():
         if m.training:
             raise UnsupportedInputError(
                 f"freeze: {name or 'the model'} is in training mode; call model.eval() before it is frozen"
             )
-    at_work = what_is_at_work()
+    at_work = what_is_at_work(device)
     if at_work is not None:
-        raise UnsupportedInputError(f"freeze: {at_work}, and a frozen model runs on the CPU kernels alone")
+        alone = " alone, on the CPU kernels" if device.type == "cpu" else " alone"
+        raise UnsupportedInputError(f"freeze: {at_work}, and a frozen model runs{alone}")
 
 
 def _refuse_frozen_parts(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..adapters._swap import Frozen
 from ..adapters._swap import refuse_frozen as refuse
 from ..errors import UnsupportedInputError
-from .record import PROGRAM, RECORD, Record
+from .record import PROGRAM, RECORD, Record, place
 
 
 def refuse_released(name: str, what: str) -> NoReturn:
@@ -33,13 +33,14 @@ class GuardedPart(Frozen):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         record = record_of(self)
-        probe = torch.empty(0, dtype=record.dtype, device="cpu")
+        probe = torch.empty(0, dtype=record.dtype, device=record.device)
         found = fn(probe)
         if found.dtype != probe.dtype or found.device != probe.device:
             where = f"{str(found.dtype).removeprefix('torch.')} on {found.device}"
-            refuse(self, f"its program is for {str(record.dtype).removeprefix('torch.')} on the CPU, not {where}")
+            on = place(record.device)
+            refuse(self, f"its program is for {str(record.dtype).removeprefix('torch.')} on {on}, not {where}")
         program = vars(self).get(PROGRAM)
-        if program is not None and found.is_shared():
+        if isinstance(program, Tensor) and found.is_shared():
             program.share_memory_()
         act = _but_meta(fn) if record.released else fn
         return super()._apply(act, recurse)  # type: ignore[misc]

@@ -57,11 +57,6 @@ def refuse_other_methods(model: nn.Module, kept: dict[str, Any]) -> None:
             refuse("", f"it has a class whose {name} was replaced")
 
 
-def _filler(count: int) -> Tensor:
-    """Zeros, whatever the default dtype and device are."""
-    return torch.zeros(count, dtype=torch.float32, device="cpu")
-
-
 class Plan:
     """Steps in the order of their execution. A method that adds one returns it as an :class:`Output`, and raises
     UnsupportedInputError if a module was changed; `name` is the module's in the model.
@@ -79,7 +74,7 @@ class Plan:
         if weight.dtype not in DTYPES:
             dtype = str(weight.dtype).removeprefix("torch.")
             refuse("", f"it is in {dtype}, and frozen models are in float32, bfloat16 or float16")
-        self.dtype = weight.dtype
+        self.dtype, self.device = weight.dtype, weight.device
         self._whole = whole
         self._inspected: set[int] = set()  # the modules that were looked at, by their id
         self.used: dict[int, Tensor] = {}
@@ -148,9 +143,9 @@ class Plan:
         self._saw(*(wrapper for wrapper, *_ in (*p.first_wrappers, *p.second_wrappers)))
         kernel, bias, *norm = fused_modules.first_weights(p)
         w1, b1, gamma, beta, w2, b2 = fused_modules.second_weights(p)
-        zeros = _filler(b1.numel())  # GRN at zero is the identity
+        zeros = self._filler(b1.numel())  # GRN at zero is the identity
         self._step(name, _BLOCK, _NO_NORM, p.norm.eps, fused_modules.grn_eps(p))
-        self._take(name, kernel, _filler(kernel.shape[0]) if bias is None else bias, *norm, w1.flatten(1), b1)
+        self._take(name, kernel, self._filler(kernel.shape[0]) if bias is None else bias, *norm, w1.flatten(1), b1)
         self._take(name, zeros if gamma is None else gamma, zeros if beta is None else beta, w2.flatten(1), b2)
         self._take(name, p.layer_scale)
         for t in (w1, w2):
@@ -168,7 +163,7 @@ class Plan:
         """Adds the mean over H and W and, unless `norm` is None, its LayerNorm."""
         if norm is None:
             self._step(name, _POOL, _NO_NORM)
-            self._weights += [_filler(self._channels), _filler(0)]  # the first tells how many channels
+            self._weights += [self._filler(self._channels), self._filler(0)]  # the first tells how many channels
         else:
             self._norm(name, norm, classes, data_format)
             self._step(name, _POOL, _AFTER, norm.eps)
@@ -192,12 +187,17 @@ class Plan:
             refuse(name, reason)
         self._saw(act)
         self._step(name, _GELU, _NO_NORM)
-        self._weights += [_filler(self._channels), _filler(0)]
+        self._weights += [self._filler(self._channels), self._filler(0)]
         return self._made(self._channels, 0)
 
     def pack(self) -> Tensor:
-        """The program.
+        """The program of a CPU."""
+        with torch.inference_mode(False), torch.no_grad():
+            program: Tensor = op.pack(self._plan, self._eps, self._weights, DTYPES.index(self.dtype))
+        return program
 
+    def check(self) -> None:
+        """
         Raises:
             UnsupportedInputError: among the modules that it stands for is one that nobody has looked at.
         """
@@ -205,9 +205,10 @@ class Plan:
             for inner, m in module.named_modules(prefix=whole):
                 if inner and id(m) not in self._inspected:
                     refuse(inner, f"it is a {type(m).__name__} in a place that frozen models do not know")
-        with torch.inference_mode(False), torch.no_grad():
-            program: Tensor = op.pack(self._plan, self._eps, self._weights, DTYPES.index(self.dtype))
-        return program
+
+    def _filler(self, count: int) -> Tensor:
+        """Zeros, whatever the default dtype and device are."""
+        return torch.zeros(count, dtype=torch.float32, device=self.device)
 
     def _norm(self, name: str, norm: Any, classes: Sequence[type], data_format: str) -> None:
         reason = fusion.why_not_layer_norm(norm, classes, data_format)
@@ -227,13 +228,13 @@ class Plan:
     def _take(self, name: str, *weights: Tensor | None) -> None:
         for t in weights:
             if t is None:
-                self._weights.append(_filler(0))
+                self._weights.append(self._filler(0))
                 continue
             self.used[id(t)] = t
             if t.dtype not in (self.dtype, torch.float32):
                 kinds = " and ".join(str(d).removeprefix("torch.") for d in (t.dtype, self.dtype))
                 refuse(name, f"its parameters are of two dtypes, {kinds}; convert the model by .to(dtype)")
-            if t.device.type != "cpu" or t.layout is not torch.strided:
+            if t.device != self.device or t.layout is not torch.strided:
                 refuse(name, f"it has a parameter on {t.device}, of layout {t.layout}")
             self._weights.append(t.detach().contiguous())
 

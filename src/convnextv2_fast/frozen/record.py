@@ -22,14 +22,16 @@ who pair the buffers of two models, shall not reach it."""
 class Call:
     """Which results of a program make one result of the model."""
 
+    path: str  # on a GPU: what is called for it, from the whole model
     wanted: list[int]  # as the operator takes them, no step twice
     maps: tuple[bool, ...]  # of each, whether it is a map
     places: tuple[int, ...]  # of each result of the model, its place in them
 
     @classmethod
-    def of(cls, *outputs: Output) -> Call:
+    def of(cls, path: str, *outputs: Output) -> Call:
         steps = list(dict.fromkeys(outputs))
         return cls(
+            path,
             [int(number) for output in steps for number in output],
             tuple(output.is_map for output in steps),
             tuple(steps.index(output) for output in outputs),
@@ -62,6 +64,7 @@ class Record:
 
     name: str  # the model's class
     dtype: torch.dtype
+    device: torch.device
     channels: int  # of what it takes: images, or maps
     least: int  # positions, along each edge
     calls: dict[str, Call]
@@ -91,6 +94,11 @@ class Draft:
     parts: dict[str, Part]  # by the name of the module
     mixins: dict[str, type]
     """By the name of the module, what the class of it that freeze makes is derived from, beside its own."""
+
+
+def place(device: torch.device) -> str:
+    """A device in words."""
+    return "the CPU" if device.type == "cpu" else str(device)
 
 
 def forward_before(m: nn.Module) -> Forward | None:

@@ -132,8 +132,8 @@ def _draft(name: str, library: Any, model: Any) -> Draft:
         mixins[where] = FrozenStage
     least = plan.reduction // first.reduction
     pieces = {
-        f"{name}embeddings": Part(plan.image_channels, plan.reduction, {"stem": Call.of(first)}),
-        f"{name}encoder": Part(first.channels, least, {"list": Call.of(*maps)}, first.step + 1),
+        f"{name}embeddings": Part(plan.image_channels, plan.reduction, {"stem": Call.of(f"{name}embeddings.forward", first)}),
+        f"{name}encoder": Part(first.channels, least, {"list": Call.of(f"{name}encoder.stages", *maps)}, first.step + 1),
     }
     return Draft(plan, pieces, {"": Guarded} | mixins)
 

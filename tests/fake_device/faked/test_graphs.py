@@ -1,6 +1,7 @@
 """What CUDA graphs of inference and training steps hold, from end to end: nothing is read from the device."""
 
 import contextlib
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+import convnextv2_fast as cf
 from convnextv2_fast import graphs
 from convnextv2_fast.graphs import capture, watch
 from convnextv2_fast.graphs.calls import Call
@@ -96,6 +98,17 @@ def test_inference(name, autocast, called, backend):
     with amp:
         y = graphs.inference(model)._forward(Call.of((zeros(2, 3, 96, 64),)))
     assert y.is_cuda and not y.requires_grad
+    expect(called, backend, ["dwconv", "layer_norm", "patch_conv"] + ["mlp_grn"] * (name != "v1"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen(name, called, backend, monkeypatch):
+    monkeypatch.setattr(capture.Cuda, "why_not", lambda self, device: "what is captured is looked at here")
+    model = copy.deepcopy(on_gpu(MODELS[name].eval()))
+    cf.freeze(getattr(model, "model", model))
+    with torch.no_grad():
+        y = model(zeros(2, 3, 96, 64))
+    assert y.is_cuda and y.shape == (2, 5)
     expect(called, backend, ["dwconv", "layer_norm", "patch_conv"] + ["mlp_grn"] * (name != "v1"))
 
 
