@@ -229,7 +229,7 @@ def test_what_is_for_cpus_is_refused_on_a_gpu(cli, monkeypatch, argv):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--mode", "train", "--freeze"], "--freeze: classifiers are frozen for inference on a CPU"),
+        (["--mode", "train", "--freeze"], "--freeze: classifiers are frozen, for inference"),
         (["--backend", "triton"], "backend 'triton' cannot run float32 activations"),
         (["--backend", "cuda"], "patch_conv: backend 'cuda' cannot run float32 activations"),
     ],

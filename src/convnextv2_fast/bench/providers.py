@@ -103,8 +103,9 @@ def _check(request: Request) -> None:
             raise Unavailable(
                 f"--peer {peer}: it computes in {' or '.join(able)} on a CPU, not in {asked}; use --dtype"
             )
-    if request.freeze and (request.train or request.device.type != "cpu" or request.model.startswith("fcmae-")):
-        raise Unavailable("--freeze: classifiers are frozen for inference on a CPU; use --mode infer --device cpu")
+    can_freeze = request.device.type in ("cpu", "cuda") and not request.model.startswith("fcmae-")
+    if request.freeze and (request.train or not can_freeze):
+        raise Unavailable("--freeze: classifiers are frozen, for inference on a CPU or a CUDA GPU; use --mode infer")
 
 
 class _Subject:

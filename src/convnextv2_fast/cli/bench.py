@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> None:
     add("--warmup", type=count, default=3, help="calls of each row beforehand (default: 3, at least 1)")
     add("--neighbour", action="store_true", help="on a CPU: a busy process runs beside each row")
     add("--backend", action="append", choices=dispatch.NAMES, help="repeatable (default: auto and torch)")
-    add("--freeze", action="store_true", help="add a row: this library's model, frozen (inference on a CPU)")
+    add("--freeze", action="store_true", help="add a row: this library's model, frozen (inference)")
     add("--compile", action="store_true", help="add rows: torch.compile of the torch backend and of peers")
     add("--peer", action="append", choices=peers.NAMES, default=[], help="the same weights elsewhere; repeatable")
     add("--threads", type=positive, help="threads on the CPU (default: torch's)")
