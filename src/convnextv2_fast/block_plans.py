@@ -32,7 +32,7 @@ from .unchanged import Unchanged
 Maps = TypeVar("Maps", Tensor, SparseTensor)
 # A plan refers to what its block holds, never to the block.
 _plans: weakref.WeakKeyDictionary[nn.Module, Plan] = weakref.WeakKeyDictionary()
-_requires_grad = attrgetter("requires_grad")
+_requires_grad, _dtype = attrgetter("requires_grad"), attrgetter("dtype")
 _forward = operators.forward._op  # what calling the operator calls
 _any_autocast = torch._C._is_any_autocast_enabled  # without naming a device, which takes longer than the answer
 
@@ -90,6 +90,16 @@ class Plan(Kept):
         drops = p.drop_path.training and type(p.drop_path) is not nn.Identity
         self.drop_path, self.row_scale = p.drop_path, p.known.row_scale if drops else None
         self.grn, self.rows_per_group = p.grn, p.rows_per_group
+        self._dtypes = tuple(map(_dtype, self._present()))
+
+    def _present(self) -> list[Tensor]:
+        return [w for w in self.weights if w is not None]
+
+    def takes_its_weights(self) -> bool:
+        """Whether the weights are as they were when the plan was made, but for their values. The operator asks, too, but
+        once drop path is drawn, nobody must have to draw it again."""
+        present = self._present()
+        return tuple(map(_dtype, present)) == self._dtypes and all(map(Tensor.is_contiguous, present))
 
 
 def keep(block: nn.Module, p: Parts, weights: tuple[Any, ...], eps: tuple[float, float], x: Tensor) -> None:
@@ -123,6 +133,9 @@ def run(block: nn.Module, x: Maps) -> Maps | None:
     if not plan.fits(block, rows):
         _plans.pop(block, None)
         return None
+    if plan.row_scale is not None and not plan.takes_its_weights():
+        _plans.pop(block, None)
+        return None
     row_scale = None if plan.row_scale is None else plan.row_scale(plan.drop_path, x)
     if row_scale is not None:
         row_scale = row_scale.to(statistics_dtype(row_scale)).contiguous()
@@ -136,6 +149,7 @@ def run(block: nn.Module, x: Maps) -> Maps | None:
         planes: Any = Block.apply(Options(*plan.eps, plan.mma, None, None), rows, *plan.weights, None, row_scale)
         return planes
     except ValueError:  # the block's modules say better what does not fit
+        _plans.pop(block, None)
         return None
 
 

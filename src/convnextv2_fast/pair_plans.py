@@ -77,4 +77,5 @@ def run(module: nn.Module, x: Tensor) -> Tensor | None:
             return y
         return cuda_autograd.operators.forward(x, *plan.parameters, plan.eps, True, *gather)
     except ValueError:  # the modules say better what does not fit
+        _plans.pop(module, None)
         return None

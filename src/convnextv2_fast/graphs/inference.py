@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedInputError
 from . import capture
-from .calls import Call, settings, why_not_here
+from .calls import Call, is_plain, settings, versions, why_not_here
 from .shelf import Shelf
 from .watch import Watch
 
@@ -31,23 +31,27 @@ class Inference:
         self._watch: Watch | None = None
         self._shelf: Shelf | None = None
         self._turns: Any = None
-        self._writes: set[Hashable] = set()  # keys of calls in which the model changed its arguments
+        self._unfit: dict[Hashable, str] = {}  # keys of calls that no graph can hold, and why
+        self._changes = 0  # of the model, in a row
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result, without a gradient unless an argument requires one."""
         if why_not_here():
             return self.model(*args, **kwargs)
         call = Call.of(args, kwargs)
+        self._look(call)
         if self._why_not(call):
             with torch.set_grad_enabled(_wants_gradient(call)):
                 return self.model(*args, **kwargs)
         assert self._shelf is not None
         with self._turns:
             key = self._key(call)
-            versions = _versions(call)
+            before = versions(call)
             result, static = self._shelf.run(key, call, self._forward)
-            if versions != _versions(call):
-                self._writes.add(key)
+            if versions(call) != before:
+                self._unfit[key] = "the model writes into its arguments"
+            elif not static and not is_plain(result):
+                self._unfit[key] = "the result holds something besides tensors and constants, in which may be more"
             return pytree.tree_map_only(Tensor, torch.clone, result) if static and self.copy else result
 
     def why_not(self, *args: Any, **kwargs: Any) -> str | None:
@@ -56,6 +60,11 @@ class Inference:
         if reason:
             return reason
         call = Call.of(args, kwargs)
+        if self._watch is None:
+            self._look(call)
+        changed = self._watch.changed() if self._watch is not None else None
+        if changed:
+            return changed + (" before every call" if self._changes > WARM_UP else "; graphs are made anew")
         reason = self._why_not(call)
         if reason or self._shelf is None:
             return reason
@@ -66,22 +75,27 @@ class Inference:
         assert self._shelf is not None
         return call.key(), settings(self._shelf.device)
 
+    def _look(self, call: Call) -> None:
+        """Looks at the model, and forgets the graphs of what is no longer so."""
+        if self._watch is not None and not self._watch.changed():
+            self._changes = 0
+            return
+        self._changes += 1
+        self._watch = Watch(self.model)
+        device = next(iter([*self.model.parameters(), *self.model.buffers(), *call.tensors]), torch.empty(0)).device
+        if self._shelf is None or self._shelf.device != device:
+            self._shelf = Shelf(device, WARM_UP, self._most, self._generators)
+            self._turns = None
+        self._shelf.clear()
+        self._unfit.clear()
+
     def _why_not(self, call: Call) -> str | None:
-        """Looks at the model, too, and forgets the graphs of what is no longer so."""
-        if self._watch is None or self._watch.changed():
-            self._watch = Watch(self.model)
-            device = next(iter([*self.model.parameters(), *self.model.buffers(), *call.tensors]), torch.empty(0)).device
-            if self._shelf is None or self._shelf.device != device:
-                self._shelf = Shelf(device, WARM_UP, self._most, self._generators)
-                self._turns = None
-            self._shelf.clear()
-            self._writes.clear()
-        assert self._shelf is not None
+        assert self._shelf is not None and self._watch is not None
         device = self._shelf.device
         reason = capture.recorder.why_not(device) or self._watch.never or self._watch.why_not()
         reason = reason or call.why_not(device)
-        if not reason and self._key(call) in self._writes:
-            reason = "the model writes into its arguments"
+        if not reason and self._unfit:
+            reason = self._unfit.get(self._key(call))
         if not reason and self._turns is None:
             self._turns = capture.recorder.in_order(device)
         return reason
@@ -102,10 +116,6 @@ class Inference:
 
 def _wants_gradient(call: Call) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in call.tensors)
-
-
-def _versions(call: Call) -> list[int]:
-    return [t._version for t in call.tensors if not t.is_inference()]
 
 
 def inference(

@@ -50,14 +50,21 @@ class OnDevice:
             return f"{name} has no form that is known to stay on the device; those of torch.optim have: {NAMES}"
         if scaled and "fused" not in _FORMS[type(of)]:
             return f"{name} reads back whether float16 overflowed; Adam, AdamW and SGD leave it on the device"
+        own = vars(of).get("step")
+        if own is not None and not hasattr(own, "_wrapped_by_lr_sched"):
+            return f"{name} has a step of its own, which a replay would not call"
         if of._optimizer_step_pre_hooks or of._optimizer_step_post_hooks or _global_hooks():
             return f"a hook is registered on {name}, which a replay would not call"
         for group in of.param_groups:
             if group.get("differentiable"):
                 return f"{name} is differentiable"
+            if type(of) is optim.SGD and group["momentum"] and group["dampening"]:
+                return f"{name} does not dampen its first step, which a graph cannot tell from others"
             for p in group["params"]:
                 if p.device != self.device or not p.is_floating_point():
                     return f"{name} has a parameter of {p.dtype} on {p.device}"
+                if p.grad is not None and p.grad.layout is not torch.strided:
+                    return f"{name} has a sparse gradient"
         return None
 
     def fill(self) -> None:
@@ -79,7 +86,7 @@ class OnDevice:
         form = _FORMS[type(of)]
         kept = [{name: group[name] for name in (*form, "lr")} for group in of.param_groups]
         flags = {name: vars(of).get(name) for name in (_SCALES, _WARNED)}
-        self._move()
+        self._prepare()
         for group, rate in zip(of.param_groups, self._rates, strict=False):
             group.update(form)
             if not isinstance(group["lr"], Tensor):
@@ -98,18 +105,29 @@ class OnDevice:
                 else:
                     setattr(of, name, value)
 
-    def _move(self) -> None:
-        """Step counts of earlier eager steps, and of checkpoints, lie on the CPU."""
-        for state in self.optimizer.state.values():
-            for name in ("step", "mu_product"):
-                value = state.get(name)
-                if isinstance(value, Tensor) and value.device != self.device:
+    def _prepare(self) -> None:
+        """Brings the state into the form. Step counts of earlier eager steps, and of checkpoints, lie on the CPU; what is
+        as large as a parameter may have other strides, which the fused form does not look at. SGD's fused form would
+        begin with memory that a step whose gradient overflows leaves as it is; zeros give the same first step."""
+        for p, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if not isinstance(value, Tensor):
+                    continue
+                if name in ("step", "mu_product") and value.device != self.device:
                     state[name] = value.to(self.device, torch.float32)
+                elif value.shape == p.shape and value.stride() != p.stride():
+                    state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+        if type(self.optimizer) is not optim.SGD:
+            return
+        for group in self.optimizer.param_groups:
+            for p in group["params"] if group["momentum"] else ():
+                if p.grad is not None and self.optimizer.state[p].get("momentum_buffer") is None:
+                    self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
     def tensors(self) -> list[Tensor]:
         """Everything that a step reads and writes, but for gradients."""
         of = self.optimizer
-        found = [p for group in of.param_groups for p in group["params"]]
+        found = self.parameters()
         found += [v for state in of.state.values() for v in state.values() if isinstance(v, Tensor)]
         mine = set(map(id, self._rates))
         rates = (group["lr"] for group in of.param_groups)
@@ -124,8 +142,8 @@ class OnDevice:
             for group in self.optimizer.param_groups
         )
 
-    def gradients(self) -> list[Tensor]:
-        return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    def parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
 def _hashable(value: Any) -> Hashable:

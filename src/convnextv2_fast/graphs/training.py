@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence, Sized
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedInputError
 from . import averages, capture, wrappers
-from .calls import Call, settings, why_not_here
+from .calls import Call, settings, versions, why_not_here
+from .gradients import Gradients
 from .shelf import Shelf
 from .updates import Update
-from .watch import Memory, Watch
+from .watch import Watch, modules_of
 
 WARM_UP = 3
 WARM_UP_REPLICATED = 11  # DistributedDataParallel takes times in its first ten steps, and orders its buckets anew
@@ -35,19 +37,22 @@ class StepResult(NamedTuple):
 class TrainingStep:
     """An optimizer step: forward, backward and update, as CUDA graphs where that is possible, else eagerly.
 
-    A step consists of `accumulate` parts. The graph of a part computes the loss and adds to the gradients; the graph of
-    the update unscales, clips, steps, updates the loss scale, sets gradients to zero and updates the moving average.
-    The first steps run eagerly and count; graphs are made behind them. A part of another shape runs eagerly, and gets a
-    graph of its own when it comes again. Eager and graphed steps compute the same, but for learning rates, which a
-    graph holds in float32.
+    A step consists of `accumulate` parts. The graph of a part computes the loss and adds to the gradients, the first
+    one after it has set them to zero; the graph of the update unscales, clips, steps, updates the loss scale and the
+    moving average. The first steps run eagerly and count; graphs are made behind them. A part of another shape runs
+    eagerly, and gets a graph of its own when it comes again. Eager and graphed steps compute the same, but for learning
+    rates, which a graph holds in float32.
 
-    Gradients keep their memory: leave `zero_grad` to the step. A parameter without use in a step, but in earlier ones,
-    is stepped with a gradient of zero, as after `zero_grad(set_to_none=False)`. Learning rates may be changed at any
-    time, by a schedule or by hand; weight decay and other numbers too, but an update with new numbers runs eagerly.
+    The gradients of the model and of the optimizer belong to the step: whatever is in them before it does not count. A
+    parameter without use in a step, but in earlier ones, is stepped with a gradient of zero, as after
+    `zero_grad(set_to_none=False)`. Learning rates may be changed at any time, by a schedule or by hand; weight decay
+    and other numbers too, but an update with new numbers runs eagerly.
 
     Args:
         model: as it is called: bare, or in DistributedDataParallel (built within :func:`side_stream`).
-        loss: `loss(model, *inputs)`, a scalar. It must draw random numbers on the device or be given them as inputs.
+        loss: `loss(model, *inputs)`, a scalar. It must draw random numbers on the device or be given them as inputs. A
+            module, or a function or partial that holds modules, is watched as the model is; other values that it finds
+            by itself are constants of the graph.
         optimizer: one of torch.optim's Adam, AdamW, SGD (in their fused form), NAdam, RAdam or RMSprop for a graph of
             the update; with any other the update runs eagerly.
         scaler: of float16.
@@ -92,14 +97,14 @@ class TrainingStep:
         self.scaler = scaler if scaler is not None else torch.amp.GradScaler(self.device.type, enabled=False)
         self.accumulate, self.autocast = accumulate, autocast
         self._say, self._told = say or logger.warning, set[str]()
-        self._watch = Watch(wrappers.bare(model))
-        self._average = Watch(ema.module) if isinstance(getattr(ema, "module", None), nn.Module) else None
-        self._gradients: Memory | None = None
+        self._watches = self._watch()
         warm_up = WARM_UP_REPLICATED if wrappers.is_replicated(model) else WARM_UP
         self._parts = Shelf(self.device, warm_up, most_shapes, generators)
         graphs_of_update = Shelf(self.device, warm_up, 2, generators)  # with other hyper-parameters it is another one
-        self.update = Update(model, optimizer, self.scaler, ema, clip_grad, graphs_of_update, self._tell)
-        self._stepped = False
+        self.gradients = Gradients(lambda: chain(self._watches[0].parameters, self.update.form.parameters()))
+        self.update = Update(model, optimizer, self.scaler, ema, clip_grad, graphs_of_update, self.gradients, self._tell)
+        self._writes: set[Hashable] = set()  # keys of parts in which the loss wrote into its inputs
+        self._changes = 0  # of the model, in a row
         self._off = self._why_never(graphs)
 
     def _why_never(self, graphs: bool) -> str | None:
@@ -113,32 +118,38 @@ class TrainingStep:
         return reason
 
     def __call__(self, parts: Iterable[Sequence[Any]]) -> StepResult:
-        """One step. `parts` holds the inputs of `loss` for each part; an iterator is read as they are needed.
-
-        If a part fails, those before it are forgotten: gradients are zero again.
-        """
+        """One step. `parts` holds the inputs of `loss` for each part, each a tuple or list; an iterator is read as they
+        are needed. A step that fails leaves nothing to the next one, which begins with gradients of zero."""
         if isinstance(parts, Sized):
             self._check_number(len(parts))
         reason = self._why_not()
         if reason and reason != self._off:
             self._tell(reason)
-        try:
-            loss = self._all_parts(parts, graphed=not reason)
-        except Exception:
-            with contextlib.suppress(RuntimeError):  # of a GPU that has failed; what it was is being raised
-                self.update.zero_grad(in_place=not self._off)
-            raise
-        norm = self._finish(graphed=not reason)
-        self._stepped = True
+        if self._off:
+            self.gradients.forget()
+        else:
+            self.gradients.attach()
+        loss = self._all_parts(parts, graphed=not reason)
+        if self._off:
+            norm = self.update(average=True)
+            self.gradients.forget()
+        else:
+            norm = self.update.on_device(graphed=not reason)
         return StepResult(loss, norm)
 
     def _all_parts(self, parts: Iterable[Sequence[Any]], graphed: bool) -> Tensor:
         """Adds all parts to the gradients. Returns the mean of their losses."""
         losses: list[Tensor] = []
         for inputs in parts:
-            if len(losses) == self.accumulate:
-                self._check_number(self.accumulate + 1)
-            losses.append(self._part(Call.of(inputs), len(losses) + 1 == self.accumulate, graphed))
+            number = len(losses) + 1
+            if number > self.accumulate:
+                self._check_number(number)
+            if not isinstance(inputs, tuple | list):
+                raise UnsupportedInputError(
+                    "graphs.TrainingStep: a part is a tuple or list of the inputs of loss, as in step([(images, "
+                    f"labels)]); got a {type(inputs).__name__}"
+                )
+            losses.append(self._part(Call.of(inputs), number == 1, number == self.accumulate, graphed))
         self._check_number(len(losses))
         return sum(losses[1:], losses[0]) / self.accumulate
 
@@ -150,83 +161,111 @@ class TrainingStep:
             )
 
     def why_not(self, *inputs: Any) -> str | None:
-        """Why a part with these inputs would run eagerly now, in words; None: it is a replay."""
-        reason = self._why_not()
+        """Why a part with these inputs, the first of a step, would run eagerly now, in words; None: it is a replay."""
+        reason = self._off or self._anew() or self._reason()
         call = Call.of(inputs)
         reason = reason or call.why_not(self.device)
         if reason:
             return reason
-        left = self._parts.left(self._key(call, True))
+        left = self._parts.left(self._key(call, True, self.accumulate == 1))
         return f"parts like this one become a graph after {left} more" if left else None
 
     def why_not_update(self) -> str | None:
         """Why the update would run eagerly now, in words; None: it is a replay."""
-        reason = self._why_not() or self.update.why_not()
+        reason = self._off or self._anew() or self._reason() or self.update.why_not()
         if reason:
             return reason
         left = self.update.left()
         return f"updates with these numbers become a graph after {left} more" if left else None
 
+    def _anew(self) -> str | None:
+        changed = self._changed()
+        return f"{changed}; graphs are made anew" if changed else None
+
+    def _watch(self) -> list[Watch]:
+        """Of the model, and of what the loss holds. That of the moving average is apart: no graph runs it."""
+        model, average = wrappers.bare(self.model), getattr(self.ema, "module", None)
+        self._looked_at = self.loss, average
+        self._average = Watch(average) if isinstance(average, nn.Module) else None
+        return [Watch(model), *(Watch(m) for m in modules_of(self.loss) if wrappers.bare(m) is not model)]
+
+    def _changed(self) -> str | None:
+        """What is no longer as it was when the graphs were made."""
+        loss, average = self._looked_at
+        if self.loss is not loss or getattr(self.ema, "module", None) is not average:
+            return "the loss or the moving average is another object"
+        watches = self._watches if self._average is None else [*self._watches, self._average]
+        return next(filter(None, (watch.changed() for watch in watches)), None)
+
     def _why_not(self) -> str | None:
         """Forgets graphs of what is no longer so."""
         if self._off:
             return self._off
-        changed = self._watch.changed() or (self._average.changed() if self._average else None)
+        changed = self._changed()
+        self._changes = self._changes + 1 if changed else 0
         if changed:
-            self._watch = Watch(wrappers.bare(self.model))
-            self._average = Watch(self.ema.module) if self._average else None
-            if self._stepped:  # they are zero; of what is no longer trained or used, an eager step has none at all
-                self.optimizer.zero_grad(set_to_none=True)
-        moved = not changed and self._gradients is not None and self._gradients.changed()
-        if changed or moved:
+            self._watches = self._watch()
             self._parts.clear()
-            self._gradients = None
-        if changed or moved or self.update.moved():
+            self._writes.clear()
+            self.gradients.forget()  # of what is no longer trained or used, an eager step has none at all
+            if self._changes > WARM_UP:
+                self._tell(f"{changed} before every step")
+        if changed or self.update.moved():
             self.update.clear()
-        if moved:
-            self._tell("gradients got other memory between two steps: leave zero_grad to the step")
+        return self._reason()
+
+    def _reason(self) -> str | None:
         if torch.is_autocast_enabled(self.device.type):
             return "the step is called under torch.autocast; give it autocast= instead"
-        reason = why_not_here() or capture.recorder.why_not(self.device) or self._watch.never
-        reason = reason or wrappers.why_not(self.model)
-        return reason or self._watch.checkpointing or self._watch.why_not()
+        reason = why_not_here(self.device.type) or capture.recorder.why_not(self.device) or wrappers.why_not(self.model)
+        of_each = ((watch.never, watch.never_trained, watch.why_not()) for watch in self._watches)
+        return reason or next(filter(None, chain.from_iterable(of_each)), None)
 
     def _tell(self, reason: str) -> None:
         if reason not in self._told:
             self._told.add(reason)
             self._say(f"without CUDA graphs: {reason}")
 
-    def _key(self, call: Call, last: bool) -> Hashable:
-        return call.key(), last or not wrappers.is_replicated(self.model), settings(self.device)
+    def _key(self, call: Call, first: bool, last: bool) -> Hashable:
+        last = last or not wrappers.is_replicated(self.model)
+        mine = self.accumulate, self.autocast, self.gradients.generation
+        return call.key(), first, last, mine, settings(self.device)
 
-    def _part(self, call: Call, last: bool, graphed: bool) -> Tensor:
-        if not graphed or call.why_not(self.device):
-            if graphed:
-                self._tell(str(call.why_not(self.device)))
-            return self.forward_backward(call, last)
-        key = self._key(call, last)
-        if self._gradients is None and not self._parts.left(key):
-            self._gradients = Memory(self._grads)
-        loss, static = self._parts.run(key, call, lambda given: self.forward_backward(given, last))
-        return loss.clone() if static else loss
+    def _part(self, call: Call, first: bool, last: bool, graphed: bool) -> Tensor:
+        reason = call.why_not(self.device) if graphed else None
+        key = self._key(call, first, last) if graphed and not reason else None
+        if key in self._writes:
+            reason = "the loss writes into its inputs"
+        if reason:
+            self._tell(reason)
+        if reason or not graphed:
+            loss = self.forward_backward(call, first, last)
+            self._keep()
+            return loss
+        before = versions(call)
+        loss, static = self._parts.run(key, call, lambda given: self.forward_backward(given, first, last))
+        if static:
+            return loss.clone()
+        if versions(call) != before:
+            self._writes.add(key)
+        self._keep()
+        return loss
 
-    def _grads(self) -> list[Tensor]:
-        return [p.grad for p in self._watch.parameters if p.grad is not None]
+    def _keep(self) -> None:
+        """Of gradients that are new, graphs know nothing; of some that are others, they know the wrong."""
+        if not self._off and self.gradients.keep():
+            self._parts.clear()
+            self.update.clear()
 
-    def forward_backward(self, call: Call, last: bool) -> Tensor:
-        """What the graph of a part holds. Returns the loss."""
+    def forward_backward(self, call: Call, first: bool, last: bool) -> Tensor:
+        """What the graph of a part holds; of the first one, also that gradients begin at zero. Returns the loss."""
         args, kwargs = call.arguments()
         kind = self.device.type
         amp = torch.autocast(kind, dtype=self.autocast) if self.autocast else contextlib.nullcontext()
+        if first:
+            self.gradients.zero()
         with wrappers.synchronised(self.model, last):
             with amp:
                 loss = self.loss(self.model, *args, **kwargs)
             self.scaler.scale(loss / self.accumulate).backward()
         return loss.detach()
-
-    def _finish(self, graphed: bool) -> Tensor | None:
-        if self._off:
-            return self.update(in_place=False, average=True)
-        if graphed and self._gradients is None and not self.update.left() and not self.update.why_not():
-            self._gradients = Memory(self._grads)
-        return self.update.on_device(graphed)

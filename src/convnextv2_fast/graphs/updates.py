@@ -1,4 +1,4 @@
-"""The end of a training step: clipping, optimizer, loss scale, gradients back to zero, moving average. One graph."""
+"""The end of a training step: clipping, optimizer, loss scale, moving average. One graph."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import averages, wrappers
 from .calls import Call, settings
+from .gradients import Gradients
 from .optimizers import OnDevice
 from .shelf import Shelf
 from .watch import Memory
@@ -23,6 +24,7 @@ class Update:
         scaler: of float16, or one that is not enabled.
         clip_grad: the largest norm of the gradient.
         shelf: its graphs.
+        gradients: those that it reads.
         tell: hears why something runs eagerly.
     """
 
@@ -34,40 +36,37 @@ class Update:
         ema: Any,
         clip_grad: float | None,
         shelf: Shelf,
+        gradients: Gradients,
         tell: Callable[[str], None],
     ) -> None:
         self.model, self.optimizer, self.scaler, self.ema, self.clip_grad = model, optimizer, scaler, ema, clip_grad
         self.form = OnDevice(optimizer, shelf.device)
-        self._shelf, self._tell = shelf, tell
+        self._shelf, self._gradients, self._tell = shelf, gradients, tell
         self._held: Memory | None = None
         self._last_key: Hashable = None
         self._changes = 0  # in a row, of its numbers
 
-    def __call__(self, in_place: bool, average: bool) -> Tensor | None:
+    def __call__(self, average: bool) -> Tensor | None:
         """What the graph holds. Returns the gradient's norm, where it is clipped.
 
         Args:
-            in_place: gradients keep their memory.
             average: update the moving average, too.
         """
         norm: Any = None
-        if self.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
-            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.zero_grad(in_place)
+        try:
+            if self.clip_grad:
+                self.scaler.unscale_(self.optimizer)
+                norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
+                norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        except BaseException:
+            if self.scaler.is_enabled():  # else every later step is one too many for it
+                self.scaler._per_optimizer_states.clear()
+            raise
         if average and self.ema is not None:
             self.ema.update(wrappers.bare(self.model))
         return norm
-
-    def zero_grad(self, in_place: bool) -> None:
-        """Sets gradients to zero where they are, or to None."""
-        if not in_place:
-            self.optimizer.zero_grad(set_to_none=True)
-        elif gradients := self.form.gradients():
-            torch._foreach_zero_(gradients)
 
     def on_device(self, graphed: bool) -> Tensor | None:
         """An update in the form that a graph can hold, replayed or, if not `graphed`, called; where there is no such
@@ -75,14 +74,13 @@ class Update:
         reason = self.why_not()
         if reason:
             self._tell(f"{reason} (the update alone)")
-            return self(in_place=True, average=True)
+            return self(average=True)
         beside = averages.why_not(self.ema, self._shelf.device) if self.ema is not None else None
         if beside:
             self._tell(f"{beside} (the moving average alone)")
         average = self.ema is not None and not beside
         self.form.fill()
-        with self.form.entered():
-            norm = self._graphed(average) if graphed else self(in_place=True, average=average)
+        norm = self._graphed(average) if graphed else self._formed(average)
         if beside:
             self.ema.update(wrappers.bare(self.model))
         return norm
@@ -111,7 +109,12 @@ class Update:
         if scaler.is_enabled():
             scale = (scaler.get_growth_factor(), scaler.get_backoff_factor(), scaler.get_growth_interval())
         average = averages.numbers(self.ema) if self.ema is not None else ()
-        return self.form.numbers(), self.clip_grad, scale, average, settings(self._shelf.device)
+        numbers = self.form.numbers(), self.clip_grad, scale, average, self._gradients.generation
+        return numbers, settings(self._shelf.device)
+
+    def _formed(self, average: bool) -> Tensor | None:
+        with self.form.entered():
+            return self(average)
 
     def _graphed(self, average: bool) -> Tensor | None:
         key = self._key()
@@ -121,7 +124,7 @@ class Update:
             self._tell("weight decay, or another number of the update, changes from step to step (the update alone)")
         if self._held is None and not self._shelf.left(key):
             self._held = Memory(self._tensors)
-        found, static = self._shelf.run(key, Call.of(()), lambda _: self(in_place=True, average=average))
+        found, static = self._shelf.run(key, Call.of(()), lambda _: self._formed(average))
         norm: Tensor | None = found
         return norm.clone() if static and norm is not None else norm
 

@@ -6,11 +6,13 @@ mode, another number in an attribute: these are part of the graph, and it has to
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module
 
@@ -25,41 +27,41 @@ class Watch:
     Attributes:
         parameters: those of it.
         never: what about it no graph can hold, in words; None: nothing.
-        checkpointing: the same, of its training alone.
+        never_trained: the same, of its training alone.
     """
 
     def __init__(self, model: nn.Module) -> None:
         modules = dict(model.named_modules())
-        self._tables = [
-            table for m in modules.values() for table in (vars(m), m._parameters, m._buffers, m._modules) if table
-        ]
-        self._objects = self._held()
+        self._modules = [*modules.values()]
+        # Empty tables, too: something may be registered in them.
+        self._tables = [table for m in self._modules for table in (vars(m), m._parameters, m._buffers, m._modules)]
+        self._objects, self._types = self._held(), self._classes()
         self.parameters = list(model.parameters())
         self._tensors = [*self.parameters, *model.buffers()]
+        self.never, self.never_trained = self._never(modules), _never_trained(modules)
         self._memory = self._places()
         self._trained = [t.requires_grad for t in self._tensors]
         self._hooks = [(name, getattr(m, kind)) for name, m in modules.items() for kind in HOOKS]
-        self.never = self._never(modules)
-        self.checkpointing = next(
-            (
-                f"activation checkpointing is on in {_named(name)}, which reads random states back"
-                for name, m in modules.items()
-                if getattr(m, "grad_checkpointing", False) or getattr(m, "gradient_checkpointing", False)
-            ),
-            None,
-        )
 
     def _held(self) -> list[Any]:
         return list(chain.from_iterable(table.values() for table in self._tables))
 
+    def _classes(self) -> list[type]:
+        return list(map(type, self._modules))
+
     def _places(self) -> list[Any]:
-        return [(t.data_ptr(), t.dtype, t.stride()) for t in self._tensors]
+        """Where tensors lie, and how; nothing of a module that no graph can hold, whose tensors may have no memory."""
+        if self.never:
+            return []
+        return [(t.data_ptr(), t.dtype, t.shape, t.stride()) for t in self._tensors]
 
     def changed(self) -> str | None:
         """What is no longer as it was, in words."""
         now = self._held()
         if len(now) != len(self._objects) or not all(map(operator.is_, now, self._objects)):
             return "a parameter, a module, a mode or an attribute of the model was changed"
+        if self._classes() != self._types:
+            return "a module of the model is of another class"
         if self._places() != self._memory:
             return "a parameter or buffer of the model lies in other memory"
         if [t.requires_grad for t in self._tensors] != self._trained:
@@ -81,12 +83,47 @@ class Watch:
     def _never(self, modules: dict[str, nn.Module]) -> str | None:
         odd = next((type(t).__name__ for t in self._tensors if type(t) not in (Tensor, nn.Parameter)), None)
         if odd is not None:
-            return f"a parameter is a {odd} (sharded or quantised weights), which is not captured"
+            return f"a parameter is a {odd} (sharded, quantised or lazy weights), which is not captured"
+        if any(t.layout is not torch.strided for t in self._tensors):
+            return "a parameter or buffer is sparse, which is not captured"
         if len({t.device for t in self._tensors}) > 1:
             return "the parameters are on several devices"
-        if any(hasattr(m, "_orig_mod") for m in modules.values()):
+        if any(map(_is_compiled, modules.values())):
             return 'the model is compiled: torch.compile(mode="reduce-overhead") makes CUDA graphs itself'
         return None
+
+
+def modules_of(function: Any) -> list[nn.Module]:
+    """The modules that a function, a method or a partial of one holds; a module holds itself."""
+    if isinstance(function, nn.Module):
+        return [function]
+    held = [getattr(function, "__self__", None)]
+    held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _is_filled(cell)]
+    if isinstance(function, functools.partial):
+        held += [function.func, *function.args, *function.keywords.values()]
+    return [m for m in held if isinstance(m, nn.Module)]
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _is_compiled(m: nn.Module) -> bool:
+    """By `torch.compile(m)`, `m.compile()`, or a compiled forward of its own."""
+    own = hasattr(vars(m).get("forward"), "_torchdynamo_orig_callable")
+    return own or hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None
+
+
+def _never_trained(modules: dict[str, nn.Module]) -> str | None:
+    for name, m in modules.items():
+        if getattr(m, "grad_checkpointing", False) or getattr(m, "gradient_checkpointing", False):
+            return f"activation checkpointing is on in {_named(name)}, which reads random states back"
+        if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse:
+            return f"the gradient of {_named(name)} is sparse: its size depends on values"
+    return None
 
 
 class Memory:

@@ -397,3 +397,33 @@ def test_one_number_in_the_place_of_an_equal_one():
     pair[1].bias = nn.Parameter(old.detach().clone())
     pair(x).sum().backward()
     assert old.grad is None and pair[1].bias.grad.item() == 12.0
+
+
+def transpose(block):
+    linear = next(m for m in block.modules() if isinstance(m, nn.Linear))
+    linear.weight.data = linear.weight.data.t().contiguous().t()
+
+
+REFUSED = {
+    "norms in float32": lambda b: [m.float() for m in b.modules() if type(m).__name__ == "LayerNorm"],
+    "other strides": transpose,
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_weights_that_the_operator_refuses_cost_no_random_numbers(kind, change):
+    """Drop path is drawn once, as by a block that has no plan."""
+    block, x = dense(BF16, 0.5) if kind == "dense" else sparse()
+    if kind == "sparse":
+        block = randomise(convnextv2_sparse.Block(8, 0.5), 0).to(BF16)
+        x = x.replace(x.F.to(BF16))
+    block(x)
+    assert has_plan(block)
+    REFUSED[change](block)
+    fresh, found = copy.deepcopy(block), []
+    for b in (fresh, block):
+        torch.manual_seed(0)
+        y = b(x)
+        found.append((y.F if kind == "sparse" else y, torch.get_rng_state()))
+    assert_equal(*found)

@@ -44,10 +44,10 @@ def two_steps(step, inputs):
     """As graphs would hold them: the first makes the optimizer's state, the second is what is captured."""
     for _ in range(2):
         step.update.form.fill()
-        for last in (False, True):
-            loss = step.forward_backward(Call.of(inputs), last)
+        for first, last in ((True, False), (False, True)):
+            loss = step.forward_backward(Call.of(inputs), first, last)
         with step.update.form.entered():
-            norm = step.update(in_place=True, average=True)
+            norm = step.update(average=True)
     assert loss.is_cuda and norm.is_cuda
     assert all(p.grad is not None and p.grad.is_cuda for p in step.model.parameters())
     assert all(t.is_cuda for state in step.optimizer.state.values() for t in state.values())
@@ -117,9 +117,9 @@ def test_a_step_count_on_the_host_is_noticed():
     """The form makes the difference: without it Adam reads its step count."""
     model = on_gpu(MODELS["ours"].train())
     step = graphs.TrainingStep(model, classify, torch.optim.AdamW(model.parameters()))
-    step.forward_backward(Call.of((zeros(4, 3, 64, 64), zeros(4, dtype=torch.int64))), True)
+    step.forward_backward(Call.of((zeros(4, 3, 64, 64), zeros(4, dtype=torch.int64))), True, True)
     step.update.form.fill()
     with step.update.form.entered():
-        step.update(in_place=True, average=False)
+        step.update(average=False)
     with pytest.raises(DataDependentOutputException):
-        step.update(in_place=True, average=False)
+        step.update(average=False)
