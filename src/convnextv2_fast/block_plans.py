@@ -96,8 +96,8 @@ class Plan(Kept):
         return [w for w in self.weights if w is not None]
 
     def takes_its_weights(self) -> bool:
-        """Whether the weights are as they were when the plan was made, but for their values. The operator asks, too, but
-        once drop path is drawn, nobody must have to draw it again."""
+        """Whether the weights are as they were when the plan was made, but for their values. The operator asks, too,
+        but once drop path is drawn, nobody must have to draw it again."""
         present = self._present()
         return tuple(map(_dtype, present)) == self._dtypes and all(map(Tensor.is_contiguous, present))
 

@@ -107,7 +107,7 @@ REFUSED = {
 def test_what_would_change_weights_is_refused(what):
     model, x = cf.freeze(build("timm-v2")), images()
     want = flat(model(x))
-    with pytest.raises(cf.UnsupportedInputError, match="is frozen: .*unfreeze"):
+    with pytest.raises(cf.UnsupportedInputError, match=r"is frozen: .*unfreeze"):
         REFUSED[what](model)
     assert same(model.eval().float(), want, x)
 

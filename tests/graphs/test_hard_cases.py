@@ -1,6 +1,7 @@
 """What once gave other results with graphs than without, or no clear word: small models, on a tape."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def square(model, x):
 
 def linear(*sizes):
     torch.manual_seed(0)
-    return nn.Sequential(*(nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False)))
+    return nn.Sequential(*(nn.Linear(*pair) for pair in itertools.pairwise(sizes)))
 
 
 def sgd(parameters, **options):
@@ -139,18 +140,21 @@ def test_two_steps_that_share_gradients(recorder, how):
         def tell_apart(judge, x, z):
             return (judge(x) - 1).pow(2).mean() + judge(made(z).detach()).pow(2).mean()
 
-        steps = [graphs.TrainingStep(*args, graphs=how) for args in ((made, please, of_made), (judge, tell_apart, of_judge))]
+        first = graphs.TrainingStep(made, please, of_made, graphs=how)
+        second = graphs.TrainingStep(judge, tell_apart, of_judge, graphs=how)
         torch.manual_seed(1)
         for _ in range(8):
             x, z = torch.randn(3, 4), torch.randn(3, 4)
             if loop:
-                for optimizer, loss in ((of_made, lambda: please(made, z)), (of_judge, lambda: tell_apart(judge, x, z))):  # noqa: B023
-                    optimizer.zero_grad()
-                    loss().backward()
-                    optimizer.step()
+                of_made.zero_grad()
+                please(made, z).backward()
+                of_made.step()
+                of_judge.zero_grad()
+                tell_apart(judge, x, z).backward()
+                of_judge.step()
             else:
-                steps[0]([(z,)])
-                steps[1]([(x, z)])
+                first([(z,)])
+                second([(x, z)])
         return weights(made) + weights(judge)
 
     for usual, stepped in zip(train(True), train(False), strict=True):
@@ -458,12 +462,15 @@ def test_minus_zero_is_another_constant(recorder):
         assert torch.equal(fast(x, zero), model(x, zero))
 
 
-@pytest.mark.parametrize("part", [torch.randn(1, 4), torch.randn(3, 4), {"x": torch.randn(3, 4)}, "text"], ids=["one", "several", "dict", "text"])
-def test_a_part_is_a_tuple_or_a_list(part):
+PARTS = {"one": torch.randn(1, 4), "several": torch.randn(3, 4), "dict": {"x": torch.randn(3, 4)}, "text": "text"}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_part_is_a_tuple_or_a_list(kind):
     model = linear(4, 1)
     step = graphs.TrainingStep(model, square, sgd(model.parameters()))
     with pytest.raises(cf.UnsupportedInputError, match=r"a part is a tuple or list of the inputs of loss.*got a"):
-        step([part])
+        step([PARTS[kind]])
 
 
 class Counting(nn.Linear):
@@ -512,12 +519,16 @@ class OnAGraph(nn.Module):
 
 
 @pytest.mark.parametrize("on_tape", [False, True])
-@pytest.mark.parametrize("kind", [OnAGraph, lambda: nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(4))], ids=["sparse", "lazy"])
-def test_weights_without_memory(recorder, monkeypatch, kind, on_tape):
+@pytest.mark.parametrize("lazy", [False, True])
+def test_weights_without_memory(recorder, monkeypatch, lazy, on_tape):
     if not on_tape:
         monkeypatch.setattr(capture, "recorder", capture.Cuda())
-    model, x = kind(), torch.randn(3, 4)
+
+    def build():
+        return nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(4)) if lazy else OnAGraph()
+
+    model = build()
     for _ in range(4):
-        graphs.inference(model)(x)
-    model = kind()
+        graphs.inference(model)(torch.randn(3, 4))
+    model = build()
     take(graphs.TrainingStep(model, square, sgd(model.parameters()), say=[].append), 6)

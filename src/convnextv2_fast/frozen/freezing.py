@@ -36,11 +36,11 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     from the image to features or logits, in place. (In transformers' models the embeddings and the encoder are one
     each.)
 
-    The weights are constants from now on: they are packed or copied once, and no call looks at them again. A write into a weight
-    (by an optimizer, `.data`, NumPy) is ignored until `freeze` is called again, which packs anew, or :func:`unfreeze`.
-    `load_state_dict`, :func:`load_checkpoint`, a change of dtype or device, `train()` and `reset_classifier` raise an
-    error, and so does a call with another module or parameter in the place of one. `state_dict()`, pickles, copies,
-    hooks on the model itself, and on a CPU `torch.compile` and `torch.export` work.
+    The weights are constants from now on: they are packed or copied once, and no call looks at them again. A write into
+    a weight (by an optimizer, `.data`, NumPy) is ignored until `freeze` is called again, which packs anew, or
+    :func:`unfreeze`. `load_state_dict`, :func:`load_checkpoint`, a change of dtype or device, `train()` and
+    `reset_classifier` raise an error, and so does a call with another module or parameter in the place of one.
+    `state_dict()`, pickles, copies, hooks on the model itself, and on a CPU `torch.compile` and `torch.export` work.
     A program is for the instruction set of the CPU that made it. Threads may share a frozen model, also while it is
     packed anew. On a GPU the first two calls of a form (sizes, strides, backend) run eagerly; the eight forms used last
     keep their graphs.
@@ -48,8 +48,8 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     Args:
         model: a :class:`ConvNeXtV2`, upstream's, timm's `convnext*` or `convnextv2*`, also with `features_only`, or
             transformers' ConvNext and ConvNextV2 model, classifier or backbone; accelerated or not; in evaluation mode,
-            on a CPU or a CUDA GPU, in float32, bfloat16 or float16. Every module that the operator stands for must be as it was
-            written.
+            on a CPU or a CUDA GPU, in float32, bfloat16 or float16. Every module that the operator stands for must be
+            as it was written.
         release_weights: frees the memory of the weights that are in the program. The model then has no `state_dict`
             and cannot be unfrozen. Without it the weights are in memory twice.
     Returns:

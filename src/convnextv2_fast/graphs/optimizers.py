@@ -106,8 +106,8 @@ class OnDevice:
                     setattr(of, name, value)
 
     def _prepare(self) -> None:
-        """Brings the state into the form. Step counts of earlier eager steps, and of checkpoints, lie on the CPU; what is
-        as large as a parameter may have other strides, which the fused form does not look at. SGD's fused form would
+        """Brings the state into the form. Step counts of earlier eager steps, and of checkpoints, lie on the CPU; what
+        is as large as a parameter may have other strides, which the fused form does not look at. SGD's fused form would
         begin with memory that a step whose gradient overflows leaves as it is; zeros give the same first step."""
         for p, state in self.optimizer.state.items():
             for name, value in state.items():

@@ -100,9 +100,9 @@ class TrainingStep:
         self._watches = self._watch()
         warm_up = WARM_UP_REPLICATED if wrappers.is_replicated(model) else WARM_UP
         self._parts = Shelf(self.device, warm_up, most_shapes, generators)
-        graphs_of_update = Shelf(self.device, warm_up, 2, generators)  # with other hyper-parameters it is another one
+        updates = Shelf(self.device, warm_up, 2, generators)  # with other hyper-parameters it is another one
         self.gradients = Gradients(lambda: chain(self._watches[0].parameters, self.update.form.parameters()))
-        self.update = Update(model, optimizer, self.scaler, ema, clip_grad, graphs_of_update, self.gradients, self._tell)
+        self.update = Update(model, optimizer, self.scaler, ema, clip_grad, updates, self.gradients, self._tell)
         self._writes: set[Hashable] = set()  # keys of parts in which the loss wrote into its inputs
         self._changes = 0  # of the model, in a row
         self._off = self._why_never(graphs)
