@@ -136,6 +136,7 @@ AREAS = (
             *COMPUTING,
             f"{PACKAGE}/adapters",
             f"{PACKAGE}/frozen",
+            f"{PACKAGE}/graphs",
             f"{PACKAGE}/checkpoints/load.py",
             f"{PACKAGE}/reference.py",
             "csrc/cpu",
