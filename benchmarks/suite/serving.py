@@ -50,11 +50,11 @@ def timm_module(case: ModuleCase) -> nn.Module:
 
 def frozen(case: ModelCase) -> Candidate:
     """Our model after `convnextv2_fast.freeze`."""
-    if case.backward or case.setting.device != "cpu" or case.setting.precision == "amp":
-        raise Unavailable("a frozen model is for inference on a CPU, in the dtype of its weights")
+    if case.backward or case.setting.precision == "amp":
+        raise Unavailable("a frozen model is for inference, in the dtype of its weights")
     module = case.ours()
     module.load_state_dict(case.state)
-    call = cf.freeze(module.to(case.setting.dtype).eval())
+    call = cf.freeze(module.to(case.setting.device, case.setting.dtype).eval())
     return case.candidate(nn.Identity(), call=call)  # the case moves and converts modules: not this one
 
 

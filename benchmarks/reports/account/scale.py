@@ -71,7 +71,8 @@ def account_ids(kind: str, rival: str) -> tuple[str, ...]:
     compiled, tuned = ("compile", "max-autotune") if rival == "upstream" else ("timm-compile", "timm-max-autotune")
     if kind == "pretraining":
         compiled, tuned = "masked-dense-compile", "masked-dense-max-autotune"
-    return ("fast", "fast-graph", "fast-compile", "fast-reduce-overhead", compiled, tuned)
+    frozen = ("fast-frozen",) if kind == "inference" else ()
+    return ("fast", "fast-graph", *frozen, "fast-compile", "fast-reduce-overhead", compiled, tuned)
 
 
 def compiled(name: str) -> bool:
