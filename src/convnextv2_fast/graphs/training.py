@@ -17,8 +17,8 @@ from . import averages, capture, wrappers
 from .calls import Call, settings, versions, why_not_here
 from .gradients import Gradients
 from .shelf import Shelf
+from .step_watch import StepWatch
 from .updates import Update
-from .watch import Watch, modules_of
 
 WARM_UP = 3
 WARM_UP_REPLICATED = 11  # DistributedDataParallel takes times in its first ten steps, and orders its buckets anew
@@ -97,11 +97,11 @@ class TrainingStep:
         self.scaler = scaler if scaler is not None else torch.amp.GradScaler(self.device.type, enabled=False)
         self.accumulate, self.autocast = accumulate, autocast
         self._say, self._told = say or logger.warning, set[str]()
-        self._watches = self._watch()
+        self._watch = StepWatch(self.model, self.loss, ema)
         warm_up = WARM_UP_REPLICATED if wrappers.is_replicated(model) else WARM_UP
         self._parts = Shelf(self.device, warm_up, most_shapes, generators)
         updates = Shelf(self.device, warm_up, 2, generators)  # with other hyper-parameters it is another one
-        self.gradients = Gradients(lambda: chain(self._watches[0].parameters, self.update.form.parameters()))
+        self.gradients = Gradients(lambda: chain(self._watch.parameters, self.update.form.parameters()))
         self.update = Update(model, optimizer, self.scaler, ema, clip_grad, updates, self.gradients, self._tell)
         self._writes: set[Hashable] = set()  # keys of parts in which the loss wrote into its inputs
         self._changes = 0  # of the model, in a row
@@ -179,32 +179,17 @@ class TrainingStep:
         return f"updates with these numbers become a graph after {left} more" if left else None
 
     def _anew(self) -> str | None:
-        changed = self._changed()
+        changed = self._watch.changed(self.loss)
         return f"{changed}; graphs are made anew" if changed else None
-
-    def _watch(self) -> list[Watch]:
-        """Of the model, and of what the loss holds. That of the moving average is apart: no graph runs it."""
-        model, average = wrappers.bare(self.model), getattr(self.ema, "module", None)
-        self._looked_at = self.loss, average
-        self._average = Watch(average) if isinstance(average, nn.Module) else None
-        return [Watch(model), *(Watch(m) for m in modules_of(self.loss) if wrappers.bare(m) is not model)]
-
-    def _changed(self) -> str | None:
-        """What is no longer as it was when the graphs were made."""
-        loss, average = self._looked_at
-        if self.loss is not loss or getattr(self.ema, "module", None) is not average:
-            return "the loss or the moving average is another object"
-        watches = self._watches if self._average is None else [*self._watches, self._average]
-        return next(filter(None, (watch.changed() for watch in watches)), None)
 
     def _why_not(self) -> str | None:
         """Forgets graphs of what is no longer so."""
         if self._off:
             return self._off
-        changed = self._changed()
+        changed = self._watch.changed(self.loss)
         self._changes = self._changes + 1 if changed else 0
         if changed:
-            self._watches = self._watch()
+            self._watch = StepWatch(self.model, self.loss, self.ema)
             self._parts.clear()
             self._writes.clear()
             self.gradients.forget()  # of what is no longer trained or used, an eager step has none at all
@@ -218,8 +203,7 @@ class TrainingStep:
         if torch.is_autocast_enabled(self.device.type):
             return "the step is called under torch.autocast; give it autocast= instead"
         reason = why_not_here(self.device.type) or capture.recorder.why_not(self.device) or wrappers.why_not(self.model)
-        of_each = ((watch.never, watch.never_trained, watch.why_not()) for watch in self._watches)
-        return reason or next(filter(None, chain.from_iterable(of_each)), None)
+        return reason or self._watch.why_not()
 
     def _tell(self, reason: str) -> None:
         if reason not in self._told:

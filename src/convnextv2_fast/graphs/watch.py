@@ -6,7 +6,6 @@ mode, another number in an attribute: these are part of the graph, and it has to
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -91,24 +90,6 @@ class Watch:
         if any(map(_is_compiled, modules.values())):
             return 'the model is compiled: torch.compile(mode="reduce-overhead") makes CUDA graphs itself'
         return None
-
-
-def modules_of(function: Any) -> list[nn.Module]:
-    """The modules that a function, a method or a partial of one holds; a module holds itself."""
-    if isinstance(function, nn.Module):
-        return [function]
-    held = [getattr(function, "__self__", None)]
-    held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _is_filled(cell)]
-    if isinstance(function, functools.partial):
-        held += [function.func, *function.args, *function.keywords.values()]
-    return [m for m in held if isinstance(m, nn.Module)]
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
 
 
 def _is_compiled(m: nn.Module) -> bool:
