@@ -29,6 +29,11 @@ def tensors(tree):
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def alias(tree):
+    """Other tensors on the same memory: a graph knows no tensors, which may get other memory."""
+    return pytree.tree_map_only(Tensor, lambda t: t.detach(), tree)
+
+
 class Read(Exception):
     """A value would have been read back from the device."""
 
@@ -50,7 +55,7 @@ class Tape(TorchDispatchMode):
         outputs = func(*args, **kwargs)
         known = {t.untyped_storage().data_ptr() for t in tensors((args, kwargs))}
         self.made |= {t.untyped_storage().data_ptr() for t in tensors(outputs)} - known
-        self.entries.append((func, args, kwargs, outputs))
+        self.entries.append((func, *map(alias, (args, kwargs, outputs))))
         return outputs
 
     @staticmethod

@@ -91,6 +91,8 @@ def _why_not(record: Record, program: Tensor | Replay, x: Any) -> str:
     dtype, what = str(record.dtype).removeprefix("torch."), "images" if record.start == 0 else "maps"
     if torch.compiler.is_compiling() and not isinstance(program, Tensor):
         return "torch.compile does not look into the replay of a CUDA graph; unfreeze the model for that"
+    if isinstance(x, Proxy):
+        return "torch.fx does not look into the replay of a CUDA graph; unfreeze the model for that"
     if not isinstance(x, Tensor):
         return f"wants {what} [N, {record.channels}, H, W], got {type(x).__name__}"
     found = f"got {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"

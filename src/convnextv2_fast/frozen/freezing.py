@@ -20,7 +20,7 @@ from .call import what_is_at_work
 from .guards import Guarded, frozen_class, record_of, refuse_released
 from .plan import plain_class, refuse
 from .record import PROGRAM, RECORD, Draft, Record, Seen, forward_before, give_back
-from .replay import Replay, copy_of
+from .replay import Replay
 
 Model = TypeVar("Model", bound=nn.Module)
 Drafter = Callable[[Any], Draft]
@@ -71,7 +71,7 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
         _refuse_frozen_parts(model)
     draft = drafter(model)
     draft.plan.check()
-    program = Replay(_plain_copy(model)) if _is_replayed(draft.plan.device) else draft.plan.pack()
+    program = Replay(draft.plan.whole) if _is_replayed(draft.plan.device) else draft.plan.pack()
     modules = dict(model.named_modules())
     forwards = before.forwards if before is not None else {name: forward_before(modules[name]) for name in draft.mixins}
     for name, part in draft.parts.items():
@@ -128,13 +128,6 @@ def is_frozen(model: nn.Module) -> bool:
 
 def _is_replayed(device: torch.device) -> bool:
     return device.type == "cuda"
-
-
-def _plain_copy(model: Model) -> Model:
-    """A copy of a model, which may be frozen, as it was before."""
-    programs = [vars(m)[PROGRAM] for m in model.modules() if PROGRAM in vars(m)]
-    made: Any = copy_of(model, without=programs)
-    return unfreeze(made)
 
 
 def _check(model: nn.Module) -> None:

@@ -58,7 +58,7 @@ def draft(model: Any) -> Draft:
             plan.plain(f"norm{i}", norm, LayerNorm)
             norm = None
         listed[i] = last if norm is None else plan.norm(f"norm{i}", norm, (LayerNorm,), aside=True)
-    calls = {"list": Call.of("forward_features_list", *(listed[i] for i in model.out_indices))}
+    calls = {"list": Call.of(("", "forward_features_list"), *(listed[i] for i in model.out_indices))}
     least = plan.reduction
     identity = isinstance(model.norm, nn.Identity)
     if identity:
@@ -69,7 +69,7 @@ def draft(model: Any) -> Draft:
         plan.plain("head", model.head, nn.Identity)
     else:
         logits = plan.linear("head", model.head)
-    calls |= {"features": Call.of("forward_features", features), "logits": Call.of("forward", logits)}
+    calls |= {"features": Call.of(("", "forward_features"), features), "logits": Call.of(("", "forward"), logits)}
     return Draft(plan, {"": Part(plan.image_channels, max(least, 32), calls)}, {"": FrozenConvNeXtV2})
 
 

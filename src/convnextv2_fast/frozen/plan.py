@@ -75,7 +75,7 @@ class Plan:
             dtype = str(weight.dtype).removeprefix("torch.")
             refuse("", f"it is in {dtype}, and frozen models are in float32, bfloat16 or float16")
         self.dtype, self.device = weight.dtype, weight.device
-        self._whole = whole
+        self.whole = whole
         self._inspected: set[int] = set()  # the modules that were looked at, by their id
         self.used: dict[int, Tensor] = {}
         """The model's own parameters that are in the program, by their id."""
@@ -201,7 +201,7 @@ class Plan:
         Raises:
             UnsupportedInputError: among the modules that it stands for is one that nobody has looked at.
         """
-        for whole, module in self._whole.items():
+        for whole, module in self.whole.items():
             for inner, m in module.named_modules(prefix=whole):
                 if inner and id(m) not in self._inspected:
                     refuse(inner, f"it is a {type(m).__name__} in a place that frozen models do not know")

@@ -22,13 +22,13 @@ who pair the buffers of two models, shall not reach it."""
 class Call:
     """Which results of a program make one result of the model."""
 
-    path: str  # on a GPU: what is called for it, from the whole model
+    path: tuple[str, str]  # on a GPU, what is called for it: a module that the program stands for, and what of it
     wanted: list[int]  # as the operator takes them, no step twice
     maps: tuple[bool, ...]  # of each, whether it is a map
     places: tuple[int, ...]  # of each result of the model, its place in them
 
     @classmethod
-    def of(cls, path: str, *outputs: Output) -> Call:
+    def of(cls, path: tuple[str, str], *outputs: Output) -> Call:
         steps = list(dict.fromkeys(outputs))
         return cls(
             path,

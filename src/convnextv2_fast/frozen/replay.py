@@ -1,4 +1,4 @@
-"""The program of a frozen model on a GPU: a copy of the model, replayed as CUDA graphs.
+"""The program of a frozen model on a GPU: a copy of its modules, replayed as CUDA graphs.
 
 Nobody else holds the copy. So nothing about it changes, and no call looks for changes, as one of
 :func:`convnextv2_fast.graphs.inference` has to.
@@ -6,9 +6,7 @@ Nobody else holds the copy. So nothing about it changes, and no call looks for c
 
 from __future__ import annotations
 
-import copy
 import operator
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,61 +14,96 @@ from torch import Tensor, nn
 
 from ..adapters import accelerate
 from ..graphs import capture
-from ..graphs.calls import Call, settings
+from ..graphs.calls import Call, settings, why_not_here
 from ..graphs.inference import WARM_UP
 from ..graphs.shelf import Shelf
-from ..graphs.wrappers import HOOKS
+from .plan import plain_class
+from .record import PROGRAM, RECORD
 
 MOST_SHAPES = 8  # graphs that are kept, those used last
 _ONE_IMAGE = Call.of((torch.empty(0, device="cpu"),)).spec  # to take arguments apart takes longer than to copy an image
+_EMPTY = vars(nn.Module())  # of every module: hooks, and what lies in tables
 
 
-def copy_of(model: nn.Module, without: Iterable[Any]) -> nn.Module:
-    """A copy of a model without the hooks on the model itself, which are called where it is called.
+def copy_of(m: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:
+    """A module of the same class as before it was accelerated or frozen, with copies of its parameters, buffers and
+    modules, and without hooks. Other attributes are the same objects.
 
     Args:
-        without: attributes that are None in the copy.
+        tensors: the copies that were made, by the id of what was copied.
     """
-    memo: dict[int, Any] = {id(getattr(model, kind)): type(getattr(model, kind))() for kind in HOOKS}
-    return copy.deepcopy(model, memo | {id(found): None for found in without})
+    cls = plain_class(m)
+    made = cls.__new__(cls)
+    own = {name: _apart(value) for name, value in vars(m).items() if name not in (PROGRAM, RECORD)}
+    own |= {name: type(value)() for name, value in _EMPTY.items() if isinstance(value, dict)}
+    own["_non_persistent_buffers_set"] = set(m._non_persistent_buffers_set)
+    vars(made).update(own)
+    for name, p in m._parameters.items():
+        made._parameters[name] = None if p is None else _copied(p, tensors)  # type: ignore[assignment]
+    for name, buffer in m._buffers.items():
+        made._buffers[name] = None if buffer is None else _copied(buffer, tensors)
+    for name, inner in m._modules.items():
+        made._modules[name] = None if inner is None else copy_of(inner, tensors)
+    return made
+
+
+def _apart(value: Any) -> Any:
+    """What may be changed in place is copied; objects of other classes belong to whoever made them."""
+    return type(value)(value) if type(value) in (list, dict, set) else value
+
+
+def _copied(t: Tensor, tensors: dict[int, Tensor]) -> Tensor:
+    if id(t) not in tensors:
+        with torch.inference_mode(False), torch.no_grad():
+            values = torch.empty_like(t, requires_grad=False).copy_(t)
+        tensors[id(t)] = nn.Parameter(values, requires_grad=False) if isinstance(t, nn.Parameter) else values
+    return tensors[id(t)]
 
 
 class Replay:
-    """Graphs of a model that nobody else holds: one for each method and form of the images.
+    """Graphs of copies of modules: one for each method and form of the images.
 
     Args:
-        own: the model. Its blocks are accelerated.
+        modules: those that a model consists of, by their names in it. They are copied, and the copies accelerated.
     """
 
-    def __init__(self, own: nn.Module) -> None:
-        accelerate(own)
-        self.__setstate__(own.requires_grad_(False))
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        tensors: dict[int, Tensor] = {}
+        copies = {name: copy_of(m, tensors) for name, m in modules.items()}
+        for m in copies.values():
+            accelerate(m)
+        self.__setstate__(copies)
 
-    def __getstate__(self) -> nn.Module:
+    def __getstate__(self) -> dict[str, nn.Module]:
         return self._own
 
-    def __setstate__(self, own: nn.Module) -> None:
+    def __setstate__(self, own: dict[str, nn.Module]) -> None:
         """Of a pickle, too, which holds no graphs, and which may have been loaded on another device."""
         self._own = own
-        self.device = next(own.parameters()).device
+        self.device = next(p.device for m in own.values() for p in m.parameters())
         self._shelf = Shelf(self.device, WARM_UP, MOST_SHAPES, ())
         self._turns = capture.recorder.in_order(self.device)
 
-    def __call__(self, path: str, image: Tensor) -> list[Tensor]:
-        """What the method or modules of that path make of the image; see :meth:`run`. Threads wait for each other."""
+    def __call__(self, path: tuple[str, str], image: Tensor) -> list[Tensor]:
+        """What :meth:`run` gives. Threads wait for each other."""
         call = Call([image], _ONE_IMAGE)
-        if capture.recorder.why_not(self.device) or call.why_not(self.device):
+        why_not = why_not_here(self.device.type) or capture.recorder.why_not(self.device)
+        if why_not or call.why_not(self.device):
             return self.run(path, call)
         with self._turns:
             key = path, image.shape, image.stride(), image.dtype, settings(self.device)
             results, static = self._shelf.run(key, call, lambda given: self.run(path, given))
             return [t.clone() for t in results] if static else results
 
-    def run(self, path: str, call: Call) -> list[Tensor]:
-        """Calls the model's method of that path, or the modules of a list one after the other. Returns the tensors of
-        the result, or of all modules."""
+    def run(self, path: tuple[str, str], call: Call) -> list[Tensor]:
+        """Calls a method, or the modules of a list one after the other. Returns the tensors of the result, or of all
+        modules.
+
+        Args:
+            path: the name of a module that was copied, and of the method or list in it.
+        """
         (image,), _ = call.arguments()
-        found = operator.attrgetter(path)(self._own)
+        found: Any = operator.attrgetter(path[1])(self._own[path[0]])
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(found, nn.ModuleList):
                 results = []

@@ -85,9 +85,9 @@ def _draft(model: Any) -> Draft:
         plan.plain("norm_pre", model.norm_pre, nn.Identity)
     else:
         last = plan.norm("norm_pre", model.norm_pre, NORMS_2D)
-    calls = {"features": Call.of("forward_features", last)}
+    calls = {"features": Call.of(("", "forward_features"), last)}
     least = plan.reduction
-    calls["logits"] = Call.of("forward", _head(plan, model.head, last))
+    calls["logits"] = Call.of(("", "forward"), _head(plan, model.head, last))
     return Draft(plan, {"": Part(plan.image_channels, least, calls)}, {"": FrozenConvNeXt})
 
 
@@ -170,7 +170,7 @@ def _features(model: Any) -> Draft:
     if len(outputs) != len(model.return_layers):
         refuse("", "it returns the features of other modules than stages")
     mixin = FrozenFeatureListNet if type(model) is FeatureListNet else FrozenFeatureDictNet
-    part = Part(plan.image_channels, plan.reduction, {"list": Call.of("forward", *outputs)})
+    part = Part(plan.image_channels, plan.reduction, {"list": Call.of(("", "forward"), *outputs)})
     return Draft(plan, {"": part}, {"": mixin})
 
 

@@ -131,7 +131,7 @@ def _draft(name: str, library: Any, model: Any) -> Draft:
         maps.append(last._replace(reduction=last.reduction // first.reduction))
         mixins[where] = FrozenStage
     least = plan.reduction // first.reduction
-    begin, rest = Call.of(f"{name}embeddings.forward", first), Call.of(f"{name}encoder.stages", *maps)
+    begin, rest = Call.of((f"{name}embeddings", "forward"), first), Call.of((f"{name}encoder", "stages"), *maps)
     pieces = {
         f"{name}embeddings": Part(plan.image_channels, plan.reduction, {"stem": begin}),
         f"{name}encoder": Part(first.channels, least, {"list": rest}, first.step + 1),

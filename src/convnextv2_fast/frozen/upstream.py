@@ -64,7 +64,7 @@ def draft(model: Any) -> Draft:
         plan.plain("head", model.head, nn.Identity)
     else:
         logits = plan.linear("head", model.head)
-    calls = {"features": Call.of("forward_features", features), "logits": Call.of("forward", logits)}
+    calls = {"features": Call.of(("", "forward_features"), features), "logits": Call.of(("", "forward"), logits)}
     return Draft(plan, {"": Part(plan.image_channels, least, calls)}, {"": FrozenUpstream})
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from .. import dispatch, plain
 
@@ -86,7 +89,6 @@ _GETTERS = [
         "_get_cudnn_enabled",
         "_get_cudnn_benchmark",
         "_get_cudnn_deterministic",
-        "_get_cudnn_allow_tf32",
         "_get_cublas_allow_fp16_reduced_precision_reduction",
         "_get_cublas_allow_bf16_reduced_precision_reduction",
         "_get_cublas_allow_fp16_accumulation",
@@ -99,6 +101,10 @@ _GETTERS = [
 ]
 
 
+# The older switches (allow_tf32, set_float32_matmul_precision) set these, too, and fail where these were set.
+_PRECISIONS = [("generic", "all"), *(("cuda", kind) for kind in ("all", "matmul", "conv", "rnn"))]
+
+
 def settings(device: torch.device) -> Hashable:
     """Of this thread and process: what operators look at beside their arguments, and a graph therefore keeps."""
     kind = device.type
@@ -108,14 +114,26 @@ def settings(device: torch.device) -> Hashable:
         tuple(dispatch.requested(*dispatch.registered_ops())),
         torch.get_default_dtype(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
+        torch.get_default_device(),
         *(getter() for getter in _GETTERS),
+        *(torch._C._get_fp32_precision_getter(*of) for of in _PRECISIONS),
     )
 
 
 def why_not_here(device: str = "cuda") -> str | None:
     """Why whoever calls has to see the operators themselves, and not a replay; None: nobody looks."""
-    return "torch.compile is compiling this call" if torch.compiler.is_compiling() else plain.why(device)
+    if torch.compiler.is_compiling():
+        return "torch.compile is compiling this call"
+    return plain.why(device) or _mode_at_work()
+
+
+def _mode_at_work() -> str | None:
+    """Modes see every operator; that of a default device (`torch.device` as a context) is part of :func:`settings`."""
+    functions = _get_current_function_mode_stack() if torch._C._len_torch_function_stack() else []
+    others = [mode for mode in functions if not isinstance(mode, DeviceContext)]
+    if torch._C._len_torch_dispatch_stack():
+        others += _get_current_dispatch_mode_stack()
+    return f"a {type(others[0]).__name__} is at work, which would not see a replay" if others else None
 
 
 def is_plain(result: Any) -> bool:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from ..errors import UnsupportedInputError
 from . import capture
 from .calls import Call, is_plain, settings, versions, why_not_here
-from .shelf import Shelf
+from .shelf import Shelf, remember
 from .watch import Watch
 
 WARM_UP = 2  # libraries choose their algorithms in the first call, and compiled code may settle in the second
@@ -49,9 +49,9 @@ class Inference:
             before = versions(call)
             result, static = self._shelf.run(key, call, self._forward)
             if versions(call) != before:
-                self._unfit[key] = "the model writes into its arguments"
+                remember(self._unfit, key, "the model writes into its arguments")
             elif not static and not is_plain(result):
-                self._unfit[key] = "the result holds something besides tensors and constants, in which may be more"
+                remember(self._unfit, key, "the result holds something besides tensors and constants")
             return pytree.tree_map_only(Tensor, torch.clone, result) if static and self.copy else result
 
     def why_not(self, *args: Any, **kwargs: Any) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import threading
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,16 @@ import torch
 from . import capture
 from .calls import Call
 
+_making: dict[torch.device, Any] = defaultdict(threading.RLock)
+"""What runs aside, and what is recorded, shares one stream of a device: one thread at a time may use it."""
 _REMEMBERED = 16  # keys that are counted, for each graph that is kept
+
+
+def remember(found: dict[Hashable, Any], key: Hashable, value: Any, most: int = 256) -> None:
+    """Puts an entry into a dictionary that must not grow without end; the oldest goes."""
+    found[key] = value
+    while len(found) > most:
+        del found[next(iter(found))]
 
 
 @dataclass
@@ -62,7 +72,8 @@ class Shelf:
             self._seen.move_to_end(key)
             while len(self._seen) > _REMEMBERED * self.most:
                 self._seen.popitem(last=False)
-            return capture.recorder.aside(self.device, lambda: function(call)), False
+            with _making[self.device]:
+                return capture.recorder.aside(self.device, lambda: function(call)), False
         entry = self._entries.get(key) or self._make(key, call, function)
         self._entries.move_to_end(key)
         entry.inputs.fill(call)
@@ -76,6 +87,7 @@ class Shelf:
             self._pool = capture.recorder.pool()
         inputs = call.static()
         inputs.fill(call)
-        recording = capture.recorder.record(self.device, lambda: function(inputs), self._pool, self.generators)
+        with _making[self.device]:
+            recording = capture.recorder.record(self.device, lambda: function(inputs), self._pool, self.generators)
         self._entries[key] = _Entry(inputs, recording)
         return self._entries[key]

@@ -1,38 +1,79 @@
-"""Whether all that a training step runs still is what it was: the model, the loss, the moving average."""
+"""Whether all that a training step runs still is what it was: the model, the loss and what it holds, the optimizer's
+parameters, the moving average."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import operator
+import types
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
 from . import wrappers
-from .watch import Watch
+from .watch import Watch, places, why_not_hooked
+
+_MOST = 300  # objects that are looked at in a loss; it may hold a whole program
 
 
 class StepWatch:
-    """They as they are now. The moving average is looked at alone: no graph runs its modules."""
+    """They as they are now. The moving average is looked at alone: no graph runs its modules.
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], ema: Any) -> None:
+    Args:
+        parameters: lists those of the optimizer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Tensor],
+        ema: Any,
+        parameters: Callable[[], Iterable[Tensor]],
+    ) -> None:
         bare = wrappers.bare(model)
-        self._loss, self._ema, self._averaged = loss, ema, getattr(ema, "module", None)
-        self._model = Watch(bare)
-        self._run = [self._model, *(Watch(m) for m in _modules_of(loss) if wrappers.bare(m) is not bare)]
-        average = [Watch(self._averaged)] if isinstance(self._averaged, nn.Module) else []
-        self._all = self._run + average
+        self._ema, self._averaged, self._parameters = ema, getattr(ema, "module", None), parameters
+        self._held = held_by(loss)
+        modules = {id(m): m for m in self._held if isinstance(m, nn.Module) and wrappers.bare(m) is not bare}
+        self._model, self._others = Watch(bare), [Watch(m) for m in modules.values()]
+        self._run = [self._model, *self._others]
+        self._all = self._run + ([Watch(self._averaged)] if isinstance(self._averaged, nn.Module) else [])
+        self._free = self._free_tensors()
+        self._memory = places(self._free)
+        self._trained = [t.requires_grad for t in self._free]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Those of the model."""
         return self._model.parameters
 
+    @property
+    def parameters_of_the_loss(self) -> list[Tensor]:
+        """Those of modules that the loss holds, and leaves that it holds by themselves."""
+        return [p for watch in self._others for p in watch.parameters] + [t for t in self._free if t.requires_grad]
+
+    def _free_tensors(self) -> list[Tensor]:
+        """Of the optimizer and of the loss, those that are in no module."""
+        in_modules = {id(p) for watch in self._run for p in watch.parameters}
+        found = [*self._parameters(), *(t for t in self._held if isinstance(t, Tensor))]
+        return [*{id(t): t for t in found if id(t) not in in_modules}.values()]
+
     def changed(self, loss: Callable[..., Tensor]) -> str | None:
         """What is no longer as it was, in words. `loss` is what is called now."""
-        if loss is not self._loss or getattr(self._ema, "module", None) is not self._averaged:
-            return "the loss or the moving average is another object"
-        return next(filter(None, (watch.changed() for watch in self._all)), None)
+        if getattr(self._ema, "module", None) is not self._averaged:
+            return "the module of the moving average is another one"
+        held = held_by(loss)
+        if not _same(held, self._held):
+            other = next((a for a, b in zip(held, self._held, strict=False) if a is not b), None)
+            return f"the loss, or what it holds, is no longer the same (now a {type(other).__name__})"
+        reason = next(filter(None, (watch.changed() for watch in self._all)), None)
+        if reason:
+            return reason
+        free = self._free_tensors()
+        if not _same(free, self._free) or [t.requires_grad for t in free] != self._trained:
+            return "other parameters are trained"
+        return None if places(free) == self._memory else "a parameter of the optimizer or the loss lies in other memory"
 
     def why_not(self) -> str | None:
         """What a replay would leave out, or a graph cannot hold."""
@@ -40,18 +81,49 @@ class StepWatch:
             reason = watch.never or watch.never_trained or watch.why_not()
             if reason:
                 return reason
-        return None
+        return why_not_hooked(self._free)
 
 
-def _modules_of(function: Any) -> list[nn.Module]:
-    """The modules that a function, a method or a partial of one holds; a module holds itself."""
-    if isinstance(function, nn.Module):
-        return [function]
-    held = [getattr(function, "__self__", None)]
-    held += [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _is_filled(cell)]
-    if isinstance(function, functools.partial):
-        held += [function.func, *function.args, *function.keywords.values()]
-    return [m for m in held if isinstance(m, nn.Module)]
+def _same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
+
+
+def held_by(function: Any) -> list[Any]:
+    """A function and what it can reach without an argument: closures, defaults, partials, the object of a method, its
+    attributes, items of lists and dictionaries, and globals of its own file. Not what is inside modules and tensors."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting = [function]
+    while waiting and len(found) < _MOST:
+        this = waiting.pop()
+        if id(this) in seen:
+            continue
+        seen.add(id(this))
+        found.append(this)
+        waiting += _inside(this, function)
+    return found
+
+
+def _inside(this: Any, outermost: Any) -> Iterable[Any]:
+    if isinstance(this, nn.Module | Tensor | type | types.ModuleType | str | bytes):
+        return ()
+    if isinstance(this, types.FunctionType):
+        inside = [*(this.__defaults__ or ()), *(this.__kwdefaults__ or {}).values()]
+        inside += [cell.cell_contents for cell in this.__closure__ or () if _is_filled(cell)]
+        if hasattr(this, "__wrapped__") or this.__globals__ is getattr(outermost, "__globals__", None):
+            inside += [this.__globals__[name] for name in this.__code__.co_names if name in this.__globals__]
+        return inside
+    if isinstance(this, types.MethodType):
+        return this.__func__, this.__self__
+    if isinstance(this, functools.partial):
+        return this.func, *this.args, *this.keywords.values()
+    if isinstance(this, list | tuple | set):
+        return islice(this, _MOST)
+    if isinstance(this, dict):
+        return islice(this.values(), _MOST)
+    held = getattr(this, "__dict__", None)
+    call = type(this).__dict__.get("__call__") if held is not None else None
+    return (*(held or {}).values(), call) if isinstance(call, types.FunctionType) else (held or {}).values()
 
 
 def _is_filled(cell: Any) -> bool:

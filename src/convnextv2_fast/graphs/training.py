@@ -16,12 +16,14 @@ from ..errors import UnsupportedInputError
 from . import averages, capture, wrappers
 from .calls import Call, settings, versions, why_not_here
 from .gradients import Gradients
-from .shelf import Shelf
+from .shelf import Shelf, remember
 from .step_watch import StepWatch
 from .updates import Update
 
 WARM_UP = 3
 WARM_UP_REPLICATED = 11  # DistributedDataParallel takes times in its first ten steps, and orders its buckets anew
+
+_WRITES = "the loss writes into its inputs"
 
 logger = logging.getLogger("convnextv2_fast")
 Loss = Callable[..., Tensor]
@@ -43,16 +45,15 @@ class TrainingStep:
     eagerly, and gets a graph of its own when it comes again. Eager and graphed steps compute the same, but for learning
     rates, which a graph holds in float32.
 
-    The gradients of the model and of the optimizer belong to the step: whatever is in them before it does not count. A
-    parameter without use in a step, but in earlier ones, is stepped with a gradient of zero, as after
-    `zero_grad(set_to_none=False)`. Learning rates may be changed at any time, by a schedule or by hand; weight decay
-    and other numbers too, but an update with new numbers runs eagerly.
+    The gradients of the model and of the optimizer belong to the step: whatever is in them before it does not count,
+    and after it there are none. A parameter without use in a step, but in earlier ones, is stepped with a gradient of
+    zero, as after `zero_grad(set_to_none=False)`. Learning rates may be changed at any time, by a schedule or by hand;
+    weight decay and other numbers too, but an update with new numbers runs eagerly.
 
     Args:
         model: as it is called: bare, or in DistributedDataParallel (built within :func:`side_stream`).
-        loss: `loss(model, *inputs)`, a scalar. It must draw random numbers on the device or be given them as inputs. A
-            module, or a function or partial that holds modules, is watched as the model is; other values that it finds
-            by itself are constants of the graph.
+        loss: `loss(model, *inputs)`, a scalar. It must draw random numbers on the device or be given them as inputs.
+            What it holds (:func:`.step_watch.held_by`) is watched as the model is.
         optimizer: one of torch.optim's Adam, AdamW, SGD (in their fused form), NAdam, RAdam or RMSprop for a graph of
             the update; with any other the update runs eagerly.
         scaler: of float16.
@@ -93,19 +94,40 @@ class TrainingStep:
             raise UnsupportedInputError("graphs.TrainingStep: no parameter of the model requires a gradient")
         averages.check(ema)
         self.device: torch.device = found
-        self.model, self.loss, self.optimizer, self.ema = model, loss, optimizer, ema
-        self.scaler = scaler if scaler is not None else torch.amp.GradScaler(self.device.type, enabled=False)
-        self.accumulate, self.autocast = accumulate, autocast
+        self.loss, self.accumulate, self.autocast = loss, accumulate, autocast
         self._say, self._told = say or logger.warning, set[str]()
-        self._watch = StepWatch(self.model, self.loss, ema)
         warm_up = WARM_UP_REPLICATED if wrappers.is_replicated(model) else WARM_UP
         self._parts = Shelf(self.device, warm_up, most_shapes, generators)
         updates = Shelf(self.device, warm_up, 2, generators)  # with other hyper-parameters it is another one
-        self.gradients = Gradients(lambda: chain(self._watch.parameters, self.update.form.parameters()))
-        self.update = Update(model, optimizer, self.scaler, ema, clip_grad, updates, self.gradients, self._tell)
-        self._writes: set[Hashable] = set()  # keys of parts in which the loss wrote into its inputs
+        scaler = scaler if scaler is not None else torch.amp.GradScaler(self.device.type, enabled=False)
+        self.gradients = Gradients(
+            lambda: chain(self._watch.parameters, self.update.form.parameters()),
+            lambda: self._watch.parameters_of_the_loss,
+        )
+        self.update = Update(model, optimizer, scaler, ema, clip_grad, updates, self.gradients, self._tell)
+        self._watch = self._look()
+        self._writes: dict[Hashable, None] = {}  # keys of parts in which the loss wrote into its inputs
         self._changes = 0  # of the model, in a row
         self._off = self._why_never(graphs)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.update.model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.update.optimizer
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler:
+        return self.update.scaler
+
+    @property
+    def ema(self) -> Any:
+        return self.update.ema
+
+    def _look(self) -> StepWatch:
+        return StepWatch(self.model, self.loss, self.ema, self.update.form.parameters)
 
     def _why_never(self, graphs: bool) -> str | None:
         if not graphs:
@@ -125,16 +147,9 @@ class TrainingStep:
         reason = self._why_not()
         if reason and reason != self._off:
             self._tell(reason)
-        if self._off:
-            self.gradients.forget()
-        else:
-            self.gradients.attach()
         loss = self._all_parts(parts, graphed=not reason)
-        if self._off:
-            norm = self.update(average=True)
-            self.gradients.forget()
-        else:
-            norm = self.update.on_device(graphed=not reason)
+        norm = self.update(average=True) if self._off else self.update.on_device(graphed=not reason)
+        self.gradients.detach()
         return StepResult(loss, norm)
 
     def _all_parts(self, parts: Iterable[Sequence[Any]], graphed: bool) -> Tensor:
@@ -167,7 +182,10 @@ class TrainingStep:
         reason = reason or call.why_not(self.device)
         if reason:
             return reason
-        left = self._parts.left(self._key(call, True, self.accumulate == 1))
+        key = self._key(call, True, self.accumulate == 1)
+        if key in self._writes:
+            return _WRITES
+        left = self._parts.left(key)
         return f"parts like this one become a graph after {left} more" if left else None
 
     def why_not_update(self) -> str | None:
@@ -189,7 +207,7 @@ class TrainingStep:
         changed = self._watch.changed(self.loss)
         self._changes = self._changes + 1 if changed else 0
         if changed:
-            self._watch = StepWatch(self.model, self.loss, self.ema)
+            self._watch = self._look()
             self._parts.clear()
             self._writes.clear()
             self.gradients.forget()  # of what is no longer trained or used, an eager step has none at all
@@ -200,6 +218,8 @@ class TrainingStep:
         return self._reason()
 
     def _reason(self) -> str | None:
+        if not torch.is_grad_enabled():
+            return "the step is called under torch.no_grad() or inference_mode()"
         if torch.is_autocast_enabled(self.device.type):
             return "the step is called under torch.autocast; give it autocast= instead"
         reason = why_not_here(self.device.type) or capture.recorder.why_not(self.device) or wrappers.why_not(self.model)
@@ -217,9 +237,13 @@ class TrainingStep:
 
     def _part(self, call: Call, first: bool, last: bool, graphed: bool) -> Tensor:
         reason = call.why_not(self.device) if graphed else None
+        if not self._off:
+            self.gradients.attach(first)
+        elif first:
+            self.gradients.detach()
         key = self._key(call, first, last) if graphed and not reason else None
         if key in self._writes:
-            reason = "the loss writes into its inputs"
+            reason = _WRITES
         if reason:
             self._tell(reason)
         if reason or not graphed:
@@ -231,13 +255,14 @@ class TrainingStep:
         if static:
             return loss.clone()
         if versions(call) != before:
-            self._writes.add(key)
+            remember(self._writes, key, None)
         self._keep()
         return loss
 
     def _keep(self) -> None:
         """Of gradients that are new, graphs know nothing; of some that are others, they know the wrong."""
         if not self._off and self.gradients.keep():
+            self._tell("gradients were replaced while a part ran")
             self._parts.clear()
             self.update.clear()
 
@@ -251,5 +276,8 @@ class TrainingStep:
         with wrappers.synchronised(self.model, last):
             with amp:
                 loss = self.loss(self.model, *args, **kwargs)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                got = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+                raise UnsupportedInputError(f"graphs.TrainingStep: loss must return a tensor of one number, got {got}")
             self.scaler.scale(loss / self.accumulate).backward()
         return loss.detach()

@@ -122,9 +122,9 @@ class Update:
         self._last_key = key
         if self._changes > self._shelf.most:
             self._tell("weight decay, or another number of the update, changes from step to step (the update alone)")
-        if self._held is None and not self._shelf.left(key):
-            self._held = Memory(self._tensors)
         found, static = self._shelf.run(key, Call.of(()), lambda _: self._formed(average))
+        if not static:  # what is there now, a graph may be made of; what is made later, it would make in each replay
+            self._held = Memory(self._tensors)
         norm: Tensor | None = found
         return norm.clone() if static and norm is not None else norm
 

@@ -37,6 +37,7 @@ class Watch:
         self._objects, self._types = self._held(), self._classes()
         self.parameters = list(model.parameters())
         self._tensors = [*self.parameters, *model.buffers()]
+        self._plain = [value for m in self._modules for value in vars(m).values() if isinstance(value, Tensor)]
         self.never, self.never_trained = self._never(modules), _never_trained(modules)
         self._memory = self._places()
         self._trained = [t.requires_grad for t in self._tensors]
@@ -50,9 +51,7 @@ class Watch:
 
     def _places(self) -> list[Any]:
         """Where tensors lie, and how; nothing of a module that no graph can hold, whose tensors may have no memory."""
-        if self.never:
-            return []
-        return [(t.data_ptr(), t.dtype, t.shape, t.stride()) for t in self._tensors]
+        return [] if self.never else places([*self._tensors, *self._plain])
 
     def changed(self) -> str | None:
         """What is no longer as it was, in words."""
@@ -74,10 +73,7 @@ class Watch:
         for name, hooks in self._hooks:
             if hooks:
                 return f"a hook is registered on {_named(name)}, which a replay would not call"
-        for t in self._tensors:
-            if t._backward_hooks or getattr(t, "_post_accumulate_grad_hooks", None):
-                return "a hook is registered on a parameter, which a replay would not call"
-        return None
+        return why_not_hooked(self._tensors)
 
     def _never(self, modules: dict[str, nn.Module]) -> str | None:
         odd = next((type(t).__name__ for t in self._tensors if type(t) not in (Tensor, nn.Parameter)), None)
@@ -90,6 +86,18 @@ class Watch:
         if any(map(_is_compiled, modules.values())):
             return 'the model is compiled: torch.compile(mode="reduce-overhead") makes CUDA graphs itself'
         return None
+
+
+def places(tensors: Iterable[Tensor]) -> list[Any]:
+    """Where tensors lie, and how."""
+    return [(t.data_ptr(), t.dtype, t.shape, t.stride()) for t in tensors if t.layout is torch.strided]
+
+
+def why_not_hooked(tensors: Iterable[Tensor]) -> str | None:
+    for t in tensors:
+        if t._backward_hooks or getattr(t, "_post_accumulate_grad_hooks", None):
+            return "a hook is registered on a parameter, which a replay would not call"
+    return None
 
 
 def _is_compiled(m: nn.Module) -> bool:
