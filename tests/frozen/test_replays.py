@@ -3,16 +3,21 @@
 import concurrent.futures
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
+import torch.fx
 from torch import nn
+from torch.nn.utils import prune
 
 import convnextv2_fast as cf
 from convnextv2_fast.frozen import call, freezing
 from convnextv2_fast.graphs import capture
 from tests.frozen.subjects import FAMILIES, ONE_OF_EACH, build, flat, images
 from tests.graphs.tape import Recorder
+
+CLASSIFIER = "transformers-v2-classifier"
 
 
 @pytest.fixture(autouse=True)
@@ -211,3 +216,65 @@ def test_on_several_devices():
     model.head.to("meta")
     with pytest.raises(cf.UnsupportedInputError, match="meta device"):
         cf.freeze(model)
+
+
+@pytest.mark.parametrize("how", ["called before", "frozen anew", "at once"])
+@pytest.mark.parametrize("kind", ["model", "classifier", "backbone"])
+@torch.no_grad()
+def test_hidden_states_of_transformers(kind, how):
+    """They come once, and belong to the caller: the copy has no hooks that collect them."""
+    model, x = build(f"transformers-v2-{kind}"), images(2, 64, 64)
+    want = fast(f"transformers-v2-{kind}")(x, output_hidden_states=True).hidden_states
+    if how == "called before":
+        model(x, output_hidden_states=True)
+    cf.freeze(model)
+    if how == "frozen anew":
+        model(x, output_hidden_states=True)
+        cf.freeze(model)
+    results = [model(x, output_hidden_states=True).hidden_states for _ in range(4)]
+    model(x * 0, output_hidden_states=True)
+    for found in results:
+        assert len(found) == len(want) and all(map(torch.equal, found, want))
+
+
+class Locked:
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, *args):
+        return None
+
+
+HELD = {
+    "an attribute": ("ours", lambda m: setattr(m, "held", Locked())),
+    "a result": ("ours", lambda m: setattr(m, "last", m(images()))),
+    "a hook": ("ours", lambda m: m.register_state_dict_pre_hook(Locked())),
+    "a hook on the head": (CLASSIFIER, lambda m: m.classifier.register_forward_hook(Locked())),
+    "a pruned head": (CLASSIFIER, lambda m: prune.l1_unstructured(m.classifier, "weight", 0.5)),
+}
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_what_hangs_on_a_model_is_not_copied(what):
+    family, act = HELD[what]
+    model, x = build(family), images()
+    act(model)
+    want = flat(model(x))[0]
+    cf.freeze(model)
+    for _ in range(4):
+        assert torch.allclose(flat(model(x))[0], want, atol=1e-5)
+
+
+def test_torch_fx_says_so():
+    with pytest.raises(cf.UnsupportedInputError, match=r"torch.fx does not look into the replay .*; unfreeze"):
+        torch.fx.symbolic_trace(cf.freeze(build("ours")))
+
+
+@torch.no_grad()
+def test_tied_weights_stay_tied_and_lists_apart():
+    model = build("ours-maps")
+    model.out_indices = [2, 0]
+    frozen = cf.freeze(model)
+    want = flat(frozen(images()))
+    model.out_indices.append(3)
+    assert all(same(frozen, want, images()) for _ in range(4))

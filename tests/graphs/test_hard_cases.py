@@ -1,7 +1,8 @@
 """What once gave other results with graphs than without, or no clear word: small models, on a tape."""
 
 import copy
-import itertools
+import threading
+import time
 
 import pytest
 import torch
@@ -13,46 +14,8 @@ from convnextv2_fast.graphs import capture
 from convnextv2_fast.graphs.calls import settings
 from tests import peers
 
-RATE = 2.0**-3
-
-
-def square(model, x):
-    return model(x).float().pow(2).mean()
-
-
-def linear(*sizes):
-    torch.manual_seed(0)
-    return nn.Sequential(*(nn.Linear(*pair) for pair in itertools.pairwise(sizes)))
-
-
-def sgd(parameters, **options):
-    return torch.optim.SGD(parameters, lr=RATE, **options)
-
-
-def take(step, n=10, before=None, inputs=lambda i: (torch.randn(3, 4),)):
-    """Steps on new inputs; `before` is called with the number of each. Returns all results."""
-    torch.manual_seed(1)
-    done = []
-    for i in range(n):
-        parts = [inputs(i) for _ in range(step.accumulate)]
-        if before is not None:
-            before(i)
-        done.append(step(parts))
-    return done
-
-
-def compare(train, atol=1e-6):
-    """`train(graphs)` returns tensors; they are the same with graphs and without."""
-    for eager, graphed in zip(train(False), train(True), strict=True):
-        torch.testing.assert_close(graphed, eager, rtol=1e-5, atol=atol)
-
-
-def weights(model):
-    return [p.detach() for p in model.parameters()]
-
-
-def at(number, act):
-    return lambda i: act() if i == number else None
+from .small import at, compare, linear, sgd, square, take, weights
+from .tape import Recorder
 
 
 def test_a_first_step_that_overflows_leaves_no_momentum(recorder):
@@ -88,84 +51,6 @@ def test_a_gradient_that_comes_late(recorder):
 
     compare(train)
     assert len(recorder.recordings) > 2
-
-
-class Weighted(nn.Module):
-    """A loss with a parameter, a teacher, and numbers."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(2)
-        self.factor, self.teacher = nn.Parameter(torch.ones(2)), nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.9))
-        self.use = False
-
-    def forward(self, model, x):
-        y = model(x)
-        return ((y * self.factor if self.use else y) - self.teacher(x)).pow(2).mean()
-
-
-LOSS_CHANGES = {
-    "attribute": lambda c: setattr(c, "use", True),
-    "mode": lambda c: c.train(),
-    "module": lambda c: setattr(c, "teacher", linear(4, 2)),
-    "hook": lambda c: c.teacher.register_forward_hook(lambda m, args, y: y * 2),
-}
-
-
-@pytest.mark.parametrize("held", ["itself", "method", "closure"])
-@pytest.mark.parametrize("change", LOSS_CHANGES)
-def test_a_loss_that_holds_modules(recorder, change, held):
-    def train(on):
-        model, criterion = linear(4, 2), Weighted().eval()
-        forms = {"itself": criterion, "method": criterion.forward, "closure": lambda m, x: criterion(m, x)}
-        optimizer = sgd([*model.parameters(), criterion.factor])
-        step = graphs.TrainingStep(model, forms[held], optimizer, graphs=on)
-        take(step, 12, at(6, lambda: LOSS_CHANGES[change](criterion)))
-        return [*weights(model), criterion.factor.detach()]
-
-    compare(train)
-
-
-@pytest.mark.parametrize("how", [False, True])
-def test_two_steps_that_share_gradients(recorder, how):
-    """A generator and a discriminator, as the usual loop trains them."""
-
-    def train(loop):
-        made, judge = linear(4, 4), linear(4, 1)
-        of_made, of_judge = sgd(made.parameters()), sgd(judge.parameters())
-
-        def please(made, z):
-            return judge(made(z)).pow(2).mean()
-
-        def tell_apart(judge, x, z):
-            return (judge(x) - 1).pow(2).mean() + judge(made(z).detach()).pow(2).mean()
-
-        first = graphs.TrainingStep(made, please, of_made, graphs=how)
-        second = graphs.TrainingStep(judge, tell_apart, of_judge, graphs=how)
-        torch.manual_seed(1)
-        for _ in range(8):
-            x, z = torch.randn(3, 4), torch.randn(3, 4)
-            if loop:
-                of_made.zero_grad()
-                please(made, z).backward()
-                of_made.step()
-                of_judge.zero_grad()
-                tell_apart(judge, x, z).backward()
-                of_judge.step()
-            else:
-                first([(z,)])
-                second([(x, z)])
-        return weights(made) + weights(judge)
-
-    for usual, stepped in zip(train(True), train(False), strict=True):
-        torch.testing.assert_close(stepped, usual, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("on", [False, True])
-def test_a_norm_does_not_grow_by_what_the_optimizer_leaves_out(recorder, on):
-    model, x = linear(4, 4, 1), torch.randn(3, 4)
-    step = graphs.TrainingStep(model, square, torch.optim.SGD(model[1].parameters(), lr=0.0), clip_grad=1.0, graphs=on)
-    assert len({step([(x,)]).grad_norm.item() for _ in range(6)}) == 1
 
 
 class Adapters(nn.Module):
@@ -532,3 +417,175 @@ def test_weights_without_memory(recorder, monkeypatch, lazy, on_tape):
         graphs.inference(model)(torch.randn(3, 4))
     model = build()
     take(graphs.TrainingStep(model, square, sgd(model.parameters()), say=[].append), 6)
+
+
+FLAGS = {
+    "matmul": (torch.backends.cuda.matmul, "tf32"),
+    "conv": (torch.backends.cudnn.conv, "ieee"),
+    "all": (torch.backends, "tf32"),
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_pytorchs_newer_precision_switches(recorder, flag):
+    """Once one was used, the older ones may not be read."""
+    place, value = FLAGS[flag]
+    old, before = place.fp32_precision, settings(torch.device("cuda"))
+    place.fp32_precision = value
+    try:
+        assert settings(torch.device("cuda")) != before
+        model = linear(4, 1)
+        take(graphs.TrainingStep(model, square, sgd(model.parameters())))
+        assert len(recorder.recordings) == 2
+    finally:
+        place.fp32_precision = old
+
+
+class Doubled(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        y = function(*args, **(kwargs or {}))
+        return y * 2 if function is nn.functional.linear else y
+
+
+def test_modes_see_every_operator(recorder):
+    model, x = linear(4, 2), torch.randn(3, 4)
+    fast = graphs.inference(model)
+    step = graphs.TrainingStep(model, square, sgd(model.parameters()))
+    take(step)
+    with torch.no_grad():
+        for _ in range(4):
+            fast(x)
+        with Doubled():
+            assert torch.equal(fast(x), model(x)) and "a Doubled is at work" in fast.why_not(x)
+    with Doubled():
+        assert "a Doubled is at work" in step.why_not(x) and "a Doubled is at work" in step.why_not_update()
+    with torch.device("cpu"):  # a default device is no such mode
+        assert "a Doubled" not in str(fast.why_not(x))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_step_without_gradients_is_an_error_as_ever(recorder, context):
+    model = linear(4, 2)
+    step = graphs.TrainingStep(model, square, sgd(model.parameters()), say=[].append)
+    take(step)
+    with context():
+        assert "under torch.no_grad" in step.why_not(torch.randn(3, 4))
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            take(step, 1)
+
+
+OPTIMIZERS = {
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.05),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("until", [3, 5, 8])
+@pytest.mark.parametrize("clear", [True, False])
+def test_state_that_is_emptied_before_the_graph_is_made(recorder, optimizer, until, clear):
+    def train(on):
+        model = linear(4, 2)
+        optimizer_ = OPTIMIZERS[optimizer](model.parameters())
+        step = graphs.TrainingStep(model, square, optimizer_, graphs=on)
+        initial = copy.deepcopy(optimizer_.state_dict())
+
+        def empty(i):
+            if i < until and clear:
+                optimizer_.state.clear()
+            elif i < until:
+                optimizer_.load_state_dict(initial)
+
+        take(step, 16, empty)
+        return weights(model)
+
+    compare(train, 1e-4)
+    assert len(recorder.recordings) == 2
+
+
+class Scaled(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+        self.scale = torch.tensor(1.0)  # no buffer
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+@torch.no_grad()
+def test_a_plain_tensor_of_a_module(recorder):
+    model, x = Scaled(), torch.randn(3, 4)
+    fast = graphs.inference(model)
+    for _ in range(4):
+        fast(x)
+    model.scale.data = torch.tensor(5.0)
+    assert torch.equal(fast(x), model(x))
+
+
+def test_what_a_step_is_made_of_cannot_be_replaced():
+    model = linear(4, 2)
+    step = graphs.TrainingStep(model, square, sgd(model.parameters()))
+    for name in ("model", "optimizer", "scaler", "ema"):
+        with pytest.raises(AttributeError):
+            setattr(step, name, None)
+
+
+def test_what_is_remembered_does_not_grow(recorder):
+    class Writing(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.mul_(0.5))
+
+    model = Writing(4, 1)
+    step = graphs.TrainingStep(model, square, sgd(model.parameters()), say=[].append)
+    fast = graphs.inference(model)
+    for i in range(300):
+        step([(torch.randn(i + 1, 4),)])
+        with torch.no_grad():
+            fast(torch.randn(i + 1, 4))
+    assert len(step._writes) == len(fast._unfit) == 256
+    assert step.why_not(torch.randn(300, 4)) == "the loss writes into its inputs"
+
+
+@pytest.mark.parametrize("result", [lambda y: (y.mean(), y), lambda y: {"loss": y.mean()}, lambda y: 1.0, lambda y: y])
+def test_a_loss_is_one_number(result):
+    model = linear(4, 2)
+    step = graphs.TrainingStep(model, lambda m, x: result(m(x)), sgd(model.parameters()))
+    with pytest.raises(cf.UnsupportedInputError, match=r"must return a tensor of one number, got (a|one of shape)"):
+        take(step, 1)
+
+
+def test_threads_make_their_graphs_one_after_the_other(monkeypatch):
+    """All that runs aside, and all recordings, share one stream of a device."""
+
+    class Watching(Recorder):
+        at_work = 0
+        most = 0
+
+        def enter(self, function):
+            self.at_work += 1
+            self.most = max(self.most, self.at_work)
+            time.sleep(0.02)
+            result = function()
+            self.at_work -= 1
+            return result
+
+        def aside(self, device, function):
+            return self.enter(lambda: super(Watching, self).aside(device, function))
+
+        def record(self, *args):
+            return self.enter(lambda: super(Watching, self).record(*args))
+
+    recorder = Watching()
+    monkeypatch.setattr(capture, "recorder", recorder)
+
+    def called(fast):
+        with torch.no_grad():
+            for _ in range(4):
+                fast(torch.randn(2, 4))
+
+    threads = [threading.Thread(target=called, args=(graphs.inference(linear(4, 4)),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert recorder.most == 1 and len(recorder.recordings) == 3
