@@ -72,9 +72,31 @@ def nested(other):
     return lambda m, x: inner(m, x)
 
 
-def of_globals(other):
-    globals()["of_this_file"] = other
-    return lambda m, x: distance(of_this_file, m, x)  # noqa: F821
+def of_globals(form):
+    """The teacher is a global, which is used inside something else."""
+
+    def made(other):
+        globals()["of_this_file"] = other
+        return form
+
+    return made
+
+
+def of_a_function(m, x):
+    return distance(of_this_file, m, x)  # noqa: F821
+
+
+def of_a_generator(m, x):
+    return sum(distance(t, m, x) for t in [of_this_file for _ in range(1)])  # noqa: F821
+
+
+def of_a_partial(scale, m, x):
+    return distance(of_this_file, m, x) * scale  # noqa: F821
+
+
+class OfAnObject:
+    def __call__(self, m, x):
+        return distance(of_this_file, m, x)  # noqa: F821
 
 
 FORMS = {
@@ -90,7 +112,11 @@ FORMS = {
     "callable": Holder,
     "method": lambda t: Holder(t).method,
     "object": lambda t: (lambda holder: lambda m, x: holder(m, x))(Holder(t)),
-    "global": of_globals,
+    "global": of_globals(of_a_function),
+    "global in a generator": of_globals(of_a_generator),
+    "global in a partial": of_globals(functools.partial(of_a_partial, 1.0)),
+    "global in an object": of_globals(OfAnObject()),
+    "global in a function that is called": of_globals(lambda m, x: of_a_function(m, x)),
 }
 TEACHER_CHANGES = {
     "memory": lambda t: [setattr(p, "data", p.data * 0 + 1) for p in t.parameters()],
@@ -125,3 +151,10 @@ def test_a_number_that_changes_in_every_step_is_told_of(recorder):
     take(step, before=lambda i: setattr(holder, "count", float(i)))
     assert len(said) == 1 and said[0].endswith("no longer the same (now a float) before every step")
     assert not recorder.recordings
+
+
+def test_a_loss_that_reaches_too_much_runs_eagerly(recorder):
+    many, model, said = [float(i) for i in range(2000)], linear(4, 2), []
+    step = graphs.TrainingStep(model, lambda m, x: m(x).mean() * many[0], sgd(model.parameters()), say=said.append)
+    take(step)
+    assert "the loss reaches more than 1000 objects" in said[0] and not recorder.recordings

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from . import wrappers
 from .watch import Watch, places, why_not_hooked
 
-_MOST = 300  # objects that are looked at in a loss; it may hold a whole program
+_MOST = 1000  # objects that are looked at in a loss; it may reach a whole program
+_LIBRARIES = {"torch", "torchvision", "timm", "transformers", "numpy", "convnextv2_fast"}  # whose globals stay
 
 
 class StepWatch:
@@ -77,6 +78,8 @@ class StepWatch:
 
     def why_not(self) -> str | None:
         """What a replay would leave out, or a graph cannot hold."""
+        if len(self._held) >= _MOST:
+            return f"the loss reaches more than {_MOST} objects; give it a function that holds what it needs"
         for watch in self._run:
             reason = watch.never or watch.never_trained or watch.why_not()
             if reason:
@@ -90,7 +93,8 @@ def _same(one: list[Any], other: list[Any]) -> bool:
 
 def held_by(function: Any) -> list[Any]:
     """A function and what it can reach without an argument: closures, defaults, partials, the object of a method, its
-    attributes, items of lists and dictionaries, and globals of its own file. Not what is inside modules and tensors."""
+    attributes, items of lists and dictionaries, and globals, but for those of libraries. Not what is inside modules and
+    tensors."""
     found: list[Any] = []
     seen: set[int] = set()
     waiting = [function]
@@ -100,18 +104,18 @@ def held_by(function: Any) -> list[Any]:
             continue
         seen.add(id(this))
         found.append(this)
-        waiting += _inside(this, function)
+        waiting += _inside(this)
     return found
 
 
-def _inside(this: Any, outermost: Any) -> Iterable[Any]:
+def _inside(this: Any) -> Iterable[Any]:
     if isinstance(this, nn.Module | Tensor | type | types.ModuleType | str | bytes):
         return ()
     if isinstance(this, types.FunctionType):
         inside = [*(this.__defaults__ or ()), *(this.__kwdefaults__ or {}).values()]
         inside += [cell.cell_contents for cell in this.__closure__ or () if _is_filled(cell)]
-        if hasattr(this, "__wrapped__") or this.__globals__ is getattr(outermost, "__globals__", None):
-            inside += [this.__globals__[name] for name in this.__code__.co_names if name in this.__globals__]
+        if (this.__module__ or "").partition(".")[0] not in _LIBRARIES:
+            inside += [this.__globals__[name] for name in _names(this.__code__) if name in this.__globals__]
         return inside
     if isinstance(this, types.MethodType):
         return this.__func__, this.__self__
@@ -121,9 +125,15 @@ def _inside(this: Any, outermost: Any) -> Iterable[Any]:
         return islice(this, _MOST)
     if isinstance(this, dict):
         return islice(this.values(), _MOST)
-    held = getattr(this, "__dict__", None)
-    call = type(this).__dict__.get("__call__") if held is not None else None
-    return (*(held or {}).values(), call) if isinstance(call, types.FunctionType) else (held or {}).values()
+    call = getattr(type(this), "__call__", None)  # noqa: B004  # what it runs is wanted
+    held = getattr(this, "__dict__", {}).values()
+    return (*held, call) if isinstance(call, types.FunctionType) else held
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """Of globals and attributes that a function uses, also in functions and comprehensions inside it."""
+    inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in _names(c)]
+    return [*code.co_names, *inner]
 
 
 def _is_filled(cell: Any) -> bool:
