@@ -23,12 +23,13 @@ PatchNorm norm_of(const char* op, const Tensor& x, int64_t channels, const std::
 }
 
 // The sizes of a weight [Cout, Cin, k, k] of nn.Conv2d, or [k * k, Cin, Cout] with tap = kx * k + ky, of any strides.
-PatchWeight weight_of(const char* op, const Tensor& weight, const std::optional<Tensor>& bias) {
+PatchWeight weight_of(const char* op, const Tensor& weight, const std::optional<Tensor>& bias, DType activations) {
   const auto need = [&](bool ok, const char* wants) {
     if (!ok) refuse(op, wants, describe("weight", weight), describe("bias", bias));
   };
   need(dtype_of(weight).has_value() && weight.numel() > 0, "weight must be float32, bfloat16 or float16, not empty");
   PatchWeight w{};
+  w.activations = activations;
   if (weight.dim() == 4) {
     need(weight.size(2) == weight.size(3), "weight must be [Cout, Cin, k, k]");
     w.c_out = weight.size(0), w.c_in = weight.size(1), w.k = weight.size(2);
@@ -60,13 +61,16 @@ auto packs(const PatchConvCpu& cpu, PatchWeight w) {
   };
 }
 
-PackedKind packed_kind(CpuIsa isa) { return {PackedOp::kPatchConv, isa, DType::kFloat32}; }
+PackedKind packed_kind(CpuIsa isa, DType activations) {
+  return {PackedOp::kPatchConv, isa, packed_dtype(patch_conv_cpu(isa), activations)};
+}
 
-Tensor patch_conv_cpu_pack(const Tensor& weight, const std::optional<Tensor>& bias) {
-  const PatchWeight w = weight_of("patch_conv_cpu_pack", weight, bias);
+Tensor patch_conv_cpu_pack(const Tensor& weight, const std::optional<Tensor>& bias, bool bfloat16) {
+  const DType activations = bfloat16 ? DType::kBFloat16 : DType::kFloat32;
+  const PatchWeight w = weight_of("patch_conv_cpu_pack", weight, bias, activations);
   const CpuIsa isa = current_cpu_isa();
   const PatchConvCpu& cpu = patch_conv_cpu(isa);
-  return new_packed(packed_kind(isa), {strided_of(weight), strided_of(bias)}, cpu.packed_floats(w), weight,
+  return new_packed(packed_kind(isa, activations), {strided_of(weight), strided_of(bias)}, cpu.packed_floats(w), weight,
                     packs(cpu, w));
 }
 
@@ -100,7 +104,7 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
   };
   need((x.dim() == 4 || (x.dim() == 2 && x.is_contiguous())) && dtype_of(x).has_value(),
        "x must be [N, H, W, Cin], or contiguous [S, Cin], in float32, bfloat16 or float16");
-  const PatchWeight w = weight_of(op, weight, bias);
+  const PatchWeight w = weight_of(op, weight, bias, *dtype_of(x));
   const int64_t c_in = w.c_in, c_out = w.c_out;
   need(w.k == k && x.size(x.dim() - 1) == c_in && rows >= 0, "weight must have x's channels and edge k");
   const CpuIsa isa = current_cpu_isa();
@@ -123,7 +127,7 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
   set_table(p, table, pixels, need);
   // Weights that are not packed beforehand are those of training, which change from step to step.
   const Parallel parallel = torch_parallel_in(!packed.has_value());
-  PackedUse use = packed_or_new(op, packed, packed_kind(isa), {strided_of(weight), strided_of(bias)},
+  PackedUse use = packed_or_new(op, packed, packed_kind(isa, w.activations), {strided_of(weight), strided_of(bias)},
                                 cpu.packed_floats(w), x, packs(cpu, w));
   p.packed = use.data;
   p.before = norm_of(op, x, c_in, before_weight, before_bias);

@@ -12,7 +12,7 @@ from convnextv2_fast import ops
 from convnextv2_fast.layouts import DenseLayout
 from convnextv2_fast.ops._shared import packed
 from convnextv2_fast.testing import kinds, make
-from tests.native.cxx import each_width, needs_compiler, run_check
+from tests.native.cxx import AVX2, HERE, SANITIZED, each_width, needs_avx2, needs_compiler, run_check
 from tests.native.isas import ISAS, needs_library, on_isa
 
 pytestmark = pytest.mark.cpu_kernel
@@ -26,7 +26,21 @@ def test_kernel_of_each_width(tmp_path, vector, rows, flags):
     said = run_check(
         "rows_cpu_check.cpp", tmp_path, f"-DCNV2_VECTOR={vector}", f"-DCNV2_ROWS={rows}", "-pthread", *flags
     )
-    assert re.search(r"^297 problems, 0 failed", said), said
+    assert re.search(r"^300 problems, 0 failed", said), said
+
+
+@needs_compiler
+@needs_avx2
+@pytest.mark.parametrize(
+    ("header", "operands", "rows"), [("avx512_bf16", "BFloat16Pairs", 14), ("amx", "BFloat16Tiles", 32)]
+)
+def test_patch_conv_of_bfloat16_pairs(tmp_path, header, operands, rows):
+    """What CPUs with AVX512_BF16 or AMX run, the instructions emulated, under sanitizers: weights and normalised pixels
+    are rounded once, sums are float32."""
+    emulated = ("-include", str(HERE / f"{header}_emulation.h"), "-DCNV2_VECTOR=Vec16", f"-DCNV2_ROWS={rows}")
+    flags = (f"-DCNV2_PAIRS={operands}", "-pthread", *AVX2, *SANITIZED, *emulated)
+    said = run_check("rows_cpu_check.cpp", tmp_path, *flags)
+    assert re.search(r"^9 problems, 0 failed", said), said
 
 
 def results(problem, backend):

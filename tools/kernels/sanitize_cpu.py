@@ -16,8 +16,8 @@ from tests.native.cxx import AVX2, COMPILER, HERE, ROOT, cpu_has
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 BF16, AMX = (*AVX512, "-mavx512bf16"), (*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 HAS_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
-PAIRS = {"mlp_grn_cpu_check.cpp": True}  # what multiplies them
-CHECKS = {**PAIRS, "rows_cpu_check.cpp": True, "dwconv_cpu_check.cpp": False}  # on threads?
+PAIRS = {"mlp_grn_cpu_check.cpp": True, "rows_cpu_check.cpp": True}  # what multiplies them; on threads?
+CHECKS = {**PAIRS, "dwconv_cpu_check.cpp": False}
 POOL = {"pool_check.cpp": True}
 KERNELS = {  # vector type, rows of a register tile, columns of a strip, flags, what the CPU must have, checks
     "scalar": ("Vec4", 6, 7, (), (), {**CHECKS, **POOL}),

@@ -10,6 +10,8 @@ namespace cnv2 {
 
 namespace {
 
+constexpr int64_t kGradientFloats = 96 << 10;  // of a weight's gradient that stays in the cache while rows are added
+
 template <class V, int kRows, class Op = PlainFloats<V>>
 struct Gemm {
   using T = Tiles<V, kRows, Op>;

@@ -21,13 +21,11 @@ struct MlpGrnRows {
   const float *dh, *v;  // [blocks(hidden)][rows], rows of kBlock floats or of as many words as a pair of them takes
 };
 
-constexpr int64_t kGradientFloats = 96 << 10;  // of a gradient that stays in the cache from slice to slice
-
 // Of pairs.
 template <class V, int kRows, class Op>
 struct MlpGrnWeightGradients {
-  using G = Gemm<V, kRows, Op>;
-  using Layout = typename G::T::Layout;
+  using Products = RowPairProducts<V, kRows, Op>;
+  using Layout = typename Products::Layout;
   static constexpr int kBlock = Layout::kBlock, kVector = Layout::kVector, kWords = Layout::kWords;
   static constexpr int64_t kStride = kBlock;  // from one row of dh or v to the next: the other's lies between
 
@@ -45,11 +43,14 @@ struct MlpGrnWeightGradients {
     });
     // Two loops in one, so that narrow stages divide evenly: the hidden panels of dw1, then of dw2.
     parallel(0, 2 * panels, grain(x.rows * in * kBlock), [&](int64_t begin, int64_t end) {
-      multiply(u, in, x.dh, x.rows, begin, end < panels ? end : panels, [&](int64_t j, const float* c) {
-        write_transposed(c, in, hidden - j * kBlock, p.dw1 + j * kBlock * in, add);
-      });
-      multiply(dz, out, x.v, x.rows, begin > panels ? begin - panels : 0, end - panels,
-               [&](int64_t j, const float* c) { write(c, out, hidden - j * kBlock, p.dw2 + j * kBlock, hidden, add); });
+      Products::multiply(u, in, x.dh, x.rows * kStride, kStride, x.rows, begin, end < panels ? end : panels,
+                         [&](int64_t j, const float* c) {
+                           write_transposed(c, in, hidden - j * kBlock, p.dw1 + j * kBlock * in, add);
+                         });
+      Products::multiply(dz, out, x.v, x.rows * kStride, kStride, x.rows, begin > panels ? begin - panels : 0,
+                         end - panels, [&](int64_t j, const float* c) {
+                           Products::write(c, out, hidden - j * kBlock, p.dw2 + j * kBlock, hidden, add);
+                         });
     });
   }
 
@@ -62,47 +63,7 @@ struct MlpGrnWeightGradients {
     });
   }
 
-  // Calls finish(j, c) with c [columns][kBlock] = a b for panels j of [begin, end): several before the next slice of
-  // the rows, which then comes from memory once for all of them.
-  template <class F>
-  static void multiply(const float* a,  // [blocks(rows)][columns][kWords]
-                       int64_t columns,
-                       const float* b,  // [panels][rows], rows kStride words apart
-                       int64_t rows, int64_t begin, int64_t end, const F& finish) {
-    const int64_t most = kGradientFloats / (columns * kBlock) + 1;
-    for (; begin < end; begin += most) {
-      const int64_t panels = end - begin < most ? end - begin : most;
-      float* panel = thread_scratch(ScratchSlot::kOperand, (G::kDepth + panels * columns) * kBlock);
-      float* c = panel + G::kDepth * kBlock;
-      G::multiply(
-          {a, columns * kWords, nullptr, Layout::words(rows), c, columns * kBlock, nullptr, columns, panels},
-          [](int64_t, int64_t) {},
-          [&](int64_t j, int64_t k, int64_t depth) {
-            RowPairs<V, Op>::panel(b + ((begin + j) * rows + 2 * k) * kStride, kStride, rows - 2 * k, depth, panel);
-            return panel;
-          },
-          [&](int64_t j) { finish(begin + j, c + j * columns * kBlock); });
-    }
-  }
-
-  static CNV2_INLINE void store(V value, int64_t lanes, float* to, bool add) {
-    if (lanes <= 0) return;
-    const V sum = add ? V::add(Pack<V>::load(to, lanes), value) : value;
-    lanes >= kVector ? sum.store(to) : sum.store(to, static_cast<int>(lanes));
-  }
-
-  // Up to kBlock columns of the gradient from `to` on.
-  static void write(const float* __restrict__ c,  // [rows][kBlock]
-                    int64_t rows, int64_t columns,
-                    float* __restrict__ to,  // [rows][stride]
-                    int64_t stride, bool add) {
-    for (int64_t r = 0; r < rows; ++r, c += kBlock, to += stride) {
-      store(V::load(c), columns, to, add);
-      store(V::load(c + kVector), columns - kVector, to + kVector, add);
-    }
-  }
-
-  // The same of c', as rows of the gradient.
+  // Up to kBlock columns of the gradient c', as rows.
   static void write_transposed(const float* __restrict__ c,  // [columns][kBlock]
                                int64_t columns, int64_t rows,
                                float* __restrict__ to,  // [rows][columns]
@@ -116,7 +77,8 @@ struct MlpGrnWeightGradients {
         });
         cnv2::transpose(square);
         unroll<0, kVector>([&](auto r) CNV2_LAMBDA {
-          if (at + r.value < rows) store(square[r.value], columns - i, to + (at + r.value) * columns + i, add);
+          if (at + r.value < rows)
+            Products::store(square[r.value], columns - i, to + (at + r.value) * columns + i, add);
         });
       });
     }

@@ -27,10 +27,11 @@ void copy_vector(const ConstArray& from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = from.data == nullptr ? 0.f : float_at(from, i);
 }
 
-void pack_patches(CpuIsa isa, const Step& step, const ConstArray& weight, const ConstArray& bias, float* packed,
-                  const Parallel& parallel) {
+void pack_patches(CpuIsa isa, DType dtype, const Step& step, const ConstArray& weight, const ConstArray& bias,
+                  float* packed, const Parallel& parallel) {
   PatchWeight w{};
   w.data = weight, w.bias = bias;
+  w.activations = operand_dtype(dtype, step);
   w.k = step.k, w.c_in = step.c_in, w.c_out = step.c_out;
   w.kx_stride = 1, w.ky_stride = step.k, w.c_in_stride = step.k * step.k, w.c_out_stride = w.depth();
   patch_conv_cpu(isa).pack(w, packed, parallel);
@@ -71,7 +72,7 @@ void pack_program(CpuIsa isa, DType dtype, const std::vector<PlannedStep>& plan,
       continue;
     }
     const bool product = step.kind == StepKind::kPatchConv || step.kind == StepKind::kLinear;
-    if (product) pack_patches(isa, step, w[0], w[1], packed, parallel);
+    if (product) pack_patches(isa, dtype, step, w[0], w[1], packed, parallel);
     const int64_t count = step_vector_floats(step) / 2;
     if (count == 0) continue;
     copy_vector(w[product ? 2 : 0], count, vectors);

@@ -13,8 +13,9 @@ constexpr int64_t kMostChannels = int64_t{1} << 20, kMostHidden = int64_t{1} << 
 
 int64_t whole_lines(int64_t floats) { return (floats + kLine - 1) / kLine * kLine; }
 
-PatchWeight patch_sizes(const Step& step) {
+PatchWeight patch_sizes(DType dtype, const Step& step) {
   PatchWeight w{};
+  w.activations = operand_dtype(dtype, step);
   w.k = step.k, w.c_in = step.c_in, w.c_out = step.c_out;
   return w;
 }
@@ -37,7 +38,7 @@ int64_t step_packed_floats(CpuIsa isa, DType dtype, const Step& step) {
   switch (step.kind) {
     case StepKind::kPatchConv:
     case StepKind::kLinear:
-      return patch_conv_cpu(isa).packed_floats(patch_sizes(step));
+      return patch_conv_cpu(isa).packed_floats(patch_sizes(dtype, step));
     case StepKind::kBlock:
       return block_packed_floats(block_kind(isa, dtype), step.c_in, step.hidden);
     default:

@@ -40,7 +40,7 @@ static_assert(sizeof(Step) == 64, "one cache line");
 
 struct ProgramHeader {
   static constexpr uint32_t kMagic = 0x46766e63;  // "cnvF"
-  static constexpr uint32_t kVersion = 1;         // of the steps' form and of the order of packed weights
+  static constexpr uint32_t kVersion = 2;         // of the steps' form and of the order of packed weights
   uint32_t magic, version;
   CpuIsa isa;
   DType dtype;     // of maps and outputs
@@ -65,6 +65,9 @@ class Program {
 };
 
 inline bool makes_map(StepKind kind) { return kind < StepKind::kPool; }
+
+// What a step's product multiplies, in a program of this dtype.
+inline DType operand_dtype(DType dtype, const Step& step) { return makes_map(step.kind) ? dtype : DType::kFloat32; }
 
 // How many floats of packed weights and of vectors a step has.
 int64_t step_packed_floats(CpuIsa isa, DType dtype, const Step& step);

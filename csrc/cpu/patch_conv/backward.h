@@ -1,4 +1,5 @@
-// The one source of patch_conv's gradients, a template over the vector type. All names have internal linkage.
+// The one source of patch_conv's gradients, a template over the vector type and the products' operands. All names have
+// internal linkage.
 //
 // With dz the gradient of the product's rows and B the blocks of pixels: dweight = dz' B, dbias = the sums of dz, and
 // the blocks' gradient dz weight goes back to their pixels. Every sum has an order that follows from the shapes alone.
@@ -9,69 +10,67 @@
 
 #include "blocks.h"
 #include "cpu/common/rows.h"
+#include "weight_gradient.h"
 
 namespace cnv2 {
 namespace {
 
-template <class V, int kRows>
-struct PatchConvBackward : PatchBlocks<V, kRows> {
-  using B = PatchBlocks<V, kRows>;
+template <class V, int kRows, class Op = PlainFloats<V>>
+struct PatchConvBackward : PatchBlocks<V, kRows, Op> {
+  using B = PatchBlocks<V, kRows, Op>;
   using G = typename B::G;
-  using B::kBlock, B::kRun, B::kVector;
+  using B::kBlock, B::kRun, B::kVector, B::kWords;
   using typename B::Norms;
   using typename G::T;
 
   // ---- dweight, dbias ---------------------------------------------------------------------------------------------
 
-  // Chunk by chunk: both operands in blocked form, slice by slice; then the products, whose tiles the threads divide.
-  // Where there are few tiles, the slices are dealt to several partial sums ("slabs").
+  // Chunk by chunk: both operands in the product's form, slice by slice; then the product, whose units the threads
+  // divide. Where there are few units, the slices are dealt to several partial sums ("slabs").
   static void parameters(const PatchParameterGradients& p, const Parallel& parallel) {
     const PatchConvForward& x = p.of;
-    const Sizes s(x);
+    const int64_t depth = x.k * x.k * x.c_in, cb = T::blocks(x.c_in), ob = T::blocks(x.c_out), size = x.c_out * depth;
+    const Gradient gradient{x.c_out, depth, slices_of(x)};
+    const int64_t units = gradient.units();
+    const int64_t slabs = std::min({(kUnits + units - 1) / units, gradient.slices, kPartialFloats / size + 1});
     double* dbias = reinterpret_cast<double*>(thread_scratch(ScratchSlot::kGroups, 2 * x.c_out));
     for (int64_t o = 0; o < x.c_out; ++o) dbias[o] = 0;
-    if (x.rows == 0) std::memset(p.dweight, 0, x.c_out * s.depth * sizeof(float));
-    const int64_t cb = T::blocks(x.c_in), size = x.c_out * s.depth;
+    if (x.rows == 0) std::memset(p.dweight, 0, size * sizeof(float));
     float* norms = thread_scratch(ScratchSlot::kVectors, 2 * cb * kBlock);
     const Norms before = B::norm_of(x.before, x.c_in, norms, cb);
-    float* partial = thread_scratch(ScratchSlot::kWeights, (s.slabs - 1) * size);
-    float* a =
-        thread_scratch(ScratchSlot::kChunk, s.slices * (s.ob + s.db) * kSlice * kBlock + s.slices * s.ob * kBlock);
-    float *b = a + s.slices * s.ob * kSlice * kBlock, *sums = b + s.slices * s.db * kSlice * kBlock;
-    for (int64_t first = 0; first < x.rows; first += s.slices * kSlice) {
-      const int64_t rows = x.rows - first < s.slices * kSlice ? x.rows - first : s.slices * kSlice;
-      const int64_t slices = (rows + kSlice - 1) / kSlice;
-      const auto rows_of = [=](int64_t t) { return rows - t * kSlice < kSlice ? rows - t * kSlice : kSlice; };
-      parallel(0, slices, grain(kSlice * (8 * s.depth + 4 * x.c_out)), [&](int64_t begin, int64_t end) {
-        float* gathered = thread_scratch(ScratchSlot::kOperand, B::gathered_floats(s.depth));
+    float* partial = thread_scratch(ScratchSlot::kWeights, (slabs - 1) * size);
+    const int64_t dz_floats = gradient.slices * gradient.dz_floats();
+    float* dz =
+        thread_scratch(ScratchSlot::kChunk, dz_floats + gradient.slices * (gradient.blocks_floats() + ob * kBlock));
+    float *blocks = dz + dz_floats, *sums = blocks + gradient.slices * gradient.blocks_floats();
+    for (int64_t first = 0; first < x.rows; first += gradient.slices * kSlice) {
+      const int64_t rows = std::min(x.rows - first, gradient.slices * kSlice), slices = (rows + kSlice - 1) / kSlice;
+      parallel(0, slices, grain(kSlice * (8 * depth + 4 * x.c_out)), [&](int64_t begin, int64_t end) {
+        float* gathered = thread_scratch(ScratchSlot::kOperand, B::gathered_floats(depth));
         for (int64_t t = begin; t < end; ++t) {
-          float* dz = a + t * s.ob * kSlice * kBlock;
-          B::operand(x, before, first + t * kSlice, rows_of(t), gathered, b + t * s.db * kSlice * kBlock, kSlice);
-          G::pack_rows(p.dz, first + t * kSlice, rows_of(t), x.c_out, dz, kSlice);
-          for (int64_t o = 0; o < s.ob; ++o)
-            column_sums(dz + o * kSlice * kBlock, rows_of(t), sums + (t * s.ob + o) * kBlock);
+          const int64_t here = std::min(rows - t * kSlice, kSlice), at = first + t * kSlice;
+          B::operand(x, before, at, here, gathered, blocks + gradient.blocks_at(t), gradient.blocks_height());
+          gradient.pack_dz(p.dz, at, here, dz + t * gradient.dz_floats());
+          column_sums(p.dz, at, here, x.c_out, sums + t * ob * kBlock);
         }
       });
       for (int64_t t = 0; t < slices; ++t) {
-        for (int64_t o = 0; o < x.c_out; ++o) dbias[o] += sums[t * s.ob * kBlock + o];
+        for (int64_t o = 0; o < x.c_out; ++o) dbias[o] += sums[t * ob * kBlock + o];
       }
-      parallel(0, s.slabs * s.ob, grain(rows * s.depth * kBlock / s.slabs), [&](int64_t begin, int64_t end) {
+      parallel(0, slabs * units, grain(rows * size / (slabs * units)), [&](int64_t begin, int64_t end) {
         while (begin < end) {
-          const int64_t slab = begin / s.ob, o0 = begin % s.ob, most = kGroupFloats / (s.depth * kBlock) + 1;
-          const int64_t o1 = std::min({o0 + most, s.ob, o0 + end - begin}), first_slice = slab * slices / s.slabs;
+          const int64_t slab = begin / units, unit = begin % units, last = std::min(units, unit + end - begin);
+          const int64_t t = slab * slices / slabs, next = (slab + 1) * slices / slabs;
           float* out = slab == 0 ? p.dweight : partial + (slab - 1) * size;
-          for (int64_t t = first_slice; t < (slab + 1) * slices / s.slabs; ++t) {
-            for (int64_t o = o0; o < o1; ++o) {
-              panel(a + (t * s.ob + o) * kSlice * kBlock, b + t * s.db * kSlice * kBlock, rows_of(t),
-                    x.c_out - o * kBlock, s, out + o * kBlock * s.depth, first > 0 || t > first_slice);
-            }
+          if (next > t) {
+            gradient.add(dz, blocks, t, std::min(rows, next * kSlice) - t * kSlice, unit, last, out, first > 0);
           }
-          begin += o1 - o0;
+          begin += last - unit;
         }
       });
     }
-    parallel(0, size, grain(s.slabs), [&](int64_t begin, int64_t end) {
-      for (int64_t slab = 1; slab < s.slabs; ++slab) {
+    parallel(0, size, grain(slabs), [&](int64_t begin, int64_t end) {
+      for (int64_t slab = 1; slab < slabs; ++slab) {
         const float* from = partial + (slab - 1) * size;
         for (int64_t i = begin; i < end; ++i) p.dweight[i] += from[i];
       }
@@ -84,7 +83,7 @@ struct PatchConvBackward : PatchBlocks<V, kRows> {
   static void input(const PatchInputGradient& p, const Parallel& parallel) {
     const PatchConvForward& x = p.of;
     const int64_t depth = x.k * x.k * x.c_in, db = T::blocks(depth);
-    float* weight = thread_scratch(ScratchSlot::kWeights, db * x.c_out * kBlock);
+    float* weight = thread_scratch(ScratchSlot::kWeights, db * T::words(x.c_out) * kBlock);
     G::pack_panels(p.weight, x.c_out, depth, weight, parallel);
     const int64_t bytes = x.x.dtype == DType::kFloat32 ? 4 : 2;
     if (!p.covers) std::memset(p.dx, 0, p.pixels * x.c_in * bytes);
@@ -101,63 +100,40 @@ struct PatchConvBackward : PatchBlocks<V, kRows> {
   }
 
  private:
-  static constexpr int64_t kSlice = 128;              // rows of a sum in registers: a block of them is 16 KB
-  static constexpr int64_t kChunkFloats = 2 << 20;    // of both operands at once
+  using Gradient = PatchWeightGradient<V, kRows, Op>;
+  static constexpr int64_t kSlice = kPatchSlice;
+  static constexpr int64_t kChunkFloats = 2 << 20;    // of both operands at once, as floats
   static constexpr int64_t kPartialFloats = 1 << 20;  // of partial sums
-  static constexpr int64_t kGroupFloats = 96 << 10;   // of the gradient that stays in the cache from slice to slice
   static constexpr int64_t kUnits = 64;               // about as many, for any number of threads up to that
-  static constexpr int kParts = (kBlock + kRows - 1) / kRows;
-  static constexpr int kPart = (kBlock + kParts - 1) / kParts;  // columns of a block that one tile takes
 
-  struct Sizes {
-    int64_t depth, ob, db;  // blocks of result channels and of the depth
-    int64_t slices, slabs;  // of a chunk
-    explicit Sizes(const PatchConvForward& x)
-        : depth(x.k * x.k * x.c_in), ob(T::blocks(x.c_out)), db(T::blocks(depth)) {
-      const int64_t all = std::max<int64_t>((x.rows + kSlice - 1) / kSlice, 1);
-      slices = std::min(all, kChunkFloats / ((ob + db) * kSlice * kBlock) + 1);
-      slabs = std::min({(kUnits + ob - 1) / ob, slices, kPartialFloats / (x.c_out * depth) + 1});
-    }
-  };
-
-  static void column_sums(const float* __restrict__ x,  // [rows][kBlock]
-                          int64_t rows,
-                          float* __restrict__ out) {  // [kBlock]
-    V sum0 = V::zero(), sum1 = V::zero();
-    for (int64_t r = 0; r < rows; ++r, x += kBlock) {
-      sum0 = V::add(sum0, V::load(x));
-      sum1 = V::add(sum1, V::load(x + kVector));
-    }
-    sum0.store(out);
-    sum1.store(out + kVector);
+  // Of a chunk.
+  static int64_t slices_of(const PatchConvForward& x) {
+    const int64_t all = std::max<int64_t>((x.rows + kSlice - 1) / kSlice, 1);
+    const int64_t blocks = T::blocks(x.c_out) + T::blocks(x.k * x.k * x.c_in);
+    return std::min(all, kChunkFloats / (blocks * kSlice * kBlock) + 1);
   }
 
-  // out [columns of a][depth] (+)= a' b, for one block of a and all of b.
-  static void panel(const float* __restrict__ a,  // [kSlice][kBlock]
-                    const float* __restrict__ b,  // [s.db][kSlice][kBlock]
-                    int64_t rows, int64_t a_columns, const Sizes& s, float* __restrict__ out, bool add) {
-    const int64_t columns = std::min<int64_t>(a_columns, kBlock);
-    for (int64_t d = 0; d < s.db; ++d) {
-      const int width = static_cast<int>(std::min<int64_t>(s.depth - d * kBlock, kBlock));
-      for (int64_t i = 0; i < columns; i += kPart) {
-        T::outer({a + i, b + d * kSlice * kBlock, rows, out + i * s.depth + d * kBlock, s.depth, width, add},
-                 static_cast<int>(std::min<int64_t>(columns - i, kPart)));
-      }
-    }
+  // The sums of `rows` rows of dz.
+  static void column_sums(const ConstArray& dz, int64_t first, int64_t rows, int64_t c_out,
+                          float* out) {  // [blocks(c_out)][kBlock]
+    with_dtype(dz.dtype, dz.data, [&](auto* data) {
+      data += first * c_out;
+      for (int64_t o = 0; o < c_out; o += kBlock) Pack<V>::column_sums(data + o, rows, c_out, c_out - o, out + o);
+    });
   }
 
   // Panels [d0, d1) of the blocks' gradient, of the rows from `first` on.
   static void product(const PatchInputGradient& p, const float* weight, int64_t first, int64_t d0, int64_t d1) {
     const PatchConvForward& x = p.of;
-    const int64_t rows = std::min(x.rows - first, kRun), ob = T::blocks(x.c_out), depth = x.k * x.k * x.c_in;
-    const int64_t line_floats = (d1 - d0 + 1) * kBlock;
-    float* line = thread_scratch(ScratchSlot::kOperand, line_floats + (ob + d1 - d0) * rows * kBlock);
-    float *dz = line + line_floats, *y = dz + ob * rows * kBlock;
+    const int64_t rows = std::min(x.rows - first, kRun), depth = x.k * x.k * x.c_in, words = T::words(x.c_out);
+    const int64_t line_floats = (d1 - d0 + 1) * kBlock, dz_floats = T::blocks(x.c_out) * rows * kWords;
+    float* line = thread_scratch(ScratchSlot::kOperand, line_floats + dz_floats + (d1 - d0) * rows * kBlock);
+    float *dz = line + line_floats, *y = dz + dz_floats;
     G::pack_rows(p.dz, first, rows, x.c_out, dz, rows);
-    const float* w = weight + d0 * x.c_out * kBlock;
+    const float* w = weight + d0 * words * kBlock;
     G::multiply(
-        {dz, rows * kBlock, w, x.c_out, y, rows * kBlock, nullptr, rows, d1 - d0}, [](int64_t, int64_t) {},
-        [&](int64_t d, int64_t k, int64_t) { return w + (d * x.c_out + k) * kBlock; }, [](int64_t) {});
+        {dz, rows * kWords, w, words, y, rows * kBlock, nullptr, rows, d1 - d0}, [](int64_t, int64_t) {},
+        [&](int64_t d, int64_t k, int64_t) { return w + (d * words + k) * kBlock; }, [](int64_t) {});
     const int64_t begin = d0 * kBlock, end = std::min(d1 * kBlock, depth);
     with_dtype(x.x.dtype, p.dx, [&](auto* dx) {
       for (int64_t r = 0; r < rows; ++r) {

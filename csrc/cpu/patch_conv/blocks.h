@@ -12,10 +12,10 @@
 namespace cnv2 {
 namespace {
 
-template <class V, int kRows>
-struct PatchBlocks : Gemm<V, kRows> {
-  using G = Gemm<V, kRows>;
-  using G::kBlock, G::kVector;
+template <class V, int kRows, class Op = PlainFloats<V>>
+struct PatchBlocks : Gemm<V, kRows, Op> {
+  using G = Gemm<V, kRows, Op>;
+  using G::kBlock, G::kVector, G::kWords;
   using typename G::T;
   static constexpr int64_t kRun = 8 * kRows;  // rows that a thread multiplies at once
 
@@ -40,7 +40,7 @@ struct PatchBlocks : Gemm<V, kRows> {
         const int64_t here = rows - r < kRows ? rows - r : kRows;
         for (int64_t i = 0; i < here; ++i) gather(p, x, norm, first + r + i, gathered + i * line);
         for (int64_t i = 0; i < here; ++i) {
-          Pack<V>::rows(gathered + i * line, 1, depth, out + (r + i) * kBlock, height * kBlock);
+          Pack<V, Op>::rows(gathered + i * line, 1, depth, out + (r + i) * kWords, height * kWords);
         }
       }
     });

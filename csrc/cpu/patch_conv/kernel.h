@@ -1,5 +1,5 @@
-// The one source of patch_conv's forward, a template over the vector type; each instruction set's .cpp includes it with
-// its own flags. All names have internal linkage.
+// The one source of patch_conv's forward, a template over the vector type and the product's operands; each
+// instruction set's .cpp includes it with its own flags. All names have internal linkage.
 #pragma once
 
 #include "blocks.h"
@@ -7,25 +7,34 @@
 namespace cnv2 {
 namespace {
 
-template <class V, int kRows>
-struct PatchConvKernel : PatchBlocks<V, kRows> {
-  using B = PatchBlocks<V, kRows>;
+template <class V, int kRows, class Op = PlainFloats<V>>
+struct PatchConvKernel : PatchBlocks<V, kRows, Op> {
+  using B = PatchBlocks<V, kRows, Op>;
   using G = typename B::G;
-  using B::kBlock, B::kRun, B::kVector;
+  using B::kBlock, B::kRun, B::kVector, B::kWords;
   using typename B::Norms;
   using typename G::T;
 
-  static int64_t packed_floats(const PatchWeight& w) { return T::blocks(w.c_out) * (w.depth() + 1) * kBlock; }
+  static int64_t packed_floats(const PatchWeight& w) { return T::blocks(w.c_out) * (T::words(w.depth()) + 1) * kBlock; }
 
   // Panels of the matrix [k * k * c_in, c_out], its rows in the order (ky, kx, channel); then the bias.
   static void pack(const PatchWeight& w, float* packed, const Parallel& parallel) {
-    const int64_t blocks = T::blocks(w.c_out), depth = w.depth();
+    const int64_t blocks = T::blocks(w.c_out), depth = w.depth(), words = T::words(depth);
     parallel(0, blocks, grain(depth * kBlock * 16), [&](int64_t begin, int64_t end) {
       with_dtype(w.data.dtype, w.data.data, [&](auto* data) {
-        for (int64_t j = begin; j < end; ++j) panel(w, data, j * kBlock, packed + j * depth * kBlock);
+        for (int64_t j = begin; j < end; ++j) {
+          float* to = packed + j * words * kBlock;
+          if constexpr (Op::kNumbers == 1) {
+            panel(w, data, j * kBlock, to);
+          } else {
+            float* plain = thread_scratch(ScratchSlot::kOperand, depth * kBlock);
+            panel(w, data, j * kBlock, plain);
+            Pack<V, Op>::panel(plain, depth, kBlock, 0, to);
+          }
+        }
       });
     });
-    float* start = packed + blocks * depth * kBlock;
+    float* start = packed + blocks * words * kBlock;
     if (w.bias.data != nullptr) {
       G::pack_vector(w.bias, w.c_out, start);
     } else {
@@ -76,16 +85,15 @@ struct PatchConvKernel : PatchBlocks<V, kRows> {
   // Output panels [o0, o1) of rows [first, first + rows).
   static void product(const PatchConvForward& p, const Norms& before, const Norms& after, int64_t first, int64_t rows,
                       int64_t o0, int64_t o1) {
-    const int64_t depth = p.k * p.k * p.c_in, blocks = T::blocks(depth);
+    const int64_t depth = p.k * p.k * p.c_in, words = T::words(depth), a_floats = T::blocks(depth) * rows * kWords;
     float* memory =
-        thread_scratch(ScratchSlot::kOperand, B::gathered_floats(depth) + (blocks + o1 - o0) * rows * kBlock);
-    float *a = memory + B::gathered_floats(depth), *y = a + blocks * rows * kBlock;
+        thread_scratch(ScratchSlot::kOperand, B::gathered_floats(depth) + a_floats + (o1 - o0) * rows * kBlock);
+    float *a = memory + B::gathered_floats(depth), *y = a + a_floats;
     B::operand(p, before, first, rows, memory, a, rows);
-    const float* w = p.packed + o0 * depth * kBlock;
+    const float *w = p.packed + o0 * words * kBlock, *bias = p.packed + T::blocks(p.c_out) * words * kBlock;
     G::multiply(
-        {a, rows * kBlock, w, depth, y, rows * kBlock, p.packed + T::blocks(p.c_out) * depth * kBlock + o0 * kBlock,
-         rows, o1 - o0, p.c_out - o0 * kBlock},
-        [](int64_t, int64_t) {}, [&](int64_t o, int64_t k, int64_t) { return w + (o * depth + k) * kBlock; },
+        {a, rows * kWords, w, words, y, rows * kBlock, bias + o0 * kBlock, rows, o1 - o0, p.c_out - o0 * kBlock},
+        [](int64_t, int64_t) {}, [&](int64_t o, int64_t k, int64_t) { return w + (o * words + k) * kBlock; },
         [](int64_t) {});
     with_dtype(p.x.dtype, p.y, [&](auto* out) {
       for (int64_t r = 0; r < rows; ++r) {

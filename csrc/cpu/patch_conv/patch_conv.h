@@ -19,6 +19,7 @@ struct PatchWeight {
   int64_t k, c_in, c_out;
   int64_t ky_stride, kx_stride, c_in_stride, c_out_stride;  // in elements
   ConstArray bias;                                          // [c_out]; data null: none
+  DType activations = DType::kFloat32;                      // that the packed weight is for
   int64_t depth() const { return k * k * c_in; }
 };
 
@@ -31,7 +32,7 @@ struct PatchConvForward {
   const int64_t* __restrict__ table;  // [rows, table_columns]
   int64_t table_columns;
   int64_t rows, k, c_in, c_out;
-  const float* __restrict__ packed;  // [packed_floats], of pack()
+  const float* __restrict__ packed;  // [packed_floats], of pack(), for activations of x's dtype
   PatchNorm before, after;
   float eps;
   void* __restrict__ y;  // [rows, c_out] in x's dtype
@@ -60,8 +61,14 @@ struct PatchConvCpu {
   void (*run)(const PatchConvForward&, const Parallel&);
   void (*parameter_gradients)(const PatchParameterGradients&, const Parallel&);
   void (*input_gradient)(const PatchInputGradient&, const Parallel&);
+  bool pairs;  // multiplies bfloat16 activations and weights in pairs, without widening them to float32
 };
 
-CNV2_ISA_TABLE(CNV2_FLOAT_ISAS, PatchConvCpu, kPatchConv, patch_conv_cpu)
+// The dtype of packed weights for activations of a dtype.
+inline DType packed_dtype(const PatchConvCpu& cpu, DType activations) {
+  return cpu.pairs && activations == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
+}
+
+CNV2_ISA_TABLE(CNV2_ALL_ISAS, PatchConvCpu, kPatchConv, patch_conv_cpu)
 
 }  // namespace cnv2

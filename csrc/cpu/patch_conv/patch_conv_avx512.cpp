@@ -5,7 +5,7 @@ namespace cnv2 {
 
 using Kernel = PatchConvKernel<Vec16, 14>;
 using Backward = PatchConvBackward<Vec16, 14>;
-extern const PatchConvCpu kPatchConvAvx512 = {Kernel::packed_floats, Kernel::pack, Kernel::run, Backward::parameters,
-                                              Backward::input};
+extern const PatchConvCpu kPatchConvAvx512 = {Kernel::packed_floats, Kernel::pack,    Kernel::run,
+                                              Backward::parameters,  Backward::input, false};
 
 }  // namespace cnv2

@@ -24,7 +24,7 @@ _ARGUMENTS = (
 )
 
 
-def _pack_fake(weight: Tensor, bias: Tensor | None) -> Tensor:
+def _pack_fake(weight: Tensor, bias: Tensor | None, bfloat16: bool = False) -> Tensor:
     raise NotImplementedError("patch_conv_cpu_pack: its size depends on the instruction set; it is not for tracing")
 
 
@@ -47,9 +47,10 @@ def _dx_fake(dz: Tensor, weight: Tensor, sources: int, covers: bool, *gather: An
 
 
 # csrc/torch/patch_conv_cpu.cpp. x [N, H, W, Cin] of any strides, or contiguous [S, Cin], see gather.py; weight and bias
-# as the public op has them, parameters in x's dtype or float32. Returns [rows, Cout], and `repacked`: a copy to take
-# the place of `packed`, if that is no longer that of the weights, else empty. No autograd.
-_pack = library.define("patch_conv_cpu_pack(Tensor weight, Tensor? bias) -> Tensor", _pack_fake)
+# as the public op has them, parameters in x's dtype or float32. `packed`: of patch_conv_cpu_pack, bfloat16 where x is.
+# Returns [rows, Cout], and `repacked`: a copy to take the place of `packed`, if that is no longer that of the weights,
+# else empty. No autograd.
+_pack = library.define("patch_conv_cpu_pack(Tensor weight, Tensor? bias, bool bfloat16=False) -> Tensor", _pack_fake)
 _forward = library.define(
     f"patch_conv_cpu_fwd{_ARGUMENTS}, Tensor? packed) -> (Tensor z, Tensor repacked)", _forward_fake
 )
@@ -68,8 +69,12 @@ _dx = library.define(
 
 def infer(x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
     """Runs the forward pass with packed weights, which are held while the weights live."""
+    pairs = packed.in_pairs(x.dtype)
     (z,) = packed.run(
-        lambda copy: _forward(x, weight, bias, *args, copy), lambda: _pack(weight, bias), weight, "patch_conv"
+        lambda copy: _forward(x, weight, bias, *args, copy),
+        lambda: _pack(weight, bias, pairs),
+        weight,
+        *("patch_conv", pairs),
     )
     return z
 
