@@ -135,6 +135,7 @@ bool failed(const Problem& p, int seed) {
   const double limit = p.dtype == DType::kFloat32 ? 2e-6 : p.dtype == DType::kBFloat16 ? 8e-3 : 1e-3;
   double y_limit = limit, du_limit = limit, dw1_limit = 4e-6,
          dw2_limit = k * o < 16 ? 8e-6 : 4e-6;  // of few sums over all rows, each may nearly cancel
+  double norm_limit = 2e-6, db1_limit = 4e-6, dgamma_limit = 4e-6;
   bool bad = false;
   if (pairs) {
     PlainMlpGrn simple{p.offsets, c, k, o, U, W1, B1, G, B, W2, B2, D, eps, {}, {}, {}, {}};
@@ -147,13 +148,14 @@ bool failed(const Problem& p, int seed) {
     du_limit = difference(simple.du, DU) + (rows * c < 16 ? 1. / 64 : 1. / 512);  // of few sums
     dw1_limit = difference(simple.dw1, DW1) + 1. / 512;
     dw2_limit = difference(simple.dw2, DW2) + 1. / 512;
+    norm_limit = 6e-5, dgamma_limit = 8e-5, db1_limit = 6e-4;  // Bfloat16Gelu, where values are small
     bad = !rounds_weights(shape, weights, seed, parallel);
     if (bad) std::printf("C %ld K %ld: weights are not rounded to bfloat16\n", c, k);
   }
   const std::pair<const char*, double> errors[] = {
-      {"y", difference(y.values(), Y) / y_limit},     {"norm", difference(of(norm), N) / 2e-6},
+      {"y", difference(y.values(), Y) / y_limit},     {"norm", difference(of(norm), N) / norm_limit},
       {"du", difference(du.values(), DU) / du_limit}, {"dw1", difference(of(dw1), DW1) / dw1_limit},
-      {"db1", difference(of(db1), DB1) / 4e-6},       {"dgamma", difference(of(dgamma), DG) / 4e-6},
+      {"db1", difference(of(db1), DB1) / db1_limit},       {"dgamma", difference(of(dgamma), DG) / dgamma_limit},
       {"dbeta", difference(of(dbeta), DB) / 4e-6},    {"dw2", difference(of(dw2), DW2) / dw2_limit},
       {"db2", difference(of(db2), DB2) / 4e-6}};
   for (const auto& [name, error] : errors) {

@@ -15,6 +15,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
   using Common = MlpGrnCommon<V, kRows, Op>;
   using Common::kBlock, Common::kVector, Common::kWords, Common::kDepth;
   using typename Common::T;
+  using Activation = GeluFor<V, (Op::kNumbers > 1)>;
 
  public:
   MlpGrnForwardRun(const MlpGrnForward& p, const Parallel& parallel)
@@ -128,7 +129,7 @@ class MlpGrnForwardRun : MlpGrnCommon<V, kRows, Op> {
     }
     V sum0 = V::zero(), sum1 = V::zero();
     for (int64_t r = block.begin; r < block.end; ++r, h += kBlock, to += kWords) {
-      const V g0 = Gelu<V>::value(V::load(h)), g1 = Gelu<V>::value(V::load(h + kVector));
+      const V g0 = Activation::value(V::load(h)), g1 = Activation::value(V::load(h + kVector));
       sum0 = V::fma(g0, g0, sum0);
       sum1 = V::fma(g1, g1, sum1);
       Op::store(g0, g1, to);

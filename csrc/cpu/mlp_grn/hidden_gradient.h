@@ -14,6 +14,7 @@ struct HiddenGradient {
   using Layout = TileLayout<V, Op>;
   static constexpr int kVector = Layout::kVector, kBlock = Layout::kBlock, kWords = Layout::kWords;
   static constexpr bool kPairs = Op::kNumbers > 1;
+  using Activation = GeluFor<V, kPairs>;
 
   // Where gradient() puts the rows of dh and v: dh in the place of dv. Floats of v replace h. Pairs take half the
   // place: there both rows fit in that of dv, and h's memory, which would have to be written too, is left alone.
@@ -29,8 +30,8 @@ struct HiddenGradient {
     V p0 = V::zero(), p1 = V::zero(), sum0 = V::zero(), sum1 = V::zero();
     for (int64_t r = 0; r < rows; ++r, h += kBlock, dv += kBlock) {
       const V d0 = V::load(dv), d1 = V::load(dv + kVector);
-      p0 = V::fma(d0, Gelu<V>::value(V::load(h)), p0);
-      p1 = V::fma(d1, Gelu<V>::value(V::load(h + kVector)), p1);
+      p0 = V::fma(d0, Activation::value(V::load(h)), p0);
+      p1 = V::fma(d1, Activation::value(V::load(h + kVector)), p1);
       sum0 = V::add(sum0, d0);
       sum1 = V::add(sum1, d1);
     }
@@ -83,7 +84,7 @@ struct HiddenGradient {
 
     CNV2_INLINE V gradient(V h, V dv, V& v) {
       V slope;
-      const V g = Gelu<V>::value_and_slope(h, slope);
+      const V g = Activation::value_and_slope(h, slope);
       const V dh = V::mul(V::fma(dv, s, V::mul(g, f)), slope);
       sum = V::add(sum, dh);
       v = V::fma(g, s, beta);
