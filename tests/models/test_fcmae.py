@@ -1,5 +1,6 @@
 """FCMAE: upstream's names, counts, random draws and values; other sizes, masks, patch sizes and channels."""
 
+import copy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -333,6 +334,19 @@ def test_the_images_are_not_overwritten():
         mae(imgs, mask=torch.zeros(2, 1), full_pred=full)[0].backward()
     mae.forward_loss(imgs, torch.randn(2, 1024, 1, 1, requires_grad=True), torch.ones(2, 1)).backward()
     assert torch.equal(imgs, before)
+
+
+@pytest.mark.parametrize("name", ["proj", "pred"])
+def test_hooks_on_the_pointwise_layers_run(name):
+    mae, imgs = small().double(), torch.randn(2, 3, 64, 64).double()
+    mask = torch.tensor([[1.0, 0, 1, 0], [0, 1, 1, 1]])
+    layer = getattr(mae, name)
+    twin = copy.deepcopy(mae)
+    with torch.no_grad():
+        for p in getattr(twin, name).parameters():
+            p.mul_(2)
+    layer.register_forward_hook(lambda m, a, y: 2 * y)
+    torch.testing.assert_close(mae(imgs, mask=mask)[1], twin(imgs, mask=mask)[1])
 
 
 def test_a_replaced_prediction_layer_is_honoured():

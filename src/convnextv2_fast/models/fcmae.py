@@ -209,7 +209,7 @@ class FCMAE(ParameterGroups):
 
     def _decode(self, x: Tensor, mask: Tensor) -> Tensor:
         """The encoder's map and the mask to the decoder's features `[N, decoder_embed_dim, h, w]`."""
-        x = self._to_patch_grid(self.proj(x))
+        x = self._to_patch_grid(_pointwise(self.proj, x, "the projection"))
         n, _, h, w = x.shape
         check_shape(mask, n, (h, w), "FCMAE", self.patch_size)
         removed = mask.reshape(n, h, w).unsqueeze(1).type_as(x)
@@ -217,7 +217,7 @@ class FCMAE(ParameterGroups):
 
     def forward_decoder(self, x: Tensor, mask: Tensor) -> Tensor:
         """The encoder's map and the mask to predictions `[N, p*p*C, h, w]` on the patch grid."""
-        return self.pred(self._decode(x, zeros_and_ones(mask, "FCMAE.forward_decoder")))
+        return _pointwise(self.pred, self._decode(x, zeros_and_ones(mask, "FCMAE.forward_decoder")), "the prediction")
 
     def _predict(self, features: Tensor, patches: Tensor) -> Tensor:
         """Predictions `[T, p*p*C]` of those patches (positions in `[N, h, w]`) alone."""
@@ -290,6 +290,15 @@ class FCMAE(ParameterGroups):
         pred = self._predict(self._decode(x, mask), removed)
         target = _patches.some_patches(imgs, self.patch_size, removed)
         return patch_loss(pred, target, target.new_ones(target.shape[0]), self.norm_pix_loss), pred, mask
+
+
+def _pointwise(conv: nn.Module, x: Tensor, name: str) -> Tensor:
+    """A 1x1 convolution of `[N, C, H, W]`, as one matrix product over the pixels: their maps are channels_last, which
+    libraries of convolutions may reorder. `name` says whose it is."""
+    if fusion.why_not_any() or fusion.why_not_linear(conv, (nn.Conv2d,), name):
+        y: Tensor = conv(x)
+        return y
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
 def _build(size: str, kwargs: dict[str, Any]) -> FCMAE:
