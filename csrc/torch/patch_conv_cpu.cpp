@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor> patch_conv_cpu_fwd(const Tensor& x, const Tensor& wei
   p.eps = static_cast<float>(eps);
   Tensor z = empty(x, {rows, c_out}, x.scalar_type());
   p.y = z.mutable_data_ptr();
-  if (rows > 0) cpu.run(p, parallel);
+  cpu.run(p, parallel);
   return {std::move(z), std::move(use.repacked)};
 }
 

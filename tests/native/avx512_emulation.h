@@ -74,6 +74,18 @@ m512 roundscale_ps(m512 a) {
   static_assert(kMode == (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), "not emulated");
   return lanes<m512>([&](int i) { return std::nearbyint(a.lane[i]); });
 }
+template <int kMode>
+m512 reduce_ps(m512 a) {
+  static_assert(kMode == (_MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), "not emulated");
+  return lanes<m512>([&](int i) { return std::isinf(a.lane[i]) ? 0.0f : a.lane[i] - std::floor(a.lane[i]); });
+}
+inline m512 scalef_ps(m512 a, m512 b) {
+  return lanes<m512>([&](int i) { return a.lane[i] * std::exp2(std::floor(b.lane[i])); });
+}
+// The manual bounds the relative error by 2^-14; this is off by almost that.
+inline m512 rcp14_ps(m512 a) {
+  return lanes<m512>([&](int i) { return (1.0f + 6e-5f) / a.lane[i]; });
+}
 inline m512i cvtps_epi32(m512 a) {
   return lanes<m512i>([&](int i) { return static_cast<uint32_t>(static_cast<int32_t>(std::nearbyint(a.lane[i]))); });
 }
@@ -186,6 +198,10 @@ __m256i cvtps_ph(m512 a) {
 #define _mm512_max_ps emulated::max_ps
 #undef _mm512_roundscale_ps
 #define _mm512_roundscale_ps(a, mode) emulated::roundscale_ps<mode>(a)
+#undef _mm512_reduce_ps
+#define _mm512_reduce_ps(a, mode) emulated::reduce_ps<mode>(a)
+#define _mm512_scalef_ps emulated::scalef_ps
+#define _mm512_rcp14_ps emulated::rcp14_ps
 #define _mm512_cvtps_epi32 emulated::cvtps_epi32
 #define _mm512_unpacklo_ps emulated::unpacklo_ps
 #define _mm512_unpackhi_ps emulated::unpackhi_ps

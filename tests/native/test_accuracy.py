@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from convnextv2_fast import ops
-from convnextv2_fast.testing import make
+from convnextv2_fast.testing import make, relative_error
 from tests.native.isas import needs_library
 
 pytestmark = [pytest.mark.cpu_kernel, needs_library]
@@ -140,3 +140,39 @@ def test_sums_over_many_rows(isa, op):
     for name, want in found[1].items():
         error = ((found[0][name].double() - want).abs().max() / want.abs().max().clamp_min(1e-3)).item()
         assert error <= 4 * EPS, f"{name}: {error / EPS:.1f} eps"
+
+
+@pytest.mark.parametrize("mean", [-1000.0, -30.0, -10.0, -8.0, -7.0, -6.0, -5.0, -4.0, 0.0, 30.0])
+@pytest.mark.parametrize(("spread", "saturated"), [(1.0, "all"), (0.3, "all"), (1.0, "one sample")])
+def test_gelu_of_large_numbers_in_bfloat16(isa, mean, spread, saturated):
+    """Where most hidden activations are far below zero, GRN divides by the small norm of what GELU leaves of them."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        u, w1, b1 = torch.randn(2, 7, 7, 96), spread * torch.randn(384, 96) / 96**0.5, spread * torch.randn(384)
+        if saturated == "all":
+            b1 += mean
+        else:  # a channel that is a constant in one sample, and shifts its hidden activations
+            u[..., 0], w1[:, 0] = 0.0, 1.0
+            u[1, ..., 0] = mean
+        tensors = [u, w1, b1, *(0.5 * torch.randn(2, 384)), torch.randn(96, 384) / 384**0.5, torch.zeros(96)]
+        tensors = [t.bfloat16() for t in tensors]
+
+        def results(dtype, backend):
+            given = [t.to(dtype).requires_grad_() for t in tensors]
+            y = ops.mlp_grn(*given, backend=backend)
+            return [y.detach(), *torch.autograd.grad(y.sum(), given)]
+
+        names = ("y", "du", "dw1", "db1", "dgamma", "dbeta", "dw2", "db2")
+        exact, plain = results(torch.float64, "torch"), results(torch.bfloat16, "torch")
+        for name, got, want, simple in zip(names, results(torch.bfloat16, "cpu"), exact, plain, strict=True):
+            limit = 2 * relative_error(simple, want) + 4 * torch.finfo(torch.bfloat16).eps
+            assert relative_error(got, want) <= limit, f"seed {seed}, {name}"
+
+
+def test_a_large_negative_outlier_in_bfloat16(isa):
+    """Its GELU is zero, and does not overflow in GRN's norm."""
+    x, eye, zero = torch.zeros(1, 1, 1, 32), torch.eye(32).bfloat16(), torch.zeros(32).bfloat16()
+    x[..., 0], x[..., 1] = -1e26, 1.0
+    y = ops.mlp_grn(x.bfloat16(), eye, zero, zero, zero, eye, zero, backend="cpu")
+    assert y[..., 0] == 0.0
+    assert y[..., 1] == torch.tensor(0.8413).bfloat16()

@@ -53,3 +53,9 @@ def test_patch_conv_counts_absent_children_as_zero_after_the_norm():
     want = coarse.from_dense(F.conv2d(normed, weight, bias, stride=2).permute(0, 2, 3, 1))
     got = cf.ops.patch_conv(x, weight, bias, norm_before=ln, layout=layout)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_no_images_with_a_weight_of_taps(backend):
+    y = cf.ops.patch_conv(torch.zeros(0, 4, 4, 3), torch.randn(4, 3, 5), None, backend=backend)
+    assert y.shape == (0, 2, 2, 5)

@@ -5,7 +5,8 @@
 // A vector type V has: width; zero(), set(value); load(p), load(p, n), store(p), store(p, n) with n <= width lanes
 // (the others read as zero and are not written); add, sub, mul; fma(a, b, c) = a * b + c; min(a, b), max(a, b): b where
 // either is a NaN; round(a): to the nearest integer; pow2(n): 2^n for integers -126 <= n <= 127; keep(n): lanes >= n
-// become zero; sum(): all lanes, added in a fixed order.
+// become zero; sum(): all lanes, added in a fixed order. Vec16 alone has fraction(a) = a - floor(a), zero where a is
+// infinite; scale(a, b) = a * 2^floor(b); reciprocal(a), to 6e-5 of it.
 #pragma once
 
 #include <cstdint>
@@ -84,6 +85,7 @@ struct Vec4 {
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 constexpr int kToNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+constexpr int kDownwards = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
 #endif
 
 #if defined(__AVX2__)
@@ -209,6 +211,9 @@ struct Vec16 {
     const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
   }
+  static CNV2_INLINE Vec16 fraction(Vec16 a) { return {_mm512_reduce_ps(a.v, kDownwards)}; }
+  static CNV2_INLINE Vec16 scale(Vec16 a, Vec16 b) { return {_mm512_scalef_ps(a.v, b.v)}; }
+  static CNV2_INLINE Vec16 reciprocal(Vec16 a) { return {_mm512_rcp14_ps(a.v)}; }
   CNV2_INLINE Vec16 keep(int n) const { return {_mm512_maskz_mov_ps(first(n), v)}; }
   CNV2_INLINE float sum() const { return _mm512_reduce_add_ps(v); }
 };

@@ -43,6 +43,7 @@ struct PatchConvKernel : PatchBlocks<V, kRows, Op> {
   }
 
   static void run(const PatchConvForward& p, const Parallel& parallel) {
+    if (p.rows == 0) return;
     const int64_t cb = T::blocks(p.c_in), ob = T::blocks(p.c_out);
     float* norms = thread_scratch(ScratchSlot::kVectors, 2 * (cb + ob) * kBlock);
     const Norms before = B::norm_of(p.before, p.c_in, norms, cb),

@@ -62,7 +62,7 @@ def patch_conv(
     elif x.ndim == 4:
         out = layout or DenseLayout(x.shape[0], x.shape[1] // k, x.shape[2] // k)
         y = F.linear(blocks_of_image(x, k, out), matrix(weight).to(x.dtype).t(), flat_bias)
-        y = y.view(*out.shape, -1) if layout is None else y
+        y = y.view(*out.shape, y.shape[1]) if layout is None else y
     else:
         assert layout is not None
         y = F.linear(blocks_of_rows(x, k, layout), matrix(weight).to(x.dtype).t(), flat_bias)
