@@ -1,6 +1,7 @@
 """FCMAE: upstream's names, counts, random draws and values; other sizes, masks, patch sizes and channels."""
 
 import copy
+
 import pytest
 import torch
 import torch.nn.functional as F

@@ -155,7 +155,7 @@ bool failed(const Problem& p, int seed) {
   const std::pair<const char*, double> errors[] = {
       {"y", difference(y.values(), Y) / y_limit},     {"norm", difference(of(norm), N) / norm_limit},
       {"du", difference(du.values(), DU) / du_limit}, {"dw1", difference(of(dw1), DW1) / dw1_limit},
-      {"db1", difference(of(db1), DB1) / db1_limit},       {"dgamma", difference(of(dgamma), DG) / dgamma_limit},
+      {"db1", difference(of(db1), DB1) / db1_limit},  {"dgamma", difference(of(dgamma), DG) / dgamma_limit},
       {"dbeta", difference(of(dbeta), DB) / 4e-6},    {"dw2", difference(of(dw2), DW2) / dw2_limit},
       {"db2", difference(of(db2), DB2) / 4e-6}};
   for (const auto& [name, error] : errors) {

@@ -22,13 +22,13 @@ constexpr double kEps = 1e-6;
 #ifdef CNV2_PAIRS
 constexpr PatchConvCpu kOthers = {};  // for other activations than bfloat16, of which there are none here
 using Pairs = PatchConvBf16Kernel<CNV2_VECTOR, CNV2_ROWS, CNV2_PAIRS, kOthers>;
-constexpr PatchConvCpu kPatches = {
-    Pairs::packed_floats, Pairs::pack, Pairs::run, Pairs::parameter_gradients, Pairs::input_gradient, true};
+constexpr PatchConvCpu kPatches = {Pairs::packed_floats,       Pairs::pack,           Pairs::run,
+                                   Pairs::parameter_gradients, Pairs::input_gradient, true};
 #else
 using Patches = PatchConvKernel<CNV2_VECTOR, CNV2_ROWS>;
 using PatchGradients = PatchConvBackward<CNV2_VECTOR, CNV2_ROWS>;
-constexpr PatchConvCpu kPatches = {
-    Patches::packed_floats, Patches::pack, Patches::run, PatchGradients::parameters, PatchGradients::input, false};
+constexpr PatchConvCpu kPatches = {Patches::packed_floats,     Patches::pack,         Patches::run,
+                                   PatchGradients::parameters, PatchGradients::input, false};
 #endif
 
 // The normalised row; its reciprocal standard deviation.

@@ -292,7 +292,7 @@ class FCMAE(ParameterGroups):
         return patch_loss(pred, target, target.new_ones(target.shape[0]), self.norm_pix_loss), pred, mask
 
 
-def _pointwise(conv: nn.Module, x: Tensor, name: str) -> Tensor:
+def _pointwise(conv: nn.Conv2d, x: Tensor, name: str) -> Tensor:
     """A 1x1 convolution of `[N, C, H, W]`, as one matrix product over the pixels: their maps are channels_last, which
     libraries of convolutions may reorder. `name` says whose it is."""
     if fusion.why_not_any() or fusion.why_not_linear(conv, (nn.Conv2d,), name):
