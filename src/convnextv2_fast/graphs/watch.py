@@ -116,7 +116,7 @@ def _never_trained(modules: dict[str, nn.Module]) -> str | None:
 
 
 class Memory:
-    """Where tensors lie that may be replaced as a whole, such as gradients and an optimizer's state."""
+    """Where tensors lie that may be replaced as a whole, such as an optimizer's state."""
 
     def __init__(self, tensors: Callable[[], Iterable[Tensor]]) -> None:
         self._tensors = tensors
