@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from . import block_plans, dispatch, fusion, ops, pair_plans
+from . import block_plans, fusion, ops, pair_plans
 from .fusion import Pair, Parts
 from .graph import is_traced
 from .layouts import Layout, SparseTensor
-from .ops._shared.checks import any_needs_grad, check_input
+from .ops._shared.checks import check_input
 
 Maps = TypeVar("Maps", Tensor, SparseTensor)
 """What a block takes and returns: planes `[N, C, H, W]`, or a sparse tensor."""
@@ -84,33 +83,6 @@ def run_pair(p: Pair | str, x: Tensor, layout: Layout | None = None, module: nn.
     if module is not None and layout is None:
         pair_plans.keep(module, p, x)
     return y.permute(0, 3, 1, 2) if y.ndim == 4 else y
-
-
-def run_head(head: nn.Module, x: Tensor) -> Tensor:
-    """Runs a linear layer on vectors `[N, Cin]`; in inference on a CPU as a convolution of single pixels, by this
-    library's kernels. PyTorch's threads go on spinning for milliseconds behind a product, on the cores that the
-    kernels' own threads want for the next image."""
-    if _runs_on_cpu_kernels(head, x):
-        pixels, kernel = x[:, None, None], head.weight[:, :, None, None]
-        if dispatch.choose(dispatch.spec_of("patch_conv", pixels, kernel, head.bias)).backend == "cpu":
-            return ops.patch_conv(pixels, kernel, head.bias).view(x.shape[0], head.weight.shape[0])
-    y: Tensor = head(x)
-    return y
-
-
-def _runs_on_cpu_kernels(head: Any, x: Tensor) -> TypeGuard[nn.Linear]:
-    """Whether `patch_conv` may stand for a linear layer here, if it has a kernel."""
-    return (
-        not is_traced(x)
-        and x.device.type == "cpu"
-        and x.ndim == 2
-        and not torch.compiler.is_compiling()
-        and fusion.why_not_any() is None
-        and fusion.why_not_linear(head, (nn.Linear,), "the head") is None
-        and not any_needs_grad(x, head.weight, head.bias)
-        and x.dtype is head.weight.dtype
-        and not torch.is_autocast_enabled("cpu")
-    )
 
 
 def _rows(x: Maps) -> Tensor:

@@ -67,7 +67,7 @@ def test_equals_the_reference(size):
         for images in (x, x.to(memory_format=torch.channels_last)):
             got = model(images)
             assert (got.double() - want).abs().max() <= 1e-5 * want.abs().max()
-        torch.testing.assert_close(model.head(model.forward_features(x)), model(x), rtol=1e-5, atol=1e-5)
+        assert torch.equal(model.head(model.forward_features(x)), model(x))
 
 
 def test_gradients_equal_the_references():
@@ -270,32 +270,3 @@ def test_compile_and_export():
 def test_bad_input(images, message):
     with pytest.raises(cf.UnsupportedInputError, match=message):
         ConvNeXtV2(**SMALL)(images)
-
-
-@pytest.mark.parametrize("change", ["hook", "subclass", "dtype", "no bias", "identity"])
-def test_a_changed_head_runs_as_it_is(change):
-    class Doubled(nn.Linear):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
-    model, x = randomise(cf.convnextv2_atto(num_classes=7)).eval(), torch.randn(2, 3, 64, 64)
-    if change == "hook":
-        model.head.register_forward_hook(lambda m, a, y: 2 * y)
-    elif change == "dtype":
-        model.head.double().register_forward_pre_hook(lambda m, a: (a[0].double(),))
-    elif change == "identity":
-        model.head = nn.Identity()
-    else:
-        model.head = Doubled(320, 7) if change == "subclass" else nn.Linear(320, 7, bias=False)
-    with torch.inference_mode():
-        assert torch.equal(model(x), model.head(model.forward_features(x)))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_logits_do_not_depend_on_the_batch(dtype):
-    if cf.library.why_not("cpu") is not None:
-        pytest.skip("no CPU kernels")
-    model, x = randomise(cf.convnextv2_atto(num_classes=70)).eval().to(dtype), torch.randn(5, 3, 64, 64).to(dtype)
-    with torch.inference_mode():
-        together = model(x)
-        assert all(torch.equal(model(x[i : i + 1]), together[i : i + 1]) for i in range(5))

@@ -232,7 +232,7 @@ class ConvNeXtV2(ParameterGroups):
         """
         if self.features_only:
             return self.forward_features_list(x)
-        return fused_modules.run_head(self.head, self.forward_features(x))
+        return self.head(self.forward_features(x))
 
 
 def _build(size: str, kwargs: dict[str, Any]) -> ConvNeXtV2:

@@ -298,7 +298,7 @@ def _pointwise(conv: nn.Conv2d, x: Tensor, name: str) -> Tensor:
     if fusion.why_not_any() or fusion.why_not_linear(conv, (nn.Conv2d,), name):
         y: Tensor = conv(x)
         return y
-    return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+    return F.linear(x.permute(0, 2, 3, 1), keep_strides(conv.weight).flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
 def _build(size: str, kwargs: dict[str, Any]) -> FCMAE:
