@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from . import program
-from .cpu_speed import MINE, groups, milliseconds, model, of, per_image, served, speed, taken
+from .cpu_speed import MINE, PEAK, groups, milliseconds, model, of, peaks, per_image, served, speed, taken
 from .naming import OURS
 from .program import Plot, Rows, table
 
@@ -36,16 +36,24 @@ def exponent(times: Mapping[int, float]) -> float:
 
 def _ceilings(rows: Rows) -> list[str]:
     """Measured limits, a line a dtype."""
-    found = {(row.case, row.dtype): row.notes for row in rows}
+    found = {(row.case, row.dtype): row.notes for row in rows if row.case != PEAK}
+    at_peak = {(row.dtype, row.mode): 1e3 * float(row.notes["tflop_per_s"]) for row in rows if row.case == PEAK}
+    modes = list(dict.fromkeys(mode for _, mode in at_peak))
     lines = []
     for dtype in dict.fromkeys(row.dtype for row in rows):
         copy = f"{float(found['copy', dtype]['gb_per_s']):.1f}"
-        lines.append([dtype, copy, f"{1e3 * float(found['gemm', dtype]['tflop_per_s']):.0f}"])
+        cells = [dtype, copy, f"{1e3 * float(found['gemm', dtype]['tflop_per_s']):.0f}"]
+        lines.append([*cells, *(f"{at_peak[dtype, mode]:.0f}" if (dtype, mode) in at_peak else "" for mode in modes)])
+    head = ["measured limits", "copy, GB/s", "PyTorch's matrix products, GFLOP/s"]
     return [
-        *table(["measured limits", "copy, GB/s", "PyTorch's matrix products, GFLOP/s"], lines),
+        *table([*head, *(f"peak, {mode}, GFLOP/s" for mode in modes)], lines),
         "",
-        "The column *roofline* in the tables below is the least time that a case's bytes and operations need at these "
-        "limits, divided by its measured time. It passes 100 % where our matrix products are faster than PyTorch's.",
+        "The *peak* is what the CPU's own multiply-add instructions reach on numbers in registers (of bfloat16: on "
+        "pairs). The last column of the tables below tells how much of it our fastest model's convolutions and matrix "
+        "products reach."
+        if modes
+        else "*Roofline* in the tables below is the least time that a case's bytes and operations need at these "
+        "limits, divided by the time of ours. It passes 100 % where our matrix products are faster than PyTorch's.",
     ]
 
 
@@ -86,10 +94,11 @@ def _growth(rows: Rows) -> list[str]:
             lines += [*table([title, "ms per batch"], ([str(n), f"{ms:.1f}"] for n, ms in times.items())), ""]
     threads = {row.mode: milliseconds(row) for row in of(rows, "growth-threads")}
     if threads:
+        frozen = all(mode.startswith("frozen") for mode in threads)
         lines += [
-            "Inference with tiny, 8 images in the batch, by number of threads:",
+            f"Inference with {'frozen ' * frozen}tiny, 8 images in the batch, by number of threads:",
             "",
-            *table(["threads", "ms per batch"], ([n.split()[0], f"{t:.0f}"] for n, t in threads.items())),
+            *table(["threads", "ms per batch"], ([n.split()[-2], f"{t:.0f}"] for n, t in threads.items())),
         ]
     return lines
 
@@ -102,7 +111,7 @@ def body(rows: Rows) -> str:
     for part, title in SPEED.items():
         if of(rows, part):
             mine = of(rows, part)
-            lines += [f"## {title}", "", f"Milliseconds per image. {taken(mine)}", "", *speed(mine), ""]
+            lines += [f"## {title}", "", f"Milliseconds per image. {taken(mine)}", "", *speed(mine, peaks(rows)), ""]
     if of(rows, "servers"):
         told = "Batch 1. Every caller begins its next image when it has the last one."
         lines += ["## Several processes or threads", "", told, "", *served(of(rows, "servers")), ""]

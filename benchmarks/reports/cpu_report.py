@@ -20,8 +20,9 @@ import convnextv2_fast as cf
 from convnextv2_fast.bench.timing import Timing
 
 from ..suite.measure import significant
+from ..suite.peak import peak
 from ..suite.roofline import ceilings
-from . import cpu_models, cpu_pages, machine, program, tidy
+from . import cpu_models, cpu_pages, cpu_speed, machine, program, tidy
 from .naming import OURS, published
 from .program import Run
 
@@ -31,7 +32,7 @@ LIMITS = {"rounds": 9, "warmup": 2, "round_seconds": 0.02, "max_seconds": 12.0} 
 
 
 def limits(run: Run, quick: bool) -> None:
-    """Copy bandwidth and the rate of matrix products: what the roofline is made of."""
+    """Copy bandwidth and the rate of matrix products, of which the roofline is made, and the peak."""
     for precision in ("float32", "bfloat16"):
         found = ceilings("cpu", getattr(torch, precision))
         note = {
@@ -40,6 +41,13 @@ def limits(run: Run, quick: bool) -> None:
         }
         for case, figures in note.items():
             run.add("ceilings", case, "pytorch", dtype=precision, note=tidy.noted(**figures))
+        for threads in sorted({1, torch.get_num_threads()}):
+            rate, mode = peak(precision, threads), f"{threads} thread{'s' if threads > 1 else ''}"
+            if rate is None:
+                print(f"  peak {precision}: no such instruction, or no C++ compiler", flush=True)
+                continue
+            note = tidy.noted(tflop_per_s=significant(rate / 1e12))
+            run.add("ceilings", cpu_speed.PEAK, "registers", mode=mode, dtype=precision, note=note)
 
 
 def weight_gradient(run: Run, quick: bool) -> None:
@@ -106,8 +114,8 @@ def step_memory(run: Run, quick: bool, size: str = "tiny", batch: int = 8) -> No
 
 
 def growth(run: Run, quick: bool) -> None:
-    """Time of atto by batch (224 px), by the side of the image (batch 1), and of tiny by threads."""
-    model, tiny = cf.convnextv2_atto().eval(), cf.convnextv2_tiny().eval()
+    """Time of atto by batch (224 px), by the side of the image (batch 1), and of frozen tiny by threads."""
+    model, tiny = cf.convnextv2_atto().eval(), cf.freeze(cf.convnextv2_tiny().eval())
     ours: dict[str, Any] = {"provider": OURS, "mode": "eager", "dtype": "float32"}
 
     def series(part: str, sizes: list[tuple[int, int]]) -> None:
@@ -133,7 +141,7 @@ def growth(run: Run, quick: bool) -> None:
                 timing.seconds.append(time.perf_counter() - start)
     torch.set_num_threads(before)
     for n, timing in timings.items():
-        columns = {**ours, "mode": f"{n} thread{'s' if n > 1 else ''}", "case": "convnextv2_tiny-224px-forward"}
+        columns = {**ours, "mode": f"frozen, {n} thread{'s' if n > 1 else ''}", "case": "convnextv2_tiny-224px-forward"}
         run.record("growth-threads", columns["mode"], timing, batch=8, **columns)
 
 

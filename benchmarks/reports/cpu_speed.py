@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from ..suite.roofline import model_work
 from .naming import OURS
 from .program import Rows, table
 from .tidy import Row
@@ -23,6 +24,7 @@ LABELS = {
     ("masked-dense", "eager"): "masked dense",
     ("masked-dense", "compile"): "masked dense, torch.compile",
 }
+PEAK = "multiply_add"  # the case of the peak's rows
 STD1 = "-init_upstream"  # in the case of an FCMAE step: weights with a standard deviation of 1
 
 
@@ -87,8 +89,31 @@ def taken(rows: Rows) -> str:
     )
 
 
-def speed(rows: Rows) -> list[str]:
-    """Milliseconds per image, a line a case, and the fastest rival's ratio to ours."""
+def peaks(rows: Rows) -> dict[str, float]:
+    """Operations per second of the CPU's own multiply-add instructions on all threads, by dtype, where measured."""
+    found: dict[str, float] = {}
+    for row in of(rows, "ceilings"):
+        if row.case == PEAK:
+            found[row.dtype] = max(1e12 * float(row.notes["tflop_per_s"]), found.get(row.dtype, 0.0))
+    return found
+
+
+def peak_share(row: Row, limits: Mapping[str, float]) -> float | None:
+    """The share of the peak that a dense model's convolutions and matrix products make of a row's time: counted as in
+    `suite.roofline`, at the peak of bfloat16 pairs for `amp`. None where the peak is not known."""
+    found = re.match(r"convnextv2_(\w+)-(\d+)px-forward(_backward)?$", row.case)
+    limit = limits.get("bfloat16" if row.dtype == "amp" else row.dtype)
+    if found is None or limit is None:
+        return None
+    work = model_work(found[1], row.batch or 1, int(found[2]), 4, backward=found[3] is not None)
+    return work.flops / limit / (milliseconds(row) / 1e3)
+
+
+def speed(rows: Rows, limits: Mapping[str, float] | None = None) -> list[str]:
+    """Milliseconds per image, a line a case, and the fastest rival's ratio to ours. The last column is the share of the
+    peak (`limits`, of :func:`peaks`) of the fastest of ours; where no peak is known, our roofline."""
+    if not any(peak_share(row, limits or {}) for row in rows):
+        limits = None
     names = list(dict.fromkeys(label(row) for row in rows))
     rivals = [name for name in names if name not in MINE]
     one = len(rivals) == 1  # then it is no race
@@ -101,12 +126,21 @@ def speed(rows: Rows) -> list[str]:
         found = [lead(group, name) for name in mine]
         cells += [next((each[0] for each in found if each), "")] * (not one)
         cells += [f"{each[1]:.2f}" if each else "" for each in found]
-        share = group[OURS].notes.get("roofline_share") if OURS in group else None
-        lines.append([*cells, f"{100 * float(share):.0f} %" if share else ""])
+        lines.append([*cells, _share(group, mine, limits or {})])
     rival = rivals[0] if one else "rival"
     head = ["model", "batch", "dtype", *(MINE.get(name, name) for name in names)]
-    head += [*(["fastest rival"] * (not one)), *(f"{rival} ÷ {MINE[name]}" for name in mine), "roofline"]
-    return table(head, lines)
+    head += [*(["fastest rival"] * (not one)), *(f"{rival} ÷ {MINE[name]}" for name in mine)]
+    return table([*head, "our fastest, of the peak" if limits else "roofline of ours"], lines)
+
+
+def _share(group: Mapping[str, Row], mine: list[str], limits: Mapping[str, float]) -> str:
+    if limits:
+        own = [row for name in mine if (row := group.get(name)) is not None and row.ms]
+        share = peak_share(min(own, key=milliseconds), limits) if own else None
+    else:
+        noted = group[OURS].notes.get("roofline_share") if OURS in group else None
+        share = float(noted) if noted else None
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def served(rows: Rows) -> list[str]:

@@ -6,6 +6,7 @@
 
 #include "common/dwconv.h"
 #include "cpu/common/isa.h"
+#include "cpu/common/scratch.h"
 #include "packed_cpu.h"
 #include "register_cpu.h"
 
@@ -91,6 +92,7 @@ std::tuple<Tensor, Tensor> block_cpu_fwd(const Tensor& x, const Tensor& packed, 
                        static_cast<float>(ln_eps),
                        static_cast<float>(grn_eps),
                        y.mutable_data_ptr()};
+  const ReturnLargeScratch after;
   run_block(isa, p, torch_parallel_in(false));
   return {std::move(y), std::move(use.repacked)};
 }

@@ -40,7 +40,7 @@ inline Parallel torch_parallel_in(bool training) {
 inline ConstArray array_of(const Tensor& t) {
   const void* memory = t.const_data_ptr();
   if (memory == nullptr && t.numel() > 0)
-    throw std::invalid_argument(describe("a parameter", t) + " has no memory: its storage was resized to 0");
+    throw std::invalid_argument(describe("a tensor", t) + " has no memory: its storage was resized to 0");
   return {memory, *dtype_of(t)};
 }
 

@@ -224,7 +224,8 @@ def set_cpu_isa(isa: str) -> None:
 def usable_cpus() -> int | None:
     """How many threads a CPU kernel takes at most; None without CPU kernels.
 
-    The CPUs of the process's affinity mask, or what its cgroup's quota comes to, rounded up, if that is less."""
+    The CPUs of the process's affinity mask (where OpenMP has bound its first thread, those of OpenMP's places), or what
+    its cgroup's quota comes to, rounded up, if that is less."""
     return None if _cpu is None else int(_cpu.cnv2_usable_cpus())
 
 

@@ -10,12 +10,13 @@ from benchmarks.reports import cpu_models, cpu_pages, cpu_report, cpu_speed, mac
 from benchmarks.reports.naming import OURS, published
 from benchmarks.reports.program import Run
 from benchmarks.reports.tidy import Origin, Row
-from benchmarks.suite import apart
+from benchmarks.suite import apart, peak
 from benchmarks.suite.cases import Setting
 from benchmarks.suite.module_cases import FcmaeCase, ModelCase
 from convnextv2_fast import library
 from convnextv2_fast.bench import alone, worker
 from convnextv2_fast.bench.worker import Turn
+from tests.native.cxx import needs_compiler
 
 ORIGIN = Origin("a processor, avx2, 2 threads", "2.13.0", "", "abc", True)
 
@@ -34,6 +35,10 @@ FCMAE = "fcmae_tiny-224px-grn_batch-forward_backward"
 ROWS = [
     Row.of(ORIGIN, "ceilings", "copy", "pytorch", dtype="float32", note="gb_per_s=10.0"),
     Row.of(ORIGIN, "ceilings", "gemm", "pytorch", dtype="float32", note="tflop_per_s=0.1"),
+    *(
+        Row.of(ORIGIN, "ceilings", "multiply_add", "registers", mode=mode, dtype="float32", note=f"tflop_per_s={rate}")
+        for mode, rate in (("1 thread", 0.3), ("2 threads", 0.6))
+    ),
     row("inference", "fast-cpu", 10.0, note="turns=5; roofline_share=0.5"),
     row("inference", "fast-frozen", 5.0, note="turns=5"),
     row("inference", "eager", 40.0, note="turns=5"),
@@ -60,8 +65,8 @@ ROWS = [
     Row.of(ORIGIN, "memory", STEP, "upstream", mode="eager", batch=8, dtype="float32", peak_mib=550.0),
     *(grown("growth-batch", "convnextv2_atto-224px-forward", n, 2.0 * n) for n in (1, 2, 4)),
     *(grown("growth-side", f"convnextv2_atto-{side}px-forward", 1, side**2 / 1e4) for side in (128, 256)),
-    grown("growth-threads", "convnextv2_tiny-224px-forward", 8, 30.0, "1 thread"),
-    grown("growth-threads", "convnextv2_tiny-224px-forward", 8, 15.0, "2 threads"),
+    grown("growth-threads", "convnextv2_tiny-224px-forward", 8, 30.0, "frozen, 1 thread"),
+    grown("growth-threads", "convnextv2_tiny-224px-forward", 8, 15.0, "frozen, 2 threads"),
 ]
 
 
@@ -98,29 +103,50 @@ def test_the_page_has_every_part():
     text = cpu_pages.markdown(ROWS)
     for expected in (
         "a processor, avx2, 2 threads; torch 2.13.0; commit abc with uncommitted changes.",
-        "| float32 | 10.0 | 100 |",
-        "| ours | ours, frozen | eager | OpenVINO | fastest rival | rival ÷ ours | rival ÷ ours, frozen | roofline |",
-        "| atto | 2 | float32 | 5.00 | 2.50 | 20.00 | 7.50 | OpenVINO | 1.50 | 3.00 | 50 % |",
+        "| float32 | 10.0 | 100 | 300 | 600 |",
+        "| ours | ours, frozen | eager | OpenVINO | fastest rival | rival ÷ ours | rival ÷ ours, frozen "
+        "| our fastest, of the peak |",
+        "| atto | 2 | float32 | 5.00 | 2.50 | 20.00 | 7.50 | OpenVINO | 1.50 | 3.00 | 73 % |",
         "Each provider ran alone in a process of its own, in turn; medians of 5 turns.",
         "## Inference beside a busy process\n\nMilliseconds per image. Each provider ran alone in a process of its "
         "own, in turn; medians of 2 turns.",
         "Rounds of all providers were interleaved in one process; medians. Runtimes with threads of their own (ONNX "
         "Runtime, OpenVINO) are slowed by that and are left out.",
-        "| tiny | 2 | float32 | 10.00 | 25.00 |  |  | torch.compile | 2.50 |  |  |",
+        "| tiny | 2 | float32 | 10.00 | 25.00 |  |  | torch.compile | 2.50 |  | 445 % |",
         "| tiny | 2 | amp |  |  | 5.00 | 15.00 | timm |  | 3.00 |  |",
         "| atto | ours, frozen | 1 caller, 2 threads | 100.0 | 100 % |",
         "| atto | ours, frozen | 8 callers, 2 threads | 125.0 | 125 % |",
+        "| ours | masked dense, torch.compile | masked dense, torch.compile ÷ ours | roofline of ours |",
         "| tiny | 2 | float32 | 10.00 | 30.00 | 3.00 |  |",
-        "| atto | 1 | float32 | 10.00 | 22.50 | 2.25 |  |",
+        "| atto | 1 | float32 | 10.00 | 22.50 | 2.25 | 18 % |",
         "| 96 | 56 | 1.00 | 12.50 | 12.5 |",
         "Eager PyTorch needs 5.5 times as much.",
         "| convnextv2_fast | 100 |",
         "Inference with atto. Twice as many images take 2.0 times as long:",
         "Inference with atto. An image with twice the side takes 4.0 times as long:",
         "| 256 | 6.6 |",
+        "Inference with frozen tiny, 8 images in the batch, by number of threads:",
         "| 1 | 30 |\n| 2 | 15 |",
     ):
         assert expected in text
+
+
+@needs_compiler
+def test_the_peak():
+    """A thread of any CPU does more than this, and two do not do more than twice as much."""
+    one, two = (peak.peak("float32", threads) for threads in (1, 2))
+    assert 1e9 < one < 1e13 and two < 3 * one
+
+
+def test_no_peak_without_a_compiler_or_the_instruction(monkeypatch, tmp_path):
+    monkeypatch.setattr(peak.shutil, "which", lambda name: None)
+    assert peak.peak.__wrapped__("float32", 1) is None
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nfor program; do :; done\nwhile [ "$1" != -o ]; do shift; done\n'
+                        'printf "#!/bin/sh\\nexit 3\\n" > "$2"; chmod +x "$2"\n')  # fmt: skip
+    compiler.chmod(0o755)
+    monkeypatch.setattr(peak.shutil, "which", lambda name: str(compiler))
+    assert peak.peak.__wrapped__("bfloat16", 1) is None
 
 
 @pytest.mark.parametrize("part", cpu_pages.PARTS)

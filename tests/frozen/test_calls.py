@@ -1,5 +1,7 @@
 """The images that a frozen model takes, and the errors of those that it does not."""
 
+import concurrent.futures
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import convnextv2_fast as cf
 from convnextv2_fast.frozen import op
 from tests.frozen.subjects import build, error, flat, frozen, images
 from tests.native.isas import needs_library
+from tests.reliability import growth
 
 pytestmark = [pytest.mark.cpu_kernel, needs_library]
 SHAPES = [(1, 32, 32), (2, 33, 63), (1, 300, 40), (0, 64, 64), (5, 64, 64)]
@@ -42,6 +45,21 @@ def test_a_large_image():
     x = torch.randn(1, 3, 1, 2048).expand(1, 3, 2048, 2048)
     got, want = flat(model(x)), flat(cf.unfreeze(model)(x))
     assert error(got[0], want[0]) < 5e-6
+
+
+@pytest.mark.skipif(growth.mallinfo2 is None, reason="reads malloc's books of glibc 2.33 or newer")
+@torch.inference_mode()
+def test_the_memory_for_a_large_image_is_returned():
+    """A thread keeps buffers of up to 32 MiB each. This image needs 234 MB of them, its maps taken together."""
+    model, x = frozen(), images(1, 64, 64)
+
+    def held(image):
+        model(image)
+        return growth.given_out()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # a thread that has kept nothing yet
+        before = pool.submit(held, x).result()
+        assert pool.submit(held, x[..., :1, :1].expand(1, 3, 4096, 4096)).result() - before < 64 << 20
 
 
 REFUSED = {

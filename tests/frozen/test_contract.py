@@ -5,13 +5,15 @@ import copy
 import dataclasses
 import io
 import pickle
+import types
 
 import pytest
 import torch
 from torch import nn
 
 import convnextv2_fast as cf
-from tests.frozen.subjects import ONE_OF_EACH, build, flat, frozen, images
+from convnextv2_fast.frozen import call
+from tests.frozen.subjects import ONE_OF_EACH, build, error, exact, flat, frozen, images
 from tests.native.isas import ISAS, needs_library, on_isa
 
 pytestmark = [pytest.mark.cpu_kernel, needs_library]
@@ -87,9 +89,28 @@ def test_packed_anew_while_threads_run():
     want = model(x)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(model, x) for _ in range(200)]
-        while not all(call.done() for call in calls):
+        while not all(one.done() for one in calls):
             cf.freeze(model)
-        assert all(torch.equal(call.result(), want) for call in calls)
+        assert all(torch.equal(one.result(), want) for one in calls)
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_a_call_that_began_before_the_model_was_packed_anew(release):
+    """It ends with the program and the record that it found."""
+    model, x = frozen(), images()
+    want = model(x)
+    found = types.SimpleNamespace(frozen_record=model.frozen_record, frozen_program=model.frozen_program)
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    cf.freeze(model, release_weights=release)
+    assert torch.equal(call.run(found, x, "logits")[0], want) and not torch.equal(model(x), want)
+
+
+def test_what_stood_in_the_way_is_gone_before_it_is_named(monkeypatch):
+    model, said = frozen(), iter(["hooks are registered", None])
+    monkeypatch.setattr(call, "what_is_at_work", lambda device: next(said))
+    with pytest.raises(cf.UnsupportedInputError, match="undone meanwhile, by another thread; call it again"):
+        model(images())
 
 
 def test_defaults_of_torch_do_not_matter():
@@ -147,18 +168,33 @@ def test_another_version_of_the_library():
     assert torch.equal(cf.freeze(model)(x), want)
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.005)])
 @pytest.mark.parametrize("isa", ISAS)
-def test_every_instruction_set(isa):
-    model, x = build("ours"), images()
-    with torch.no_grad(), on_isa(isa):
-        want = model(x)
-        assert torch.allclose(cf.freeze(model)(x), want, rtol=1e-5, atol=1e-5)
+@torch.no_grad()
+def test_every_instruction_set(isa, dtype, rtol):
+    model, x = build("ours").to(dtype), images(dtype=dtype)
+    want = exact(model)(x.double())
+    with on_isa(isa):
+        assert error(cf.freeze(model)(x), want) <= rtol
+
+
+def test_subnormal_numbers_are_zeros():
+    """In the image and in the weights; not in the caller's own arithmetic afterwards."""
+    model, x, least = build("ours"), images(), torch.tensor(torch.finfo(torch.float32).tiny)
+    for t in (x, *model.parameters()):
+        t.data.view(-1)[::2] *= 1e-40
+    got = cf.freeze(model)(x)
+    assert (least * 0.5).item() != 0
+    cf.unfreeze(model)
+    for t in (x, *model.parameters()):
+        t.data.mul_(t.abs() > 1e-37)
+    assert torch.equal(cf.freeze(model)(x), got)
 
 
 def test_threads_share_a_model():
     model, batches = frozen(), [images(n, 64, 64) for n in (1, 2, 3, 4)] * 4
     want = [model(x) for x in batches]
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for got, w in zip(pool.map(model, batches), want, strict=True):
             assert torch.equal(got, w)
 

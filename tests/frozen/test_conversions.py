@@ -86,3 +86,5 @@ def test_released_head_of_timm():
     model = frozen("timm-v2", release_weights=True)
     with torch.no_grad(), pytest.raises(cf.UnsupportedInputError, match="head cannot run alone"):
         model.forward_head(model.forward_features(images()))
+    with torch.no_grad(), pytest.raises(cf.UnsupportedInputError, match="stages cannot run one by one"):
+        model.forward_intermediates(images())

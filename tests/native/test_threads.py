@@ -25,9 +25,10 @@ def test_pool(tmp_path):
     assert re.search(r"^1\d\d checks, 0 failed", said), said
 
 
-def in_child(code: str) -> str:
+def in_child(code: str, **environment: str) -> str:
     """What a fresh process prints; fails the test if it fails."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=100)
+    command, variables = [sys.executable, "-W", "ignore", "-c", code], {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=variables)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -89,6 +90,29 @@ def test_affinity_limits_threads():
     """A process bound to one CPU computes on one thread, whatever torch says."""
     code = f"os.sched_setaffinity(0, {{{min(CPUS)}}}); torch.set_num_threads(8); call()\n"
     assert in_child(COUNT_WORKERS + code + "print(library.usable_cpus(), workers())") == "1 0"
+
+
+@needs_library
+@pytest.mark.skipif(len(CPUS) < 2 or not TASKS.exists(), reason="wants two CPUs and /proc")
+@pytest.mark.parametrize("variable", ["OMP_PROC_BIND=true", "OMP_PLACES={%d},{%d}", "GOMP_CPU_AFFINITY=%d,%d"])
+def test_openmp_binds_the_first_thread(variable):
+    """To one CPU; the process may use those of all places, and so may a worker."""
+    name, _, value = variable.partition("=")
+    both = sorted(CPUS)[:2]
+    code = """
+torch.set_num_threads(2)
+print(len(os.sched_getaffinity(0)))
+end = time.monotonic() + 30
+while not workers() and time.monotonic() < end:  # a new thread gives itself its name when it first runs
+    call()
+found = [t for t in Path("/proc/self/task").iterdir() if (t / "comm").read_text() == "cnv2-worker\\n"]
+print(library.usable_cpus(), [sorted(os.sched_getaffinity(int(t.name))) for t in found])
+"""
+    bound, found = in_child(COUNT_WORKERS + code, **{name: value % tuple(both) if "%" in value else value}).split("\n")
+    if bound != "1":
+        pytest.skip("this OpenMP does not bind its first thread")
+    all_of_them = sorted(CPUS) if name == "OMP_PROC_BIND" else both
+    assert found == f"{len(all_of_them)} [{all_of_them}]"
 
 
 @needs_library

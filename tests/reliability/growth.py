@@ -77,6 +77,18 @@ def inference():
     return step
 
 
+def frozen():
+    """A model frozen, packed anew, unfrozen, and frozen again."""
+    model, x = cf.ConvNeXtV2(**SMALL).eval(), torch.randn(1, 3, 32, 32)
+
+    @torch.no_grad()
+    def step(i):
+        (cf.unfreeze if i % 3 == 2 else cf.freeze)(model)
+        model(x)
+
+    return step
+
+
 def models():
     """A model made, accelerated, used, restored and dropped."""
 
@@ -104,6 +116,7 @@ def pretraining():
 
 NAMES = {
     **{op: (lambda op=op: op_steps(op)) for op in ALL_OPS},
+    "frozen": frozen,
     "inference": inference,
     "models": models,
     "pretraining": pretraining,

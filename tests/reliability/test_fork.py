@@ -94,6 +94,24 @@ for generation in range(3):
     assert names.count("cnv2-worker\\n") == 2, names
 os._exit(0)  # torch joins threads at an ordinary exit that the child does not have
 """,
+    "after use, frozen models on several threads in the child": """
+from convnextv2_fast import library
+library.assume_cpus(3)
+torch.set_num_threads(3)
+use()  # torch's threads are at work too
+model, x = cf.freeze(made[0].eval()), made[1]
+half = cf.freeze(cf.ConvNeXtV2(**SMALL).eval().bfloat16())
+def frozen():
+    with torch.inference_mode():
+        return [model(x), half(x.bfloat16())]
+want = frozen()
+if os.fork() == 0:
+    same(frozen(), want)
+    os._exit(0)
+assert os.wait()[1] == 0
+same(frozen(), want)
+os._exit(0)
+""",
     "after use, weights change in the child": """
 torch.set_num_threads(1)
 want = use(train=False)

@@ -10,7 +10,7 @@ from . import growth
 
 ROOT = Path(__file__).resolve().parents[2]
 # What builds whole models, or lays out a new mask, is slower by orders than an op.
-CALLS = {"models": 600, "pretraining": 600}
+CALLS = {"frozen": 900, "models": 600, "pretraining": 600}
 # Limits: less than malloc's smallest piece (32 bytes) a call; libraries allocate up to 16,000 bytes late, once.
 # Python's blocks waver by some hundreds, the resident size by some hundred KiB.
 MALLOC, BLOCKS, OBJECTS, RESIDENT = 32_000, 1_200, 20, 2_000

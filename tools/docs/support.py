@@ -17,6 +17,12 @@ _ROWS = (
         "machine",
     ),
     (
+        "products on AMX of `patch_conv` and of backward passes",
+        "`cpu` (C++)",
+        "**never**",
+        "with AMX's instructions emulated, compared with float64",
+    ),
+    (
         "Linux, NVIDIA H100",
         "`cuda` (C++), `triton`",
         "yes, on 27 November 2026",

@@ -22,4 +22,13 @@ enum class ScratchSlot : int {
 // Throws std::bad_alloc.
 float* thread_scratch(ScratchSlot slot, int64_t count);
 
+// At the end of its scope, returns every buffer of this thread of more than 32 MiB: what a large image needed once
+// would otherwise stay with each thread that serves.
+struct ReturnLargeScratch {
+  ReturnLargeScratch() = default;
+  ReturnLargeScratch(const ReturnLargeScratch&) = delete;
+  ReturnLargeScratch& operator=(const ReturnLargeScratch&) = delete;
+  ~ReturnLargeScratch();
+};
+
 }  // namespace cnv2

@@ -1,5 +1,4 @@
 #include <cmath>
-#include <memory>
 
 #include "cpu/block/block.h"
 #include "cpu/common/dtype_switch.h"
@@ -70,20 +69,11 @@ class ModelRun {
     }
     const auto lines = [](int64_t bytes) { return (bytes + 63) / 64 * 16; };
     const int64_t map_floats = lines(samples * map), vector_floats = lines(samples * vector * 4);
-    float* memory = scratch(2 * (map_floats + vector_floats));
+    float* memory = thread_scratch(ScratchSlot::kModel, 2 * (map_floats + vector_floats));
     for (int64_t half = 0; half < 2; ++half) {
       maps_[half] = memory + half * map_floats;
       vectors_[half] = memory + 2 * map_floats + half * vector_floats;
     }
-  }
-
-  // A thread keeps what one image of usual size needs; what is larger is returned after the call.
-  float* scratch(int64_t floats) {
-    constexpr int64_t kKept = int64_t{8} << 20;  // 32 MiB
-    if (floats <= kKept) return thread_scratch(ScratchSlot::kModel, floats);
-    large_.reset(new float[static_cast<size_t>(floats) + 16]);
-    const auto address = reinterpret_cast<uintptr_t>(large_.get());
-    return reinterpret_cast<float*>((address + 63) / 64 * 64);
   }
 
   void run_step(int64_t i) {
@@ -215,7 +205,6 @@ class ModelRun {
   DType dtype_;
   std::vector<char*> outputs_;  // of each step, null: not wanted
   int64_t end_ = 0;             // of the steps that run
-  std::unique_ptr<float[]> large_;
   float *maps_[2] = {}, *vectors_[2] = {};
   int turn_ = 0;                     // which of the maps was written last
   int64_t first_ = 0, samples_ = 0;  // that run at present
@@ -231,6 +220,9 @@ PlaneSize plane_of(const Program& program, int64_t start, int64_t step, PlaneSiz
   return image;
 }
 
-void run_model(const ModelForward& p, const Parallel& parallel) { ModelRun(p, parallel).run(); }
+void run_model(const ModelForward& p, const Parallel& parallel) {
+  const ReturnLargeScratch after;
+  ModelRun(p, parallel).run();
+}
 
 }  // namespace cnv2

@@ -9,39 +9,10 @@
 #include <sstream>
 #include <thread>
 
-#if defined(__linux__)
-#include <sched.h>
-#include <unistd.h>
-
-#include <cerrno>
-#endif
+#include "mask.h"
 
 namespace cnv2 {
 namespace {
-
-#if defined(__linux__)
-// On the stack, and nothing here throws: a worker may ask where there is no memory left.
-struct Mask {
-  static constexpr size_t kMostSets = 16;  // 16,384 CPUs
-  cpu_set_t sets[kMostSets] = {};
-  size_t bytes = 0;  // as many as the kernel's mask is long; 0: it is not known
-};
-
-Mask mask_of_process() noexcept {
-  Mask mask;
-  for (size_t sets = 1; sets <= Mask::kMostSets; sets *= 2) {
-    const size_t bytes = sets * sizeof(cpu_set_t);
-    if (sched_getaffinity(getpid(), bytes, mask.sets) == 0) {
-      mask.bytes = bytes;
-      break;
-    }
-    if (errno != EINVAL) break;
-  }
-  return mask;
-}
-
-int64_t count_of(const Mask& mask) noexcept { return mask.bytes == 0 ? 0 : CPU_COUNT_S(mask.bytes, mask.sets); }
-#endif
 
 std::string text_of(const std::string& path) {
   std::ifstream file(path);
@@ -73,7 +44,7 @@ std::atomic<uint64_t> masks{0};  // how often the process's mask was another one
 
 #if defined(__linux__)
 // No lock, which a child of a fork might find locked for ever.
-void note(const Mask& mask) {
+void note(const CpuMask& mask) {
   static std::atomic<uint64_t> before{0};
   uint64_t hash = 14695981039346656037u;  // FNV-1a
   const auto* bytes = reinterpret_cast<const unsigned char*>(mask.sets);
@@ -85,9 +56,9 @@ void note(const Mask& mask) {
 int64_t ask_system() {
   int64_t cpus = std::thread::hardware_concurrency();
 #if defined(__linux__)
-  const Mask mask = mask_of_process();
+  const CpuMask mask = mask_of_process();
   note(mask);
-  const int64_t allowed = count_of(mask);
+  const int64_t allowed = mask.count();
   if (allowed > 0) cpus = allowed;
   const int64_t quota = cpus_of_quota("/sys/fs/cgroup", text_of("/proc/self/cgroup"));
   if (quota > 0) cpus = std::min(cpus, quota);
@@ -118,7 +89,7 @@ void assume_cpus(int64_t number) { assumed.store(number, std::memory_order_relax
 
 void use_cpus_of_process() noexcept {
 #if defined(__linux__)
-  const Mask mask = mask_of_process();
+  const CpuMask mask = mask_of_process();
   if (mask.bytes > 0) sched_setaffinity(0, mask.bytes, mask.sets);
 #endif
 }

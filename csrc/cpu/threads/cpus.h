@@ -6,8 +6,8 @@
 
 namespace cnv2 {
 
-// The CPUs of the process's affinity mask, or those that its cgroups' quotas come to, rounded up, if these are fewer.
-// At least 1. What has changed meanwhile is noticed within a second.
+// The CPUs of the process's affinity mask (mask.h), or those that its cgroups' quotas come to, rounded up, if these are
+// fewer. At least 1. What has changed meanwhile is noticed within a second.
 int64_t usable_cpus();
 
 // For tests and comparisons: usable_cpus() is `number` from now on; 0: what the system says.

@@ -127,4 +127,7 @@ def _why_not(record: Record, program: Tensor | Replay, x: Any) -> str:
             "other parameters or modules are in the place of those that it was frozen with, and the program would not "
             "see them; put these back (torch.func.functional_call wants an unfrozen model), or call freeze(model) again"
         )
-    return f"{what_is_at_work(record.device)}; unfreeze the model for that"
+    at_work = what_is_at_work(record.device)
+    if at_work is None:
+        return "what stood in the way has been undone meanwhile, by another thread; call it again"
+    return f"{at_work}; unfreeze the model for that"

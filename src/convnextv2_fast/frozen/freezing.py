@@ -74,6 +74,7 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     program = Replay(draft.plan.whole) if _is_replayed(draft.plan.device) else draft.plan.pack()
     modules = dict(model.named_modules())
     forwards = before.forwards if before is not None else {name: forward_before(modules[name]) for name in draft.mixins}
+    replaced = [modules[name].__dict__.get(RECORD) for name in draft.parts]
     for name, part in draft.parts.items():
         record = Record(
             type(model).__name__,
@@ -91,6 +92,9 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
         modules[name].__dict__[RECORD] = record
     for name, mixin in draft.mixins.items():
         modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
+    for old in replaced:
+        if old is not None and old.seen is not None:
+            old.seen.retire()
     if release_weights:
         _release(model, draft.plan.used)
     for name in draft.parts:  # last, as the weights are others where they were released

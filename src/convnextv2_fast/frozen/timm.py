@@ -55,6 +55,12 @@ class FrozenConvNeXt(Guarded):
             refuse_released(record.name, "its head cannot run alone")
         return super().forward_head(x, pre_logits=pre_logits)  # type: ignore[misc]
 
+    def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        record = record_of(self)
+        if record.released:
+            refuse_released(record.name, "its stages cannot run one by one")
+        return super().forward_intermediates(x, *args, **kwargs)  # type: ignore[misc]
+
     def forward(self, x: Tensor) -> Tensor:
         return run(self, x, "logits")[0]
 
