@@ -45,15 +45,18 @@ def _ceilings(rows: Rows) -> list[str]:
         cells = [dtype, copy, f"{1e3 * float(found['gemm', dtype]['tflop_per_s']):.0f}"]
         lines.append([*cells, *(f"{at_peak[dtype, mode]:.0f}" if (dtype, mode) in at_peak else "" for mode in modes)])
     head = ["measured limits", "copy, GB/s", "PyTorch's matrix products, GFLOP/s"]
+    known = [
+        "The *peak* is what the CPU's own multiply-add instructions reach on numbers in registers (of bfloat16: on "
+        "pairs). The last column of most tables below tells how much of it our fastest model's convolutions and matrix "
+        "products reach.",
+        "",
+    ]
     return [
         *table([*head, *(f"peak, {mode}, GFLOP/s" for mode in modes)], lines),
         "",
-        "The *peak* is what the CPU's own multiply-add instructions reach on numbers in registers (of bfloat16: on "
-        "pairs). The last column of the tables below tells how much of it our fastest model's convolutions and matrix "
-        "products reach."
-        if modes
-        else "*Roofline* in the tables below is the least time that a case's bytes and operations need at these "
-        "limits, divided by the time of ours. It passes 100 % where our matrix products are faster than PyTorch's.",
+        *(known if modes else ()),
+        "*Roofline* is the least time that a case's bytes and operations need at the rates of copies and of PyTorch's "
+        "matrix products, divided by the time of ours. It passes 100 % where our matrix products are faster.",
     ]
 
 
@@ -103,15 +106,16 @@ def _growth(rows: Rows) -> list[str]:
     return lines
 
 
-def body(rows: Rows) -> str:
-    """The page without its title."""
+def body(rows: Rows, limits: Mapping[str, float] | None = None) -> str:
+    """The page without its title. `limits`: of :func:`.cpu_speed.peaks`, unless these rows have them."""
+    limits = peaks(rows) or limits
     lines = [program.told(rows), ""]
     if of(rows, "ceilings"):
         lines += [*_ceilings(of(rows, "ceilings")), ""]
     for part, title in SPEED.items():
         if of(rows, part):
             mine = of(rows, part)
-            lines += [f"## {title}", "", f"Milliseconds per image. {taken(mine)}", "", *speed(mine, peaks(rows)), ""]
+            lines += [f"## {title}", "", f"Milliseconds per image. {taken(mine)}", "", *speed(mine, limits), ""]
     if of(rows, "servers"):
         told = "Batch 1. Every caller begins its next image when it has the last one."
         lines += ["## Several processes or threads", "", told, "", *served(of(rows, "servers")), ""]

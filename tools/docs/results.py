@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.reports import accelerate_report, cpu_pages, fcmae_report, numerics_report, photos, tidy
+from benchmarks.reports import accelerate_report, cpu_pages, cpu_speed, fcmae_report, numerics_report, photos, tidy
 from benchmarks.reports.naming import OURS, published
 from benchmarks.reports.program import Plot, table
 from benchmarks.reports.tidy import Row, newest
@@ -34,16 +34,19 @@ def columns() -> str:
 
 def cpu() -> str:
     """The CPU report, with a chart of its main rows. Parts that were measured in other runs are named with those."""
-    runs: dict[tuple[Path, tidy.Origin], list[Row]] = {}
+    runs: dict[tuple[Path, tidy.Origin, bool], list[Row]] = {}
     for part in cpu_pages.PARTS:
         try:
             path, rows = newest(part, CPU)
         except FileNotFoundError:  # a part that was not measured yet
             continue
-        runs.setdefault((path, rows[0].origin), []).extend(rows)
+        runs.setdefault((path, rows[0].origin, part == "ceilings"), []).extend(rows)  # limits stand first, alone
     lines = [front.home_chart(), ""]
-    for (path, _), rows in runs.items():
-        body = cpu_pages.body(rows).strip()
+    limits: dict[str, dict[str, float]] = {}
+    for (_, origin, _), rows in runs.items():  # a machine's peak holds for its runs of other commits
+        limits[origin.machine] = limits.get(origin.machine) or cpu_speed.peaks(rows)
+    for (path, origin, _), rows in runs.items():
+        body = cpu_pages.body(rows, limits[origin.machine]).strip()
         lines += [_source(path, "make cpu-report"), "", re.sub("^#", "##", body, flags=re.MULTILINE), ""]
     return "\n".join(lines)
 
