@@ -23,6 +23,10 @@ SPEED = {
     "pretraining": "FCMAE step",
     "sizes": "All sizes",
 }
+TOLD = {
+    "pretraining": "60 % of the patches are removed; the sums of GRN go over the whole batch, as upstream's do. "
+    '*std 1*: weights initialised as upstream\'s code does it, the others by `init="std02"`. ',
+}
 GROWTH = ("growth-batch", "growth-side", "growth-threads")
 PARTS = ("ceilings", *SPEED, "servers", "ops", "memory", *GROWTH)
 
@@ -47,16 +51,16 @@ def _ceilings(rows: Rows) -> list[str]:
     head = ["measured limits", "copy, GB/s", "PyTorch's matrix products, GFLOP/s"]
     known = [
         "The *peak* is what the CPU's own multiply-add instructions reach on numbers in registers (of bfloat16: on "
-        "pairs). The last column of most tables below tells how much of it our fastest model's convolutions and matrix "
-        "products reach.",
+        "pairs). *Share of the peak*: the operations of a model's convolutions and matrix products, divided by its "
+        "whole time and by the peak, for the fastest of ours in the row. `amp` has the peak of bfloat16.",
         "",
     ]
     return [
         *table([*head, *(f"peak, {mode}, GFLOP/s" for mode in modes)], lines),
         "",
         *(known if modes else ()),
-        "*Roofline* is the least time that a case's bytes and operations need at the rates of copies and of PyTorch's "
-        "matrix products, divided by the time of ours. It passes 100 % where our matrix products are faster.",
+        "*Share of the roofline*: the least time that a case's bytes and operations need at the rates of copies and of "
+        "PyTorch's matrix products, divided by the time of ours.",
     ]
 
 
@@ -115,7 +119,8 @@ def body(rows: Rows, limits: Mapping[str, float] | None = None) -> str:
     for part, title in SPEED.items():
         if of(rows, part):
             mine = of(rows, part)
-            lines += [f"## {title}", "", f"Milliseconds per image. {taken(mine)}", "", *speed(mine, limits), ""]
+            told = f"Milliseconds per image. {TOLD.get(part, '')}{taken(mine)}"
+            lines += [f"## {title}", "", told, "", *speed(mine, limits), ""]
     if of(rows, "servers"):
         told = "Batch 1. Every caller begins its next image when it has the last one."
         lines += ["## Several processes or threads", "", told, "", *served(of(rows, "servers")), ""]

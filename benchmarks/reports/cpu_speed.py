@@ -130,7 +130,7 @@ def speed(rows: Rows, limits: Mapping[str, float] | None = None) -> list[str]:
     rival = rivals[0] if one else "rival"
     head = ["model", "batch", "dtype", *(MINE.get(name, name) for name in names)]
     head += [*(["fastest rival"] * (not one)), *(f"{rival} ÷ {MINE[name]}" for name in mine)]
-    return table([*head, "our fastest, of the peak" if limits else "roofline of ours"], lines)
+    return table([*head, "share of the peak" if limits else "share of the roofline"], lines)
 
 
 def _share(group: Mapping[str, Row], mine: list[str], limits: Mapping[str, float]) -> str:

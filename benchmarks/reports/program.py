@@ -10,6 +10,7 @@ import argparse
 import datetime
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -134,7 +135,7 @@ class Run:
             written.append(kept)
             for plot in plots:
                 written += plot.draw(kept, tidy.read(kept))
-        print("wrote " + ", ".join(path.name for path in written))
+        print("wrote " + ", ".join(os.path.relpath(path) for path in written))
 
 
 def agreed(calls: Calls) -> Calls:

@@ -10,7 +10,7 @@ from tools.docs import results
 
 FILES = sorted(path for path in tidy.RESULTS.iterdir() if not path.name.startswith("."))
 TABLES = tidy.files()
-PROVIDERS = {naming.OURS, "python", *(provider for provider, _ in naming._PEERS.values())}
+PROVIDERS = {naming.OURS, "python", "registers", *(provider for provider, _ in naming._PEERS.values())}
 
 
 def check(row):

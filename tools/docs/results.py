@@ -45,9 +45,12 @@ def cpu() -> str:
     limits: dict[str, dict[str, float]] = {}
     for (_, origin, _), rows in runs.items():  # a machine's peak holds for its runs of other commits
         limits[origin.machine] = limits.get(origin.machine) or cpu_speed.peaks(rows)
+    named: Path | None = None
     for (path, origin, _), rows in runs.items():
         body = cpu_pages.body(rows, limits[origin.machine]).strip()
-        lines += [_source(path, "make cpu-report"), "", re.sub("^#", "##", body, flags=re.MULTILINE), ""]
+        lines += [] if path == named else [_source(path, "make cpu-report"), ""]
+        lines += [re.sub("^#", "##", body, flags=re.MULTILINE), ""]
+        named = path
     return "\n".join(lines)
 
 
