@@ -47,9 +47,10 @@ inline void keep(V& sum) {
 struct Floats {
   static constexpr double kOperations = 2.0 * kSums * kBytes / sizeof(float);  // of a round
   Vector a = Vector{} + 0.5f, b = Vector{} + 1.0f, sums[kSums] = {};
+  Floats() { keep(a), keep(b); }  // they are constants no longer
   void round() {
 #pragma GCC unroll 12
-    for (Vector& sum : sums) sum = a * b + sum, keep(sum);
+    for (Vector& sum : sums) sum = sum * b + a, keep(sum);
   }
 };
 
@@ -62,12 +63,20 @@ struct Pairs {  // two by two tiles of sums, as a product of matrices has them
     alignas(64) unsigned char config[64] = {1};
     for (int tile = 0; tile < 8; ++tile) config[16 + 2 * tile] = 64, config[48 + tile] = 16;
     _tile_loadconfig(config);
-    _tile_zero(0), _tile_zero(1), _tile_zero(2), _tile_zero(3);
-    _tile_zero(4), _tile_zero(5), _tile_zero(6), _tile_zero(7);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    _tile_zero(6);
+    _tile_zero(7);
   }
   void round() {
-    _tile_dpbf16ps(0, 4, 6), _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6), _tile_dpbf16ps(3, 5, 7);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
   }
 };
 #elif defined(__AVX512BF16__)
@@ -126,6 +135,7 @@ int main(int argc, char** argv) {
   if (argc != 3) return 2;
   const int threads = std::atoi(argv[1]);
   const bool pairs = std::atoi(argv[2]) != 0;
+  if (threads < 1) return 2;
   double best = 0;
   for (int i = 0; i < 5; ++i) {
     const double found = pairs ? all_at_once<Pairs>(threads) : all_at_once<Floats>(threads);

@@ -2,6 +2,8 @@
 
 import json
 import mmap
+import re
+import subprocess
 
 import pytest
 
@@ -16,7 +18,7 @@ from benchmarks.suite.module_cases import FcmaeCase, ModelCase
 from convnextv2_fast import library
 from convnextv2_fast.bench import alone, worker
 from convnextv2_fast.bench.worker import Turn
-from tests.native.cxx import needs_compiler
+from tests.native.cxx import COMPILER, needs_compiler
 
 ORIGIN = Origin("a processor, avx2, 2 threads", "2.13.0", "", "abc", True)
 
@@ -136,6 +138,25 @@ def test_the_peak():
     """A thread of any CPU does more than this, and two do not do more than twice as much."""
     one, two = (peak.peak("float32", threads) for threads in (1, 2))
     assert 1e9 < one < 1e13 and two < 3 * one
+
+
+@needs_compiler
+@pytest.mark.parametrize("cpu", ["haswell", "skylake-avx512", "cooperlake", "sapphirerapids"])
+def test_the_peak_is_of_multiply_adds(cpu, tmp_path):
+    """As the compiler writes them: none is left out, none becomes an addition alone."""
+    source, code = peak._SOURCE, tmp_path / "peak.s"
+    command = [COMPILER, "-std=c++17", "-O2", f"-march={cpu}", "-S", "-o", str(code), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "march" in done.stderr:
+        pytest.skip(f"a compiler that does not know {cpu}")
+    assert done.returncode == 0, done.stderr
+    text = code.read_text()
+    assert len(re.findall(r"\tvfn?madd\w+ps\t", text)) == 12
+    pairs = {"cooperlake": ("vdpbf16ps", 12), "sapphirerapids": ("tdpbf16ps", 4)}
+    if cpu in pairs:
+        name, count = pairs[cpu]
+        found = text.count(f"\t{name}\t")
+        assert found and found % count == 0
 
 
 def test_no_peak_without_a_compiler_or_the_instruction(monkeypatch, tmp_path):

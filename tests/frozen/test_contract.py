@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import convnextv2_fast as cf
-from convnextv2_fast.frozen import call
+from convnextv2_fast.frozen import call, freezing
 from tests.frozen.subjects import ONE_OF_EACH, build, error, exact, flat, frozen, images
 from tests.native.isas import ISAS, needs_library, on_isa
 
@@ -104,6 +104,25 @@ def test_a_call_that_began_before_the_model_was_packed_anew(release):
         model.head.weight.mul_(2)
     cf.freeze(model, release_weights=release)
     assert torch.equal(call.run(found, x, "logits")[0], want) and not torch.equal(model(x), want)
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_a_copy_made_while_the_model_is_packed_anew(release, monkeypatch):
+    """It refuses a parameter that was put in the place of another, as every copy does."""
+    model, x, copies = frozen(), images(), []
+    seen = freezing.Seen
+
+    def copied(module):
+        copies.append(copy.deepcopy(model))
+        return seen(module)
+
+    monkeypatch.setattr(freezing, "Seen", copied)
+    cf.freeze(model, release_weights=release)
+    assert len(copies) == 1 + release
+    for other in copies:
+        other.head._parameters["weight"] = nn.Parameter(torch.ones(5, 40))
+        with pytest.raises(cf.UnsupportedInputError, match="in the place of those that it was frozen with"):
+            other(x)
 
 
 def test_what_stood_in_the_way_is_gone_before_it_is_named(monkeypatch):

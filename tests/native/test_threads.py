@@ -94,7 +94,10 @@ def test_affinity_limits_threads():
 
 @needs_library
 @pytest.mark.skipif(len(CPUS) < 2 or not TASKS.exists(), reason="wants two CPUs and /proc")
-@pytest.mark.parametrize("variable", ["OMP_PROC_BIND=true", "OMP_PLACES={%d},{%d}", "GOMP_CPU_AFFINITY=%d,%d"])
+@pytest.mark.parametrize(
+    "variable",
+    ["OMP_PROC_BIND=true", "OMP_PLACES={%d},{%d}", "GOMP_CPU_AFFINITY=%d,%d", "GOMP_CPU_AFFINITY=%d,%d,16000-16009"],
+)
 def test_openmp_binds_the_first_thread(variable):
     """To one CPU; the process may use those of all places, and so may a worker."""
     name, _, value = variable.partition("=")
@@ -113,6 +116,15 @@ print(library.usable_cpus(), [sorted(os.sched_getaffinity(int(t.name))) for t in
         pytest.skip("this OpenMP does not bind its first thread")
     all_of_them = sorted(CPUS) if name == "OMP_PROC_BIND" else both
     assert found == f"{len(all_of_them)} [{all_of_them}]"
+
+
+@needs_library
+@pytest.mark.skipif(len(CPUS) < 2, reason="wants two CPUs")
+def test_a_mask_that_is_no_place():
+    """Of a place of two CPUs the program has left itself one."""
+    one, other = sorted(CPUS)[:2]
+    code = f"os.sched_setaffinity(0, {{{one}}}); print(library.usable_cpus())"
+    assert in_child(COUNT_WORKERS + code, OMP_PLACES=f"{{{one},{other}}}") == "1"
 
 
 @needs_library

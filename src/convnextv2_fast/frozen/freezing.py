@@ -74,7 +74,7 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
     program = Replay(draft.plan.whole) if _is_replayed(draft.plan.device) else draft.plan.pack()
     modules = dict(model.named_modules())
     forwards = before.forwards if before is not None else {name: forward_before(modules[name]) for name in draft.mixins}
-    replaced = [modules[name].__dict__.get(RECORD) for name in draft.parts]
+    replaced: list[Record | None] = [modules[name].__dict__.get(RECORD) for name in draft.parts]
     for name, part in draft.parts.items():
         record = Record(
             type(model).__name__,
@@ -86,20 +86,21 @@ def freeze(model: Model, *, release_weights: bool = False) -> Model:
             part.start,
             release_weights,
             forwards,
+            Seen(modules[name]),
         )
         # The program first: a call of another thread then finds one, old or new.
         modules[name].__dict__[PROGRAM] = program
         modules[name].__dict__[RECORD] = record
     for name, mixin in draft.mixins.items():
         modules[name].__class__ = frozen_class(mixin, plain_class(modules[name]))
-    for old in replaced:
-        if old is not None and old.seen is not None:
-            old.seen.retire()
-    if release_weights:
+    if release_weights:  # afterwards the parameters are others, while calls run by either record
+        for record in (*replaced, *(modules[name].__dict__[RECORD] for name in draft.parts)):
+            if record is not None and record.seen is not None:
+                record.seen.retire()
         _release(model, draft.plan.used)
-    for name in draft.parts:  # last, as the weights are others where they were released
-        own = modules[name].__dict__
-        own[RECORD] = dataclasses.replace(own[RECORD], seen=Seen(modules[name]))
+        for name in draft.parts:
+            own = modules[name].__dict__
+            own[RECORD] = dataclasses.replace(own[RECORD], seen=Seen(modules[name]))
     return model
 
 

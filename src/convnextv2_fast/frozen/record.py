@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,15 +52,20 @@ class Seen:
         self._then = [dict(table) for table in self._live]
 
     def is_still_there(self) -> bool:
-        """Whether each of them is the same object as then."""
+        """Whether each of them is the same object as then, or may be another since :meth:`retire`."""
         try:
-            return self._live == self._then
+            if self._live == self._then:
+                return True
         except Exception:  # other tensors were compared by value, which may fail in many ways
-            return False
+            pass
+        return self in _retired
 
     def retire(self) -> None:
-        """Lets calls that have begun end, while another record takes the place of this one's and parameters move."""
-        self._then = self._live
+        """Lets calls that have begun end while freeze moves parameters. Copies of the model are none of them."""
+        _retired.add(self)
+
+
+_retired: weakref.WeakSet[Seen] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Record:
     released: bool = False
     forwards: dict[str, Forward | None] = field(default_factory=dict)
     """The modules whose class was changed, by name, and the forward of those that were accelerated before."""
-    seen: Seen | None = field(default=None, repr=False, compare=False)  # None while freeze is at work
+    seen: Seen | None = field(default=None, repr=False, compare=False)
     version: str = __version__  # of this library, another of which may order packed weights otherwise
 
 
