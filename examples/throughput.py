@@ -175,7 +175,7 @@ def main() -> None:
     if gpu:
         model = model.to("cuda", torch.bfloat16)
     elif cf.library.why_not("cpu") is None:
-        cf.freeze(model)  # not on a GPU: there it keeps a CUDA graph for each number of images
+        cf.freeze(model)  # on a GPU it would keep a CUDA graph for each number of images
     images = torch.randint(0, 256, (args.images, 3, args.size, args.size), dtype=torch.uint8)
     with Batcher(model, args.size, args.max_batch) as batcher:
         for future in [batcher.submit(image) for image in images[: args.max_batch]]:  # the first batch is the slow one

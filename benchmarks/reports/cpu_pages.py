@@ -50,17 +50,18 @@ def _ceilings(rows: Rows) -> list[str]:
         lines.append([*cells, *(f"{at_peak[dtype, mode]:.0f}" if (dtype, mode) in at_peak else "" for mode in modes)])
     head = ["measured limits", "copy, GB/s", "PyTorch's matrix products, GFLOP/s"]
     known = [
-        "The *peak* is what the CPU's own multiply-add instructions reach on numbers in registers (of bfloat16: on "
-        "pairs). *Share of the peak*: the operations of a model's convolutions and matrix products, divided by its "
-        "whole time and by the peak, for the fastest of ours in the row. `amp` has the peak of bfloat16.",
+        "The *peak* is the rate of the CPU's own multiply-add instructions on numbers in registers (for bfloat16, of "
+        "those that multiply pairs). The *share of the peak* is the rate of our fastest model in the row, divided by "
+        "the peak. This rate is the operations of the model's convolutions and matrix products over its whole time. "
+        "Rows of `amp` are divided by the peak of bfloat16.",
         "",
     ]
     return [
         *table([*head, *(f"peak, {mode}, GFLOP/s" for mode in modes)], lines),
         "",
         *(known if modes else ()),
-        "*Share of the roofline*: the least time that a case's bytes and operations need at the rates of copies and of "
-        "PyTorch's matrix products, divided by the time of ours.",
+        "The *share of the roofline* is a least time divided by our time. The least time is what the bytes of a case "
+        "take at the rate of copies, or its operations at the rate of PyTorch's matrix products, if that is longer.",
     ]
 
 

@@ -110,8 +110,12 @@ def peak_share(row: Row, limits: Mapping[str, float]) -> float | None:
 
 
 def speed(rows: Rows, limits: Mapping[str, float] | None = None) -> list[str]:
-    """Milliseconds per image, a line a case, and the fastest rival's ratio to ours. The last column is the share of the
-    peak (`limits`, of :func:`peaks`) of the fastest of ours; where no peak is known, our roofline."""
+    """Milliseconds per image, a line a case, and the fastest rival's ratio to ours.
+
+    Args:
+        limits: those of :func:`peaks`. The last column is then the share of the peak that the fastest of ours reaches;
+            without them it is our share of the roofline.
+    """
     if not any(peak_share(row, limits or {}) for row in rows):
         limits = None
     names = list(dict.fromkeys(label(row) for row in rows))

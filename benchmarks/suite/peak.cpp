@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -21,8 +20,8 @@
 
 namespace {
 
-constexpr long kRounds = 4000;    // between two looks at the clock
-constexpr int kSums = 12;  // enough for two multiply-adds a cycle that take six cycles each
+constexpr long kRounds = 4000;  // between two looks at the clock
+constexpr int kSums = 12;       // enough for two multiply-adds a cycle that take six cycles each
 constexpr double kSeconds = 0.2;
 
 #if defined(__AVX512F__)

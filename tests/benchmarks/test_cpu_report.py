@@ -135,7 +135,7 @@ def test_the_page_has_every_part():
 
 @needs_compiler
 def test_the_peak():
-    """A thread of any CPU does more than this, and two do not do more than twice as much."""
+    """Within what any CPU does; and two threads do about twice as much as one, not three times."""
     one, two = (peak.peak("float32", threads) for threads in (1, 2))
     assert 1e9 < one < 1e13 and two < 3 * one
 
